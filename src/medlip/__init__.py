@@ -1,0 +1,1 @@
+"""MedLIP: fine-grained medical language-image pre-training."""

@@ -1,0 +1,97 @@
+"""Long work over many items: one helper for progress, workers, order and skips."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from multiprocessing import get_all_start_methods, get_context
+from typing import Generic, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from medlip.errors import MedLIPError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+CHUNK = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T, R]):
+    """What became of one item: a value, or the reason why it was skipped."""
+
+    item: T
+    value: R | None
+    skipped: str = ""
+
+
+def cpu_count() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items` under a progress bar on stderr (none when stderr is no terminal: logs stay readable)."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield from progress.track(items, total=total, description=description)
+
+
+def process(
+    function: Callable[[T], R], items: Iterable[T], description: str, *, total: int | None = None, workers: int | None = None
+) -> Iterator[Outcome[T, R]]:
+    """Apply `function` to every item, in several processes, and yield the outcomes in the order of the items.
+
+    An item whose function raises is skipped with its reason, and the rest goes on. Memory stays flat: items are read only
+    a few chunks ahead of what was yielded.
+
+    Args:
+        function: picklable; raises `MedLIPError` for bad input.
+        items: read lazily.
+        description: shown beside the progress bar.
+        total: number of items, where known.
+        workers: processes; None for one a core, 0 for this process alone.
+    """
+    workers = cpu_count() if workers is None else workers
+    yield from track(_outcomes(function, items, workers), description, total)
+
+
+def _outcomes(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[Outcome[T, R]]:
+    if workers == 0:
+        yield from map(partial(_attempt, function), items)
+        return
+    chunks = iter(items)
+    waiting: deque[Future[list[Outcome[T, R]]]] = deque()
+    # A clean server process forks the workers: forking this one could copy locks that torch's threads hold.
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        try:
+            while True:
+                while len(waiting) < 2 * workers and (chunk := list(islice(chunks, CHUNK))):
+                    waiting.append(pool.submit(_attempt_all, function, chunk))
+                if not waiting:
+                    return
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _attempt_all(function: Callable[[T], R], chunk: list[T]) -> list[Outcome[T, R]]:
+    return [_attempt(function, item) for item in chunk]
+
+
+def _attempt(function: Callable[[T], R], item: T) -> Outcome[T, R]:
+    try:
+        return Outcome(item, function(item))
+    except MedLIPError as error:
+        return Outcome(item, None, str(error))
+    except Exception as error:  # one bad item never loses the rest; the type tells a bug from bad input
+        return Outcome(item, None, f"unexpected {type(error).__name__}: {error}")
