@@ -1,0 +1,133 @@
+"""Metrics: equal to scikit-learn's, silent about nothing, with intervals over patients."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
+
+from medlip.errors import MedLIPError
+from medlip.evaluation.metrics import accuracy, auprc, auroc, auroc_statistic, best_threshold, bootstrap, f1, mean_statistic
+
+
+@pytest.fixture(params=["continuous", "tied"])
+def scored(request):
+    """Scores and labels (200, 3), a fifth of the labels unknown."""
+    rng = np.random.default_rng(3)
+    labels = (rng.random((200, 3)) < (0.05, 0.3, 0.7)).astype(float)
+    scores = labels * 0.3 + rng.random((200, 3))
+    if request.param == "tied":
+        scores = scores.round(1)
+    labels[rng.random((200, 3)) < 0.2] = np.nan
+    return scores, labels
+
+
+def each_class(scores, labels):
+    for column, truth in zip(scores.T, labels.T, strict=True):
+        known = ~np.isnan(truth)
+        yield column[known], truth[known]
+
+
+def test_auroc_and_auprc_are_those_of_scikit_learn(scored):
+    assert auroc(*scored) == pytest.approx([roc_auc_score(y, s) for s, y in each_class(*scored)], abs=1e-12)
+    assert auprc(*scored) == pytest.approx([average_precision_score(y, s) for s, y in each_class(*scored)], abs=1e-12)
+
+
+def test_weighted_auroc_is_that_of_scikit_learn(scored):
+    weights = np.random.default_rng(0).integers(0, 4, (5, 200)).astype(float)
+    known = ~np.isnan(scored[1])
+    expected = [
+        [roc_auc_score(y, s, sample_weight=w[known[:, c]]) for c, (s, y) in enumerate(each_class(*scored))] for w in weights
+    ]
+    np.testing.assert_allclose(auroc_statistic(*scored)(weights), expected, atol=1e-12)
+
+
+def test_best_threshold_has_the_highest_f1_of_all(scored):
+    thresholds = best_threshold(*scored)
+    for value, threshold, (s, y) in zip(f1(*scored, thresholds), thresholds, each_class(*scored), strict=True):
+        assert value == pytest.approx(max(f1_score(y, s >= t) for t in np.unique(s)))
+        assert value == pytest.approx(f1_score(y, s >= threshold))
+
+
+def test_accuracy_is_that_of_scikit_learn(scored):
+    expected = [accuracy_score(y, s >= 0.6) for s, y in each_class(*scored)]
+    assert accuracy(*scored, [0.6] * 3) == pytest.approx(expected)
+
+
+def test_minus_one_is_unknown(scored):
+    scores, labels = scored
+    np.testing.assert_array_equal(auroc(scores, labels), auroc(scores, np.nan_to_num(labels, nan=-1)))
+
+
+def test_a_class_without_a_positive_or_a_negative_is_nan_and_the_others_are_not():
+    scores = np.random.default_rng(0).random((6, 4))
+    labels = np.array([[0, 1, 1, np.nan]] * 3 + [[0, 1, 0, np.nan]] * 3)
+    for metric in (auroc, auprc, best_threshold):
+        np.testing.assert_array_equal(np.isnan(metric(scores, labels)), [True, True, False, True])
+    thresholds = best_threshold(scores, labels)
+    np.testing.assert_array_equal(np.isnan(f1(scores, labels, thresholds)), [True, True, False, True])
+    np.testing.assert_array_equal(np.isnan(accuracy(scores, labels, thresholds)), [True, True, False, True])
+
+
+def test_f1_is_zero_when_every_positive_is_missed():
+    assert f1([[0.1], [0.2]], [[1], [0]], [0.5]) == pytest.approx([0.0])
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "words"),
+    [
+        ([[0.1], [np.nan]], [[1], [0]], "not finite"),
+        ([[0.1], [0.2]], [[1], [2]], "labels must be"),
+        ([[0.1], [0.2]], [[1]], "images, classes"),
+    ],
+)
+def test_bad_input_is_said(scores, labels, words):
+    with pytest.raises(MedLIPError, match=words):
+        auroc(scores, labels)
+
+
+def test_a_score_that_no_label_asks_for_may_be_nan():
+    assert auroc([[0.1], [np.nan], [0.9]], [[0], [np.nan], [1]]) == pytest.approx([1.0])
+
+
+def test_the_interval_of_a_mean_is_that_of_theory():
+    values = np.random.default_rng(1).normal(size=2000)
+    low, high = bootstrap(mean_statistic(values), range(2000))
+    assert (low, high) == pytest.approx(values.mean() + np.array([-1.96, 1.96]) / np.sqrt(2000), abs=0.004)
+
+
+def test_images_of_one_patient_are_drawn_together():
+    """Repeating every image of a patient adds no knowledge: the interval stays as wide."""
+    values = np.random.default_rng(1).normal(size=300)
+    once = bootstrap(mean_statistic(values), range(300))
+    thrice = bootstrap(mean_statistic(values.repeat(3)), np.arange(300).repeat(3))
+    assert thrice == pytest.approx(once)
+
+
+def test_the_interval_depends_on_the_seed_alone(scored):
+    ends = [bootstrap(auroc_statistic(*scored), range(200), resamples=50, seed=seed) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(ends[0], ends[1])
+    assert not np.array_equal(ends[0], ends[2])
+
+
+def test_the_interval_holds_the_value_and_skips_resamples_without_a_positive():
+    scores, labels = np.random.default_rng(0).random((40, 2)), np.zeros((40, 2))
+    labels[:2, 0] = 1
+    low, high = bootstrap(auroc_statistic(scores, labels), range(40), resamples=200)
+    assert low[0] <= auroc(scores, labels)[0] <= high[0]
+    assert np.isnan([low[1], high[1]]).all()
+
+
+def test_one_patient_gives_no_interval():
+    assert np.isnan(bootstrap(mean_statistic([1.0, 0.0]), ["a", "a"])).all()
+
+
+def test_twenty_five_thousand_images_take_seconds():
+    """1,000 resamples of 25,000 x 14 within 10 s: a fortieth of them here, in CPU time, since others may use the machine."""
+    rng = np.random.default_rng(0)
+    statistic = auroc_statistic(rng.random((25_000, 14)), rng.random((25_000, 14)) < 0.05)
+    start = time.process_time()
+    bootstrap(statistic, np.arange(25_000), resamples=25)
+    assert time.process_time() - start < 0.25
