@@ -1,1 +1,1 @@
-"""."""
+"""Studies: readers of data sets, the phantom generator, the prepared store, batches."""
