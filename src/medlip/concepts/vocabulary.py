@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from importlib.resources import files
@@ -22,6 +23,11 @@ class _Concept(BaseModel):
     name: str = Field(min_length=1)
     display: str = Field(min_length=1)
     synonyms: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Every word for the concept: its name, its display name and its synonyms."""
+        return self.name, self.display, *self.synonyms
 
 
 class Pathology(_Concept):
@@ -63,7 +69,8 @@ class Vocabulary(BaseModel):
     """An ordered set of pathologies (P) and anatomies (A); the order is that of the fact matrix (A, P).
 
     Raises:
-        MedLIPError: two concepts share a name, or a mirror twin does not exist.
+        MedLIPError: (from `parse`) two concepts share a name, two pathologies a word, or a mirror twin does not exist or
+            lies on the same side.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
@@ -78,12 +85,22 @@ class Vocabulary(BaseModel):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"the {kind} {twice[0]!r} is named twice: give every {kind} a name of its own")
-        known = {anatomy.name for anatomy in self.anatomies}
+        owners: dict[str, str] = {}
+        for pathology in self.pathologies:
+            for word in pathology.words:
+                owner = owners.setdefault(_fold(word), pathology.name)
+                if owner != pathology.name:
+                    raise ValueError(
+                        f"{word!r} is a word for both {owner!r} and {pathology.name!r}: leave it to one of them"
+                    )
+        sides = {anatomy.name: anatomy.side for anatomy in self.anatomies}
         for anatomy in self.anatomies:
-            if anatomy.mirror not in known:
+            if anatomy.mirror not in sides:
                 raise ValueError(f"anatomy {anatomy.name!r}: its mirror {anatomy.mirror!r} is no anatomy of the vocabulary")
-            if anatomy.side and anatomy.mirror == anatomy.name:
-                raise ValueError(f"anatomy {anatomy.name!r} has a side but mirrors to itself: name its twin")
+            if anatomy.side and anatomy.side == sides[anatomy.mirror]:
+                raise ValueError(
+                    f"anatomy {anatomy.name!r} and its mirror {anatomy.mirror!r} are both {anatomy.side}: name its twin"
+                )
         return self
 
     @cached_property
@@ -109,14 +126,13 @@ class Vocabulary(BaseModel):
 
     @cached_property
     def _pathology_words(self) -> Mapping[str, Pathology]:
-        words: dict[str, Pathology] = {}
-        for spell in (lambda p: p.synonyms, lambda p: (p.display,), lambda p: (p.name,)):  # the name wins over the rest
-            for pathology in self.pathologies:
-                words.update({_fold(word): pathology for word in spell(pathology)})
-        return words
+        return {_fold(word): pathology for pathology in self.pathologies for word in pathology.words}
 
     def find_pathology(self, text: str) -> Pathology | None:
-        """Return the pathology that has `text` as name, display name or synonym (case, `_` and `-` aside), or None."""
+        """Return the pathology that has `text` as name, display name or synonym, or None.
+
+        Case, plural endings, `_` and `-` make no difference.
+        """
         return self._pathology_words.get(_fold(text))
 
     def require_same(self, other: Vocabulary, where: str) -> None:
@@ -149,18 +165,23 @@ class Vocabulary(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "vocabulary"
-            raise MedLIPError(f"{where}: {place}: {first['msg']}. See medlip/concepts/*.yaml for the form.") from error
+            raise MedLIPError(
+                f"{where}: {place}: {first['msg'].removeprefix('Value error, ')}. See medlip/concepts/*.yaml for the form."
+            ) from error
 
 
 def _fold(text: str) -> str:
-    return " ".join(text.lower().replace("_", " ").replace("-", " ").split())
+    words = " ".join(text.lower().replace("_", " ").replace("-", " ").split())
+    return re.sub(r"(?<=ss)es\b|(?<=[^isu])s\b", "", re.sub(r"ies\b", "y", words))
 
 
 @lru_cache(maxsize=1)
 def default_vocabulary() -> Vocabulary:
     """Return the 75 pathologies and 51 anatomies of the published fact matrix, in its order."""
     folder = files("medlip.concepts")
-    content = {name: yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("pathologies", "anatomies")}
+    content = {
+        name: yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) for name in ("pathologies", "anatomies")
+    }
     return Vocabulary.parse(content, "medlip/concepts")
 
 
@@ -171,7 +192,7 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
         MedLIPError: the file is missing, not YAML, or not a vocabulary.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise MedLIPError(f"{path}: not a readable YAML file ({error}). Give the path of a vocabulary file.") from error
     return Vocabulary.parse(content, str(path))
