@@ -1,0 +1,166 @@
+"""The order of the house: floors import downwards, nothing is tied to one machine, and `--help` stays light."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "medlip"
+FLOORS = ("concepts", "reports", "images", "data", "nn", "methods", "training", "evaluation", "app")
+FACE = "the package itself"  # medlip/__init__.py: it may offer what any floor holds, and no floor leans on it
+HEIGHT = {name: height for height, name in enumerate(("errors", "work", *FLOORS, FACE))}
+HEAVY = ("torch", "pandas", "transformers", "matplotlib")
+
+MACHINE_PATH = re.compile(r"(?<![\w.~$})>/-])/(?:work|tmp|root|home|Users)/")
+REGISTRY = re.compile(r"index[-_]url|trusted[-_]host|pythonhosted|pypi\.org|/simple/|artifactory|\bnexus\b", re.IGNORECASE)
+
+
+def _floor(module: str) -> str:
+    """Name the floor of a dotted module: medlip.nn.text -> nn."""
+    _, _, inner = module.partition(".")
+    return inner.split(".")[0] or FACE
+
+
+def _imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """Yield line and dotted name of all that a module imports, at its top, inside functions, or for type checking."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = module.split(".")
+            above = parts[: len(parts) - node.level + is_package] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def _upward(source: str, module: str, is_package: bool = False) -> list[str]:
+    """List the imports of a module that lead to a higher floor, or to none."""
+    own = _floor(module)
+    return [
+        f"{module}:{line}: {own} imports {name}"
+        for line, name in _imports(source, module, is_package)
+        if name.split(".")[0] == "medlip" and name != "medlip.__version__"
+        if HEIGHT.get(_floor(name), len(HEIGHT)) > HEIGHT[own]
+    ]
+
+
+def _modules() -> dict[str, Path]:
+    paths = sorted(PACKAGE.rglob("*.py"))
+    return {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in paths
+    }
+
+
+def test_every_module_stands_on_a_floor() -> None:
+    modules = _modules()
+    assert set(FLOORS) <= {_floor(module) for module in modules}
+    assert {_floor(module) for module in modules} <= set(HEIGHT)
+
+
+def test_a_floor_imports_only_floors_below_it() -> None:
+    upward = [
+        line
+        for module, path in _modules().items()
+        for line in _upward(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
+    ]
+    assert upward == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from medlip.methods import MeDSLIP",
+        "import medlip.app.cli",
+        "from medlip import training",
+        "from medlip import load",
+        "import medlip",
+        "from ..evaluation import metrics",
+        "from .. import app",
+        "def late():\n    from medlip.app.reader import Reader",
+        "if TYPE_CHECKING:\n    from medlip.training import fit",
+    ],
+)
+def test_no_way_of_importing_a_higher_floor_goes_unseen(line: str) -> None:
+    assert len(_upward(line, "medlip.nn.text")) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import torch",
+        "from medlip import __version__",
+        "from medlip.errors import MedLIPError",
+        "from medlip.work import track",
+        "from medlip.concepts import Vocabulary",
+        "from .blocks import head",
+        "from . import blocks",
+    ],
+)
+def test_lower_floors_and_the_own_one_may_be_imported(line: str) -> None:
+    assert _upward(line, "medlip.nn.text") == []
+    assert _upward(line, "medlip.nn", is_package=True) == []
+
+
+def _tracked_text() -> Iterator[tuple[str, int, str]]:
+    """Yield path, line number and line of every text file that the repository holds."""
+    git = shutil.which("git")
+    listed = git and subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout
+    if not listed:
+        pytest.skip("needs git and a checkout to know which files belong to the repository")
+    for name in filter(None, listed.split("\0")):
+        path = ROOT / name
+        if path == Path(__file__) or not path.is_file():
+            continue
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            continue  # an image or other binary
+        yield from ((name, number, line) for number, line in enumerate(lines, 1))
+
+
+@pytest.mark.parametrize("pattern", [MACHINE_PATH, REGISTRY], ids=["path", "registry"])
+def test_nothing_in_the_repository_is_tied_to_one_machine(pattern: re.Pattern[str]) -> None:
+    found = [f"{name}:{number}: {line.strip()[:120]}" for name, number, line in _tracked_text() if pattern.search(line)]
+    assert found == []
+
+
+def test_machine_paths_are_told_from_relative_ones() -> None:
+    assert all(MACHINE_PATH.search(text) for text in ('"/tmp/x"', "cd /work/main", "(/home/me/run)", "file:/root/a"))
+    assert not any(MACHINE_PATH.search(text) for text in ("../work/x", "runs/tmp/x", "https://host.org/home/x", "RUN/root/"))
+
+
+def _loaded_by(code: str) -> set[str]:
+    """Run code in a fresh interpreter and return the top-level packages that it imported."""
+    code += "\nimport sys; print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stderr.split())
+
+
+HELP = """
+import sys
+from medlip.app.cli import main
+sys.argv = ["medlip", "--help"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+"""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    loaded = _loaded_by(HELP)
+    assert "medlip" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_words_and_facts_need_neither_torch_nor_pandas() -> None:
+    loaded = _loaded_by("import medlip, medlip.work, medlip.reports\nfrom medlip.concepts import *\ndefault_vocabulary()")
+    assert "yaml" in loaded
+    assert loaded.isdisjoint(HEAVY)
