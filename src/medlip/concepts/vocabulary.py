@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medlip.errors import MedLIPError
+
+CATCH_ALL_ANATOMIES = frozenset({"unspecified", "other"})
 
 
 class _Concept(BaseModel):
@@ -23,6 +27,8 @@ class _Concept(BaseModel):
     name: str = Field(min_length=1)
     display: str = Field(min_length=1)
     synonyms: tuple[str, ...] = ()
+    overlaps: tuple[str, ...] = ()
+    """Names of its kind that say nearly the same or contain it: never held against it when learning."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -119,6 +125,16 @@ class Vocabulary(BaseModel):
         return tuple(self.anatomy_index[anatomy.mirror] for anatomy in self.anatomies)
 
     @cached_property
+    def unfit_anatomies(self) -> NDArray[np.bool_]:
+        """(A, A) symmetric: True where one anatomy is no fair negative for the other: itself, overlaps, catch-alls."""
+        return _unfit(self.anatomies, [anatomy.name in CATCH_ALL_ANATOMIES for anatomy in self.anatomies])
+
+    @cached_property
+    def unfit_pathologies(self) -> NDArray[np.bool_]:
+        """(P, P) symmetric: True where one pathology is no fair negative for the other."""
+        return _unfit(self.pathologies, [pathology.kind == "other" for pathology in self.pathologies])
+
+    @cached_property
     def fingerprint(self) -> str:
         """Short hash of names and their order: two vocabularies with the same one are interchangeable."""
         names = [[concept.name for concept in group] for group in (self.pathologies, self.anatomies)]
@@ -168,6 +184,16 @@ class Vocabulary(BaseModel):
             raise MedLIPError(
                 f"{where}: {place}: {first['msg'].removeprefix('Value error, ')}. See medlip/concepts/*.yaml for the form."
             ) from error
+
+
+def _unfit(concepts: Sequence[_Concept], catch_all: Sequence[bool]) -> NDArray[np.bool_]:
+    index = {concept.name: i for i, concept in enumerate(concepts)}
+    unfit = np.eye(len(concepts), dtype=bool)
+    for concept in concepts:
+        for other in concept.overlaps:
+            unfit[index[concept.name], index[other]] = unfit[index[other], index[concept.name]] = True
+    unfit[list(catch_all), :] = unfit[:, list(catch_all)] = True
+    return unfit
 
 
 def _fold(text: str) -> str:

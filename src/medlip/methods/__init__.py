@@ -1,1 +1,5 @@
-"""."""
+"""The methods: one file each, all with the same three verbs."""
+
+from medlip.methods.base import Method, build_method, load_method, method_names, register, save_method
+
+__all__ = ["Method", "build_method", "load_method", "method_names", "register", "save_method"]

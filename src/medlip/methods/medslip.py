@@ -1,0 +1,451 @@
+"""MeDSLIP: dual-stream pre-training on facts (arXiv 2403.10635).
+
+One stream asks the image for pathologies, the other for anatomies; the pairs that a report states tie them together:
+L = L_exist + alpha * L_ProtoCL + beta * L_ICL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from medlip.concepts import Vocabulary, default_vocabulary
+from medlip.errors import MedLIPError
+from medlip.images.preprocessing import Preprocessing
+from medlip.methods.base import Method, MethodConfig, fill, initialise, register
+from medlip.methods.medslip_losses import (
+    draw_negatives,
+    draw_positive,
+    existence_labels,
+    existence_loss,
+    icl_loss,
+    protocl_loss,
+)
+from medlip.nn import Disentangler, ImageEncoder, QueryDecoder, TextBank, text_encoder
+from medlip.nn.disentangler import Gate
+
+if TYPE_CHECKING:
+    from medlip.data.batch import Batch
+
+
+STREAMS = ("pathology", "anatomy")
+
+
+class MeDSLIPConfig(MethodConfig):
+    """Settings of MeDSLIP; the defaults are the published ones.
+
+    Attributes:
+        backbone: timm model of the image encoder.
+        stride: image pixels per location (16: third stage of a ResNet).
+        weights: initial weights of the backbone: None, "timm", or a file.
+        width: of queries and locations.
+        layers: decoder layers.
+        heads: attention heads.
+        feedforward: hidden width of the decoder.
+        dropout: everywhere in the decoder and before the heads.
+        gate: the disentangler's; `off` leaves one stream for both.
+        prototype: what ProtoCL pulls a present query to: the `mean` of its partners, one at `random`, or `off`.
+        negatives: partners that ProtoCL tells the prototype from.
+        icl: pairs that ICL learns from: those `mentioned`, `all` (unmentioned ones count as absent), or `off`.
+        alpha: weight of ProtoCL.
+        beta: weight of ICL.
+        unmentioned: weight at which an unmentioned query counts as absent in L_exist; 0 as published.
+        anatomy_text: `short` as published, or `long`.
+        text_encoder: "lexical", or a transformers model by name or folder.
+        max_tokens: where texts are cut.
+        standardise: centre and scale the text banks.
+        seed: of initial weights and drawn partners.
+    """
+
+    backbone: str = "resnet50"
+    stride: int = 16
+    weights: str | None = None
+    width: int = Field(256, gt=0)
+    layers: int = Field(4, gt=0)
+    heads: int = Field(4, gt=0)
+    feedforward: int = Field(1024, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    gate: Gate = "linear"
+    prototype: Literal["mean", "random", "off"] = "mean"
+    negatives: int = Field(7, gt=0)
+    icl: Literal["mentioned", "all", "off"] = "mentioned"
+    alpha: float = Field(1.0, ge=0)
+    beta: float = Field(1.0, ge=0)
+    unmentioned: float = Field(0.0, ge=0)
+    anatomy_text: Literal["short", "long"] = "short"
+    text_encoder: str = "lexical"
+    max_tokens: int = Field(128, gt=0)
+    standardise: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MeDSLIPOutput:
+    """What the model reads from B images with P pathology and A anatomy queries at N locations.
+
+    Attributes:
+        logits_pathology: (B, P, 2) existence, index 1 = present.
+        logits_anatomy: (B, A, 2).
+        states_pathology: (B, P, width).
+        states_anatomy: (B, A, width).
+        attention_pathology: (layers, B, P, N) cross-attention averaged over heads, None where not asked for.
+        attention_anatomy: (layers, B, A, N).
+        grid: (h, w), h * w = N.
+    """
+
+    logits_pathology: Tensor
+    logits_anatomy: Tensor
+    states_pathology: Tensor
+    states_anatomy: Tensor
+    attention_pathology: Tensor | None
+    attention_anatomy: Tensor | None
+    grid: tuple[int, int]
+
+
+@register
+class MeDSLIP(Method):
+    """The two-stream model.
+
+    Args:
+        config: settings.
+        vocabulary: P pathologies and A anatomies, the queries.
+        preprocessing: of the images.
+        pathology_embeddings: (P, text width); None: encode the vocabulary's descriptions.
+        anatomy_embeddings: (A, text width); None: encode the vocabulary's texts.
+    """
+
+    name = "medslip"
+    config_type = MeDSLIPConfig
+
+    def __init__(
+        self,
+        config: MeDSLIPConfig,
+        vocabulary: Vocabulary,
+        preprocessing: Preprocessing,
+        *,
+        pathology_embeddings: Tensor | None = None,
+        anatomy_embeddings: Tensor | None = None,
+    ) -> None:
+        super().__init__(config, vocabulary, preprocessing)
+        short = config.anatomy_text == "short"
+        banks = {}
+        for stream, given, texts in (
+            ("pathology", pathology_embeddings, [pathology.description for pathology in vocabulary.pathologies]),
+            ("anatomy", anatomy_embeddings, [place.text if short else place.long_text for place in vocabulary.anatomies]),
+        ):
+            if given is not None and len(given) != len(texts):
+                raise MedLIPError(
+                    f"{len(given)} {stream} embeddings for the {len(texts)} concepts of the vocabulary. "
+                    "Give one for each, in its order."
+                )
+            encoded = text_encoder(config.text_encoder, config.max_tokens).encode(texts) if given is None else given
+            banks[stream] = TextBank(encoded, config.standardise)
+        self.banks = nn.ModuleDict(banks)
+        text_width = banks["pathology"].embeddings.shape[1]
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.encoder = ImageEncoder(config.backbone, config.stride, config.weights)
+            features, width = self.encoder.width, config.width
+            self.disentangler = Disentangler(features, config.gate)
+            self.project = _per_stream(
+                lambda: nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, width)),
+                shared=config.gate == "off",
+            )
+            self.embed = nn.Linear(text_width, width)
+            self.decode = _per_stream(
+                lambda: QueryDecoder(width, config.layers, config.heads, config.feedforward, config.dropout)
+            )
+            self.norm = nn.LayerNorm(width)
+            self.dropout = nn.Dropout(config.dropout)
+            self.exist = _per_stream(lambda: nn.Linear(width, 2))
+            self.contrast = _per_stream(lambda: nn.Linear(width, text_width))
+            for part in (self.disentangler, self.project, self.embed, self.decode, self.exist, self.contrast):
+                initialise(part)
+
+        unfit = {"pathology": vocabulary.unfit_anatomies, "anatomy": vocabulary.unfit_pathologies}
+        for stream, matrix in unfit.items():  # the partners of one stream are the concepts of the other
+            self.register_buffer(f"unfit_{stream}", torch.from_numpy(np.array(matrix)), persistent=False)
+
+    @classmethod
+    def blank(
+        cls, config: MeDSLIPConfig, vocabulary: Vocabulary, preprocessing: Preprocessing, state: Mapping[str, Tensor]
+    ) -> MeDSLIP:
+        """Return a model with the shapes of `state`, to be filled."""
+        return cls(
+            config.model_copy(update={"weights": None}),
+            vocabulary,
+            preprocessing,
+            pathology_embeddings=torch.zeros_like(state["banks.pathology.embeddings"]),
+            anatomy_embeddings=torch.zeros_like(state["banks.anatomy.embeddings"]),
+        )
+
+    @classmethod
+    def from_released(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        *,
+        pathology_embeddings: Tensor,
+        anatomy_embeddings: Tensor,
+        vocabulary: Vocabulary | None = None,
+        image_size: int = 224,
+    ) -> MeDSLIP:
+        """Load the authors' released weights (`checkpoint["model"]`), in evaluation mode.
+
+        Args:
+            state_dict: tensors or arrays by released name, with or without the "module." of distributed training.
+            pathology_embeddings: (P, text width), of the descriptions that the weights were trained with, in the order of
+                the vocabulary; they are not part of the release.
+            anatomy_embeddings: (A, text width), likewise.
+            vocabulary: names of the queries; the published one by default.
+            image_size: side of the input, pixels.
+
+        Raises:
+            MedLIPError: a tensor is missing, unknown or of another shape, or the backbone can't be told.
+        """
+        state, config = _from_released({name: torch.as_tensor(value) for name, value in state_dict.items()})
+        model = cls(
+            config,
+            vocabulary or default_vocabulary(),
+            Preprocessing(size=image_size),
+            pathology_embeddings=torch.as_tensor(pathology_embeddings),
+            anatomy_embeddings=torch.as_tensor(anatomy_embeddings),
+        )
+        state.update({f"banks.{name}": value for name, value in model.banks.state_dict().items()})
+        fill(model, state, "released weights")
+        return model.eval()
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """L_exist at 1, ProtoCL at alpha, ICL at beta."""
+        factors = {"exist": 1.0, "protocl": self.config.alpha}
+        return {f"{term}_{stream}": factor for term, factor in factors.items() for stream in STREAMS} | {
+            "icl": self.config.beta
+        }
+
+    def forward(self, images: Tensor, need_attention: bool = True, asked: Tensor | None = None) -> MeDSLIPOutput:
+        """Read images (B, 3, S, S).
+
+        Args:
+            images: preprocessed.
+            need_attention: also give the attention maps (slower).
+            asked: (n, text width) embeddings of open questions, placed in the pathology bank's space. They stand behind the
+                vocabulary's pathologies; each sees those and itself, and none changes what the others get.
+        """
+        features, grid = self.encoder(images)
+        shares = dict(zip(STREAMS, self.disentangler(features), strict=True))
+        states, attention = {}, {}
+        for stream in STREAMS:
+            texts, mask = self._texts(stream), None
+            if stream == "pathology" and asked is not None and len(asked):
+                mask = torch.eye(len(texts) + len(asked), dtype=torch.bool, device=images.device)
+                mask[:, : len(texts)] = True
+                texts = torch.cat([texts, asked.to(texts)])
+            decoded, attention[stream] = self.decode[stream](
+                self.embed(texts), self.project[stream](shares[stream]), mask=mask, need_attention=need_attention
+            )
+            states[stream] = self.norm(decoded)
+        logits = {stream: self.exist[stream](self.dropout(states[stream])) for stream in STREAMS}
+        return MeDSLIPOutput(
+            logits["pathology"],
+            logits["anatomy"],
+            states["pathology"],
+            states["anatomy"],
+            attention["pathology"],
+            attention["anatomy"],
+            grid,
+        )
+
+    def _texts(self, stream: str) -> Tensor:
+        return self.banks.get_buffer(f"{stream}.embeddings")
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the five terms of a batch (fewer where the settings switch some off)."""
+        generator = torch.Generator().manual_seed(batch.seed)
+        return self.loss_terms(batch.images, batch.facts, generator=generator)
+
+    def loss_terms(
+        self,
+        images: Tensor,
+        adjacency: Tensor,
+        negatives_pathology: Tensor | None = None,
+        negatives_anatomy: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the named loss terms, unweighted.
+
+        Args:
+            images: (B, 3, S, S).
+            adjacency: (B, A, P): 1 present, 0 absent, -1 not mentioned, -2 to be ignored; left unchanged.
+            negatives_pathology: (B, P, 1 + n) anatomies that pathology queries are told from, slot 0 ignored; drawn if None.
+            negatives_anatomy: (B, A, 1 + n) pathologies, likewise.
+            generator: draws the partners; None: one seeded with the settings' seed.
+        """
+        output = self(images, need_attention=False)
+        generator = generator or torch.Generator().manual_seed(self.config.seed)
+        with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
+            return self._loss_terms(output, adjacency, negatives_pathology, negatives_anatomy, generator)
+
+    def _loss_terms(
+        self,
+        output: MeDSLIPOutput,
+        adjacency: Tensor,
+        negatives_pathology: Tensor | None,
+        negatives_anatomy: Tensor | None,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        config = self.config
+        states = {"pathology": _exact(output.states_pathology), "anatomy": _exact(output.states_anatomy)}
+        logits = {"pathology": _exact(output.logits_pathology), "anatomy": _exact(output.logits_anatomy)}
+        by_query = {"pathology": adjacency.transpose(1, 2), "anatomy": adjacency}  # (B, q, partners)
+        given = {"pathology": negatives_pathology, "anatomy": negatives_anatomy}
+        terms = {
+            f"exist_{stream}": existence_loss(logits[stream], existence_labels(by_query[stream], 2), config.unmentioned)
+            for stream in STREAMS
+        }
+        if config.prototype != "off":
+            for stream, other in zip(STREAMS, reversed(STREAMS), strict=True):
+                present = by_query[stream] == 1
+                rows = present.any(2)  # (B, q): queries that are present somewhere
+                present = present[rows]
+                negatives = given[stream]
+                terms[f"protocl_{stream}"] = protocl_loss(
+                    self.contrast[stream](self.dropout(states[stream])[rows]),
+                    self._texts(other),
+                    present,
+                    draw_negatives(present, self.get_buffer(f"unfit_{stream}"), config.negatives, generator)
+                    if negatives is None
+                    else negatives[rows][:, 1:],
+                    draw_positive(present, generator) if config.prototype == "random" else None,
+                )
+        if config.icl != "off":
+            terms["icl"] = icl_loss(states["anatomy"], states["pathology"], adjacency, float(config.icl == "all"))
+        return terms
+
+    @torch.inference_mode()
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return the probability (B, C) that each prompt is present."""
+        output, columns = self._ask(images, prompts)
+        return output.logits_pathology[:, columns].softmax(-1)[..., 1]
+
+    @torch.inference_mode()
+    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return where each prompt's query looks: cross-attention averaged over layers and heads, (B, C, h, w)."""
+        output, columns = self._ask(images, prompts, need_attention=True)
+        assert output.attention_pathology is not None
+        maps = output.attention_pathology[:, :, columns].mean(0)
+        return maps.view(*maps.shape[:2], *output.grid)
+
+    @torch.inference_mode()
+    def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return how strongly each prompt is tied to each anatomy, (B, C, A): the pair probability that ICL trains."""
+        output, columns = self._ask(images, prompts)
+        return (output.states_pathology[:, columns] @ output.states_anatomy.transpose(1, 2)).sigmoid()
+
+    def pair_matrix(self, images: Tensor) -> Tensor:
+        """Return the fact matrix read back from images: probabilities (B, A, P)."""
+        return self.score_anatomies(images, [p.name for p in self.vocabulary.pathologies]).transpose(1, 2)
+
+    def _ask(self, images: Tensor, prompts: Sequence[str], need_attention: bool = False) -> tuple[MeDSLIPOutput, list[int]]:
+        """Read images with the vocabulary's queries and an extra one for each open prompt; and each prompt's column."""
+        known = [self.vocabulary.find_pathology(prompt) for prompt in prompts]
+        open_texts = list(dict.fromkeys(text for text, name in zip(prompts, known, strict=True) if name is None))
+        asked = None
+        if open_texts:
+            bank = cast("TextBank", self.banks["pathology"])
+            encoder = text_encoder(self.config.text_encoder, self.config.max_tokens)
+            if encoder.width != bank.embeddings.shape[1]:
+                raise MedLIPError(
+                    f"{open_texts[0]!r} is not in the vocabulary, and the text encoder {self.config.text_encoder!r} "
+                    f"({encoder.width} wide) is not the one of this model's text bank ({bank.embeddings.shape[1]} wide). "
+                    "Ask for pathologies of the vocabulary, or name the right encoder."
+                )
+            asked = bank.place(encoder.encode(open_texts).to(bank.embeddings))
+        first = len(self.vocabulary.pathologies)
+        columns = [
+            self.vocabulary.pathology_index[name.name] if name else first + open_texts.index(text)
+            for text, name in zip(prompts, known, strict=True)
+        ]
+        return self(images, need_attention, asked), columns
+
+
+def _per_stream(make: Any, shared: bool = False) -> nn.ModuleDict:
+    first = make()
+    return nn.ModuleDict({"pathology": first, "anatomy": first if shared else make()})
+
+
+def _exact(values: Tensor) -> Tensor:
+    """At least float32: what autocast computed in half precision is compared in full."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+_RELEASED_NAMES = (
+    (r"res_features\.0\.", "encoder.stages.conv1."),
+    (r"res_features\.1\.", "encoder.stages.bn1."),
+    (r"res_features\.([456])\.", lambda found: f"encoder.stages.layer{int(found[1]) - 3}."),
+    (r"mask_generator\.", "disentangler.mask."),
+    (r"res_l([12])_(pathology|anatomy)\.", lambda found: f"project.{found[2]}.{2 * int(found[1]) - 2}."),
+    (r"pathology_embedding_layer\.", "embed."),
+    (r"decoder_(?:pathology|anatomy)\.norm\.", "norm."),
+    (r"decoder_(pathology|anatomy)\.layers\.(\d+)\.self_attn\.", r"decode.\1.layers.\2.self_attention."),
+    (r"decoder_(pathology|anatomy)\.layers\.(\d+)\.multihead_attn\.", r"decode.\1.layers.\2.cross_attention."),
+    (r"decoder_(pathology|anatomy)\.", r"decode.\1."),
+    (r"cl_fc_(pathology|anatomy)\.", r"contrast.\1."),
+    (r"classifier_(pathology|anatomy)\.", r"exist.\1."),
+)
+_RESNETS = {
+    (False, 2, 2, 2): "resnet18",
+    (False, 3, 4, 6): "resnet34",
+    (True, 3, 4, 6): "resnet50",
+    (True, 3, 4, 23): "resnet101",
+    (True, 3, 8, 36): "resnet152",
+}
+
+
+def _renamed(released: str) -> str:
+    """Return our name of a released tensor."""
+    for pattern, replacement in _RELEASED_NAMES:
+        renamed, count = re.subn(f"^{pattern}", replacement, released)
+        if count:
+            return renamed
+    raise MedLIPError(
+        f"released weights: {released!r} is no tensor of MeDSLIP. Give the dictionary under checkpoint['model']."
+    )
+
+
+def _from_released(released: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], MeDSLIPConfig]:
+    """Rename released tensors, and read the settings from their shapes."""
+    released = {name.removeprefix("module."): tensor for name, tensor in released.items()}
+    state: dict[str, Tensor] = {}
+    for name, tensor in released.items():
+        renamed = _renamed(name)
+        if renamed in state and not torch.equal(state[renamed], tensor):
+            raise MedLIPError(f"released weights: {name!r} differs from its twin of the other stream, which it shares.")
+        state[renamed] = tensor
+
+    def count(pattern: str) -> int:
+        return len({found[1] for name in state if (found := re.match(pattern, name))})
+
+    stages = (count(rf"encoder\.stages\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3))
+    kind = ("encoder.stages.layer1.0.conv3.weight" in state, *stages)
+    if kind not in _RESNETS:
+        raise MedLIPError(f"released weights: no ResNet has (bottleneck, blocks a stage) = {kind}. Is the file complete?")
+    try:
+        config = MeDSLIPConfig(
+            backbone=_RESNETS[kind],
+            width=state["embed.weight"].shape[0],
+            layers=count(r"decode\.pathology\.layers\.(\d+)\."),
+            feedforward=state["decode.pathology.layers.0.linear1.weight"].shape[0],
+            text_encoder="emilyalsentzer/Bio_ClinicalBERT",
+            standardise=False,
+        )
+    except KeyError as error:
+        raise MedLIPError(f"released weights: {error.args[0]!r} is missing. Is the file complete?") from error
+    return state, config

@@ -1,0 +1,79 @@
+"""Images to a grid of location features: any timm backbone, cut where its stride is reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from medlip.errors import MedLIPError
+
+
+class ImageEncoder(nn.Module):
+    """A backbone up to the last stage whose stride is at most `stride`.
+
+    ResNet-50 with stride 16 ends at its third stage: (B, 3, 224, 224) -> (B, 196, 1024).
+
+    Args:
+        backbone: name of a timm model that gives feature maps.
+        stride: image pixels per location.
+        weights: None for random, "timm" for timm's own pre-trained ones, else a file with a state dict in timm's names.
+
+    Raises:
+        MedLIPError: timm does not know the backbone, it has no stage of that stride, or its weights can't be had.
+    """
+
+    def __init__(self, backbone: str = "resnet50", stride: int = 16, weights: str | None = None) -> None:
+        super().__init__()
+        if not timm.is_model(backbone):
+            near = ", ".join(timm.list_models(f"*{backbone[:6]}*")[:5]) or "resnet18, resnet50"
+            raise MedLIPError(f"backbone {backbone!r}: timm has no such model. Try one of: {near}.")
+        strides = timm.create_model(backbone, features_only=True).feature_info.reduction()
+        if stride not in strides:
+            raise MedLIPError(f"backbone {backbone!r} has no stage of stride {stride}. Choose one of {strides}.")
+        index = max(i for i, reduction in enumerate(strides) if reduction == stride)
+        try:
+            self.stages = timm.create_model(backbone, features_only=True, out_indices=(index,), pretrained=weights == "timm")
+        except (OSError, RuntimeError) as error:
+            raise MedLIPError(
+                f"backbone {backbone!r}: its pre-trained weights can't be fetched ({error}). "
+                "Name a local file as weights, or none to start from random."
+            ) from error
+        if weights and weights != "timm":
+            _load_backbone(self.stages, weights)
+        self.width: int = self.stages.feature_info.channels()[-1]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Encode images.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+
+        Returns:
+            Features (B, N, width) and the grid (h, w) with N = h * w, row by row.
+        """
+        (features,) = self.stages(images)
+        return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
+
+
+def _load_backbone(stages: nn.Module, weights: str) -> None:
+    """Fill the stages from a file; what the file has beyond them (later stages, the classifier) is not needed."""
+    if not Path(weights).is_file():
+        raise MedLIPError(f"{weights}: no such file with backbone weights.")
+    if weights.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        state = load_file(weights)
+    else:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    wanted = stages.state_dict()
+    found = {name: state[name] for name in wanted if name in state and state[name].shape == wanted[name].shape}
+    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise MedLIPError(
+            f"{weights}: {len(missing)} of the backbone's {len(wanted)} tensors are missing or of another shape, first "
+            f"{missing[0]!r}. Give weights of the same architecture in timm's names."
+        )
+    stages.load_state_dict(found, strict=False)

@@ -1,0 +1,128 @@
+"""Queries that read the image: a pre-norm transformer decoder without positional encoding."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class QueryDecoder(nn.Module):
+    """Self-attention among queries, cross-attention to image locations, feed-forward; repeated.
+
+    Keys and values of all layers are projected from the locations in one product, since the locations stay the same from
+    layer to layer.
+
+    Args:
+        width: of queries and locations.
+        layers: number of layers L.
+        heads: attention heads.
+        feedforward: hidden width of the feed-forward part.
+        dropout: on attention weights, hidden units and residual branches.
+    """
+
+    def __init__(
+        self, width: int = 256, layers: int = 4, heads: int = 4, feedforward: int = 1024, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, feedforward, dropout) for _ in range(layers))
+
+    def forward(
+        self, queries: Tensor, locations: Tensor, *, mask: Tensor | None = None, need_attention: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Decode.
+
+        Args:
+            queries: (q, width), the same for every image.
+            locations: (B, N, width).
+            mask: (q, q) boolean, True where a query (row) may attend to another (column); None: everywhere.
+            need_attention: also return the cross-attention, at the cost of computing it explicitly.
+
+        Returns:
+            States (B, q, width), before any final norm, and the head-averaged cross-attention (L, B, q, N) or None.
+        """
+        layers = cast("list[DecoderLayer]", list(self.layers))
+        crosses = [layer.cross_attention for layer in layers]
+        width = queries.shape[-1]
+        weight = torch.cat([cross.in_proj_weight[width:] for cross in crosses])
+        bias = torch.cat([cross.in_proj_bias[width:] for cross in crosses])
+        batch, n, _ = locations.shape
+        keys_values = F.linear(locations, weight, bias).view(batch, n, len(crosses), 2, self.heads, width // self.heads)
+        keys_values = keys_values.permute(2, 3, 0, 4, 1, 5)  # (L, 2, B, heads, N, width / heads)
+
+        states = queries.expand(batch, -1, -1)
+        attention = []
+        for layer, (keys, values) in zip(layers, keys_values, strict=True):
+            states, weights = layer(states, keys, values, mask, need_attention)
+            attention.append(weights)
+        return states, torch.stack(attention) if need_attention else None
+
+
+class DecoderLayer(nn.Module):
+    """One pre-norm decoder layer: x + f(norm(x)) for self-attention, cross-attention and feed-forward in turn."""
+
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention = Attention(width, heads, dropout)
+        self.cross_attention = Attention(width, heads, dropout)
+        self.linear1 = nn.Linear(width, feedforward)
+        self.linear2 = nn.Linear(feedforward, width)
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.norm3 = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, states: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, need_attention: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Update states (B, q, width) from keys and values (B, heads, N, width / heads) of the locations."""
+        mixed = self.self_attention.mix(self.norm1(states), mask)
+        states = states + self.dropout(mixed)
+        read, attention = self.cross_attention.read(self.norm2(states), keys, values, need_attention)
+        states = states + self.dropout(read)
+        hidden = self.dropout(F.relu(self.linear1(self.norm3(states))))
+        return states + self.dropout(self.linear2(hidden)), attention
+
+
+class Attention(nn.Module):
+    """Multi-head attention with the packed parameters of `torch.nn.MultiheadAttention` (query, key, value in turn)."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.p = heads, dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def mix(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend from states (B, q, width) to themselves."""
+        query, key, value = self._split(F.linear(states, self.in_proj_weight, self.in_proj_bias)).chunk(3, dim=1)
+        return self._join(F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=self._dropout))
+
+    def read(self, states: Tensor, keys: Tensor, values: Tensor, need_attention: bool) -> tuple[Tensor, Tensor | None]:
+        """Attend from states (B, q, width) to projected keys and values; weights (B, q, N) are averaged over heads."""
+        width = states.shape[-1]
+        query = self._split(F.linear(states, self.in_proj_weight[:width], self.in_proj_bias[:width]))
+        if not need_attention:
+            return self._join(F.scaled_dot_product_attention(query, keys, values, dropout_p=self._dropout)), None
+        weights = (query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
+        return self._join(F.dropout(weights, self._dropout) @ values), weights.mean(1)
+
+    @property
+    def _dropout(self) -> float:
+        return self.p if self.training else 0.0
+
+    def _split(self, packed: Tensor) -> Tensor:
+        """(B, n, k * width) -> (B, k * heads, n, width / heads)."""
+        batch, n, _ = packed.shape
+        return packed.view(batch, n, -1, self.out_proj.in_features // self.heads).transpose(1, 2)
+
+    def _join(self, heads: Tensor) -> Tensor:
+        """(B, heads, n, width / heads) -> (B, n, width), projected."""
+        joined: Tensor = self.out_proj(heads.transpose(1, 2).flatten(2))
+        return joined
