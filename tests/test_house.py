@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "medlip"
@@ -164,3 +166,11 @@ def test_words_and_facts_need_neither_torch_nor_pandas() -> None:
     loaded = _loaded_by("import medlip, medlip.work, medlip.reports\nfrom medlip.concepts import *\ndefault_vocabulary()")
     assert "yaml" in loaded
     assert loaded.isdisjoint(HEAVY)
+
+
+def test_citation_and_package_agree() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
