@@ -34,7 +34,7 @@ _DICOM_ELEMENTS = """
     WindowWidth PixelPaddingValue PixelPaddingRangeLimit PresentationLUTShape PaletteColorLookupTableUID
     RedPaletteColorLookupTableDescriptor RedPaletteColorLookupTableData GreenPaletteColorLookupTableDescriptor
     GreenPaletteColorLookupTableData BluePaletteColorLookupTableDescriptor BluePaletteColorLookupTableData
-""".split()
+"""
 
 Pixels = NDArray[np.uint8]
 
@@ -120,7 +120,7 @@ def _read_dicom(path: Path) -> Pixels:
     from pydicom import dcmread
     from pydicom.pixels import apply_color_lut, pixel_array
 
-    dicom = dcmread(path, force=True, specific_tags=[*_DICOM_ELEMENTS])
+    dicom = dcmread(path, force=True, specific_tags=_DICOM_ELEMENTS.split())
     if not any(f"{kind}PixelData" in dicom for kind in ("", "Float", "DoubleFloat")) or not dicom.get("Rows"):
         kind = dicom.SOPClassUID.name if "SOPClassUID" in dicom else "of an unknown kind"
         raise MedLIPError(f"is a DICOM file without an image ({kind}). Leave the file out.")
