@@ -1,0 +1,155 @@
+"""Where studies come from: a data set in its own layout, phantoms, or a prepared store, each named by one text."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medlip.concepts import Vocabulary
+from medlip.data.study import Study
+from medlip.errors import MedLIPError
+from medlip.reports import Presence
+
+if TYPE_CHECKING:
+    from medlip.data.store import Store
+
+READERS = {
+    "nih": "medlip.data.nih:nih",
+    "openi": "medlip.data.openi:openi",
+}
+
+
+def _itself(study: Any) -> Study:
+    assert isinstance(study, Study)
+    return study
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Studies of one data set, made one at a time and, where that is work, in any process.
+
+    Attributes:
+        name: the data set's.
+        items: what each study is made from, by an id that is unique in the data set.
+        read: makes the study of one item; picklable.
+    """
+
+    name: str
+    items: Mapping[str, Any]
+    read: Callable[[Any], Study] = _itself
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Study]:
+        return map(self.read, self.items.values())
+
+
+def open_source(text: str | Path) -> Source | Store:
+    """Open "NAME:DIR" (a data set in its own layout), "phantom:N" (or "phantom:N@SEED"), or a prepared store's path.
+
+    Raises:
+        MedLIPError: no such source, or its folder is empty, missing or laid out differently; says what was expected.
+    """
+    text = str(text)
+    name, colon, place = text.partition(":")
+    if name == "phantom" and colon:
+        return _phantoms(place)
+    if name in READERS and colon:
+        module, function = READERS[name].split(":")
+        folder = _folder(place, text)
+        source: Source = getattr(import_module(module), function)(folder)
+        if not source.items:
+            raise MedLIPError(f"{text}: the folder is laid out well but names no study. Complete the download.")
+        return source
+    if (Path(text) / "manifest.json").is_file():
+        from medlip.data.store import Store
+
+        return Store.open(text)
+    known = ", ".join(["phantom:N", *(f"{reader}:DIR" for reader in READERS)])
+    found = "there is no such folder" if not Path(text).exists() else "it holds no manifest.json, so it is no prepared store"
+    raise MedLIPError(f"{text}: {found}. Give a prepared store's folder or one of {known}.")
+
+
+def _folder(place: str, text: str) -> Path:
+    folder = Path(place).expanduser()
+    if not folder.is_dir():
+        raise MedLIPError(f"{text}: there is no folder {place!r}. Give the folder that holds the data set.")
+    if next(folder.iterdir(), None) is None:
+        raise MedLIPError(f"{text}: the folder is empty. Put the data set's files there.")
+    return folder
+
+
+def _phantoms(place: str) -> Source:
+    count, _, seed = place.partition("@")
+    if not count.isdigit() or int(count) < 1 or not (seed or "0").isdigit():
+        raise MedLIPError(f"phantom:{place}: give a number of phantoms, such as phantom:2000, or phantom:2000@SEED.")
+    from medlip.data.phantom import phantom
+
+    keys = {f"{seed or 0}-{index}": index for index in range(int(count))}
+    return Source("phantom", keys, partial(phantom, seed=int(seed or 0)))
+
+
+def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+    """Read a CSV file with a header (also gzipped): one dict a row, blanks as "".
+
+    Raises:
+        MedLIPError: the file is missing, empty, no text, or lacks one of `columns`; names those that it has.
+    """
+    csv.field_size_limit(sys.maxsize)  # run-length masks are long
+    try:
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8-sig", newline="") as file
+        ):
+            reader = csv.DictReader(file)
+            header = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = header
+            missing = [name for name in columns if name not in header]
+            if missing:
+                lacking, present = (", ".join(map(repr, names)) for names in (missing, header))
+                raise MedLIPError(
+                    f"{path}: there is no column {lacking}; it has {present or 'none'}. "
+                    "Give the data set's own file, with its header."
+                )
+            return [{name: (row[name] or "").strip() for name in header} for row in reader]
+    except FileNotFoundError as error:
+        raise MedLIPError(f"{path}: there is no such file. Complete the download.") from error
+    except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
+        raise MedLIPError(f"{path}: not a readable CSV file ({error}). Get the file again.") from error
+
+
+def number(row: Mapping[str, str], column: str, where: Path) -> float:
+    """Return a row's number.
+
+    Raises:
+        MedLIPError: there is none; names the file, the column and the row.
+    """
+    try:
+        return float(row[column])
+    except ValueError as error:
+        raise MedLIPError(f"{where}: {column}={row[column]!r} is no number, in the row {dict(row)}. Correct it.") from error
+
+
+def canonical(name: str, vocabulary: Vocabulary) -> str:
+    """Return the vocabulary's name for a data set's label, or the label in lower case where the vocabulary has none."""
+    pathology = vocabulary.find_pathology(name)
+    return pathology.name if pathology else name.strip().lower()
+
+
+def combine(labels: Iterable[tuple[str, Presence]]) -> dict[str, Presence]:
+    """Gather labels by name; where two labels of a data set share one name, present wins over uncertain over absent."""
+    rank: dict[Presence, int] = {"absent": 0, "uncertain": 1, "present": 2}
+    combined: dict[str, Presence] = {}
+    for name, presence in labels:
+        if name not in combined or rank[presence] > rank[combined[name]]:
+            combined[name] = presence
+    return combined
