@@ -30,6 +30,7 @@ from medlip.methods.medslip_losses import (
 )
 from medlip.nn import Disentangler, ImageEncoder, QueryDecoder, TextBank, text_encoder
 from medlip.nn.disentangler import Gate
+from medlip.nn.dropout import Dropout
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
@@ -164,7 +165,7 @@ class MeDSLIP(Method):
                 lambda: QueryDecoder(width, config.layers, config.heads, config.feedforward, config.dropout)
             )
             self.norm = nn.LayerNorm(width)
-            self.dropout = nn.Dropout(config.dropout)
+            self.dropout = Dropout(config.dropout)
             self.exist = _per_stream(lambda: nn.Linear(width, 2))
             self.contrast = _per_stream(lambda: nn.Linear(width, text_width))
             for part in (self.disentangler, self.project, self.embed, self.decode, self.exist, self.contrast):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medlip.nn.dropout import Dropout
+
 
 class QueryDecoder(nn.Module):
     """Self-attention among queries, cross-attention to image locations, feed-forward; repeated.
@@ -73,7 +75,7 @@ class DecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
         self.norm3 = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, states: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, need_attention: bool
@@ -92,30 +94,33 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.p = heads, dropout
+        self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
+        self.dropout = Dropout(dropout)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
     def mix(self, states: Tensor, mask: Tensor | None) -> Tensor:
         """Attend from states (B, q, width) to themselves."""
         query, key, value = self._split(F.linear(states, self.in_proj_weight, self.in_proj_bias)).chunk(3, dim=1)
-        return self._join(F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=self._dropout))
+        return self._attend(query, key, value, mask)[0]
 
     def read(self, states: Tensor, keys: Tensor, values: Tensor, need_attention: bool) -> tuple[Tensor, Tensor | None]:
         """Attend from states (B, q, width) to projected keys and values; weights (B, q, N) are averaged over heads."""
         width = states.shape[-1]
         query = self._split(F.linear(states, self.in_proj_weight[:width], self.in_proj_bias[:width]))
-        if not need_attention:
-            return self._join(F.scaled_dot_product_attention(query, keys, values, dropout_p=self._dropout)), None
-        weights = (query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
-        return self._join(F.dropout(weights, self._dropout) @ values), weights.mean(1)
+        return self._attend(query, keys, values, None, need_attention)
 
-    @property
-    def _dropout(self) -> float:
-        return self.p if self.training else 0.0
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, need_attention: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        if not need_attention and not (self.training and self.dropout.p):
+            return self._join(F.scaled_dot_product_attention(query, key, value, attn_mask=mask)), None
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        weights = (scores if mask is None else scores.masked_fill(~mask, float("-inf"))).softmax(-1)
+        return self._join(self.dropout(weights) @ value), weights.mean(1) if need_attention else None
 
     def _split(self, packed: Tensor) -> Tensor:
         """(B, n, k * width) -> (B, k * heads, n, width / heads)."""

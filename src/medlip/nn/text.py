@@ -22,7 +22,8 @@ _STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
         "a an and are as at be been being by can could for from has have in into is it its may more most no not of on or "
-        "over so such than that the their them then there these they this those to up was were when where which while with within",
+        "over so such than that the their them then there these they this those to up was were when where which while with "
+        "within",
     )
 )
 
