@@ -1,1 +1,7 @@
-"""."""
+"""How good a method is: metrics with intervals over patients, grounding, and results that name their protocol."""
+
+from medlip.evaluation.metrics import auprc, auroc, best_threshold, bootstrap
+from medlip.evaluation.protocol import Protocol
+from medlip.evaluation.run import evaluate
+
+__all__ = ["Protocol", "auprc", "auroc", "best_threshold", "bootstrap", "evaluate"]

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
-from medlip.evaluation.metrics import Array, bootstrap, mean_statistic
+from medlip.evaluation.metrics import Array, bootstrap, interval, mean_statistic, number
 
 Pixels = NDArray[np.bool_]
 
@@ -155,7 +155,7 @@ def grounding_result(
         own_overlap = [pair for pair in overlap_pairs if pair.pathology == name]
         per_class[name] = _points(own, resamples, seed) | _overlaps(own_overlap, threshold, resamples, seed)
     return result | {
-        "threshold": None if np.isnan(threshold) else threshold,
+        "threshold": number(threshold),
         "threshold_rule": rule,
         "pointed_at": dict(Counter(pair.pointed_at for pair in pairs)),
         "compared_with": dict(Counter(pair.compared_with for pair in overlap_pairs)),
@@ -250,4 +250,4 @@ def _overlaps(pairs: Sequence[Pair], threshold: float, resamples: int, seed: int
 
 def _interval(values: Array, pairs: Sequence[Pair], resamples: int, seed: int) -> list[float] | None:
     low, high = bootstrap(mean_statistic(values), [pair.patient for pair in pairs], resamples, seed)
-    return None if np.isnan(low) else [float(low), float(high)]
+    return interval(float(low), float(high))

@@ -139,6 +139,16 @@ def bootstrap(
     return low, high
 
 
+def number(value: float) -> float | None:
+    """Return a value for JSON: None where it is NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def interval(low: float, high: float) -> list[float] | None:
+    """Return the ends of an interval for JSON: None where they are NaN."""
+    return None if np.isnan(low) or np.isnan(high) else [float(low), float(high)]
+
+
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     scores, labels = np.asarray(scores, float), np.asarray(labels, float)
     if scores.ndim != 2 or scores.shape != labels.shape:

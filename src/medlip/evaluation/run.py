@@ -1,0 +1,339 @@
+"""One evaluation: score and localise what the data knows, and say under which protocol the numbers hold."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+from typing import Protocol as Seam
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medlip.concepts import Vocabulary
+from medlip.errors import MedLIPError
+from medlip.evaluation.grounding import Pair, choose_threshold, grounding_result, judge
+from medlip.evaluation.metrics import Array
+from medlip.evaluation.protocol import Protocol
+from medlip.evaluation.zero_shot import MINIMUM_POSITIVES, Tuning, zero_shot_result
+from medlip.images.preprocessing import Preprocessing
+from medlip.reports import Presence
+from medlip.work import track
+
+if TYPE_CHECKING:
+    from medlip.data.store import Record, Store
+
+DISCLAIMER = "Research software. Not a medical device: not for diagnosis or treatment."
+RULES = {
+    "macro": f"mean AUROC over classes with at least {MINIMUM_POSITIVES} positives and a negative",
+    "classification threshold": "highest F1 of each class, on patients that are not reported",
+    "pointing game": "centre of the maximum of the bilinearly enlarged map in a box of the finding",
+    "map scaling": "minimum to maximum of each map",
+    "overlap threshold": "highest mean IoU over all findings, on patients that are not reported",
+    "overlap target": "mask, else union of boxes",
+    "intervals": "95 % percentile bootstrap over patients",
+}
+HALF = "a seeded half of the patients, for want of a validation split; F1, accuracy, IoU and Dice count the other half"
+_LABEL_VALUES: dict[Presence | None, float] = {"present": 1.0, "absent": 0.0}
+
+
+class Answering(Seam):
+    """What evaluation knows of a method."""
+
+    vocabulary: Vocabulary
+    preprocessing: Preprocessing
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return probabilities (B, C)."""
+        ...
+
+    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return non-negative maps (B, C, h, w)."""
+        ...
+
+
+def evaluate(
+    method: Answering,
+    store: Store,
+    *,
+    validation: Store | None = None,
+    split: str | None = None,
+    classes: Sequence[str] | Mapping[str, str] | None = None,
+    batch_size: int = 64,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Ask a method for every class that the data labels, and where it sees what the data has boxes or masks of.
+
+    Thresholds are chosen on `validation`; without one on the split `val`, when another one is evaluated; else on a seeded
+    half of the patients, and what depends on them (F1, accuracy, IoU, Dice) counts the other half alone.
+
+    Args:
+        method: what is evaluated; any `medlip.methods.Method` will do.
+        store: the data.
+        validation: other data of the same classes to choose thresholds on; it shares no patient with what is evaluated.
+        split: which split to evaluate; None for `test` where there is one, else `val`; "all" for every image. `train`
+            must be asked for.
+        classes: which labels, by name, or {name: prompt}; None for all that the vocabulary has, each asked for by its name.
+        batch_size: images at a time.
+        resamples: of the bootstrap.
+        seed: of the bootstrap and of the half.
+
+    Returns:
+        Plain data without NaN: `zero_shot` (see `zero_shot_result`; None without labels), `grounding` (see
+        `grounding_result`; None without boxes and masks), `n_images`, `n_patients`, `split`, `protocol` with its `hash`,
+        `versions`, `notes` for people, `disclaimer`.
+
+    Raises:
+        MedLIPError: there is no such split or class, nothing to evaluate, a patient is on both sides, or the method gives
+            NaN or can't answer a prompt.
+    """
+    if batch_size < 1:
+        raise MedLIPError(f"batch_size={batch_size}: evaluate at least one image at a time.")
+    if batch_size < 1:
+        raise MedLIPError(f"batch_size={batch_size}: evaluate at least one image at a time.")
+    splits = store.splits
+    split = split or _default_split(splits)
+    evaluated = _select(store, split, splits)
+    tuning_store = validation
+    if tuning_store is None and split not in ("val", "all") and "val" in splits:
+        tuning_store = _select(store, "val", splits)
+    prompts, findings, unasked = _questions(evaluated, classes, method.vocabulary)
+    answers = _answer(method, evaluated, prompts, findings, batch_size, f"evaluating {split}")
+    rule, tuned = HALF, None
+    if tuning_store is not None:
+        rule = "the validation data that was given" if validation is not None else "the split val"
+        tuned = _answer(method, tuning_store, prompts, findings, batch_size, "choosing thresholds")
+        _require_disjoint(answers, tuned)
+    protocol = Protocol(
+        name="zero-shot classification and grounding, thresholds from other patients",
+        data=store.hash,
+        split=split,
+        images=_hash(answers.ids),
+        tuning=_hash(tuned.ids) if tuned else "half of the patients",
+        classes={name: _resolved(prompt, method.vocabulary) for name, prompt in prompts.items()},
+        findings={name: _resolved(prompt, method.vocabulary) for name, prompt in findings.items()},
+        rules=RULES,
+        resamples=resamples,
+        seed=seed,
+    )
+    return {
+        "zero_shot": _zero_shot(prompts, answers, tuned, rule, resamples, seed) if prompts else None,
+        "grounding": _grounding(answers, tuned, rule, resamples, seed) if answers.pairs else None,
+        "n_images": len(answers.patients),
+        "n_patients": len(set(answers.patients)),
+        "split": split,
+        "protocol": protocol.to_dict(),
+        "versions": {name: version(name) for name in ("medlip", "torch", "numpy", "timm")}
+        | {"python": platform.python_version()},
+        "notes": list(_notes(split, unasked, prompts, answers)),
+        "disclaimer": DISCLAIMER,
+    }
+
+
+def label_matrix(labels: Sequence[Mapping[str, Presence]], classes: Sequence[str]) -> Array:
+    """Return labels as (N, C): 1 present, 0 absent, NaN for uncertain and for what an image has no label of."""
+    return np.array([[_LABEL_VALUES.get(label.get(name), np.nan) for name in classes] for label in labels])
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What a method said of N images, reduced as it came: no map is kept.
+
+    Attributes:
+        ids: (N,).
+        patients: (N,).
+        scores: (N, C).
+        labels: (N, C), NaN for unknown.
+        pairs: every present finding with a box or a mask.
+        uncovered: "image: finding" where these cover no pixel of the image.
+    """
+
+    ids: list[str]
+    patients: list[str]
+    scores: Array
+    labels: Array
+    pairs: list[Pair]
+    uncovered: list[str]
+
+
+def _answer(
+    method: Answering,
+    store: Store,
+    prompts: Mapping[str, str],
+    findings: Mapping[str, str],
+    batch_size: int,
+    description: str,
+) -> _Answers:
+    answers = _Answers([], [], np.empty((len(store), len(prompts))), np.full((len(store), len(prompts)), np.nan), [], [])
+    starts = range(0, len(store), batch_size)
+    with _inference(method) as device:
+        for start in track(starts, description, len(starts)):
+            records = [store[i] for i in range(start, min(start + batch_size, len(store)))]
+            images = torch.cat([method.preprocessing(torch.from_numpy(record.image)[None]) for record in records]).to(device)
+            rows = slice(start, start + len(records))
+            if prompts:
+                answers.scores[rows] = method.score(images, list(prompts.values())).float().cpu().numpy()
+                answers.labels[rows] = label_matrix([record.labels for record in records], list(prompts))
+            answers.ids.extend(record.id for record in records)
+            answers.patients.extend(record.patient for record in records)
+            _locate(method, records, images, findings, answers)
+    return answers
+
+
+def _locate(
+    method: Answering, records: Sequence[Record], images: Tensor, findings: Mapping[str, str], answers: _Answers
+) -> None:
+    """Judge the maps of those images that show a finding with a box or a mask; all findings are asked for, always."""
+    shown = [[name for name in _located(record) if name in findings] for record in records]
+    rows = [row for row, names in enumerate(shown) if names]
+    if not rows:
+        return
+    maps = method.localise(images[rows], list(findings.values())).float().cpu().numpy()
+    columns = {name: column for column, name in enumerate(findings)}
+    for heat, row in zip(maps, rows, strict=True):
+        record = records[row]
+        for name in shown[row]:
+            boxes = [box for box in record.boxes if box.pathology == name]
+            masks = [mask for mask in record.masks if mask.pathology == name]
+            pair = judge(heat[columns[name]], record.image.shape, boxes, masks, name, record.patient)
+            if pair is None:
+                answers.uncovered.append(f"{record.id}: {name}")
+            else:
+                answers.pairs.append(pair)
+
+
+def _located(record: Record) -> list[str]:
+    """Return the findings of a record with a box or a mask, those aside that its labels don't call present."""
+    names = {box.pathology for box in record.boxes} | {mask.pathology for mask in record.masks}
+    return sorted(name for name in names if record.labels.get(name, "present") == "present")
+
+
+@contextmanager
+def _inference(method: Answering) -> Iterator[torch.device]:
+    """Run without gradients and dropout; a method that was in training is so again afterwards."""
+    module = method if isinstance(method, nn.Module) else nn.Module()
+    training = module.training
+    parameter = next(module.parameters(), torch.empty(0))
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield parameter.device
+    finally:
+        module.train(training)
+
+
+def _zero_shot(
+    prompts: Mapping[str, str], answers: _Answers, tuned: _Answers | None, rule: str, resamples: int, seed: int
+) -> dict[str, Any]:
+    if tuned is not None:
+        tuning = Tuning(tuned.scores, tuned.labels, np.ones(len(answers.patients), bool), rule)
+    else:
+        half = _half(answers.patients, seed)
+        tuning = Tuning(answers.scores[half], answers.labels[half], ~half, rule)
+    names = list(prompts)
+    return zero_shot_result(names, answers.scores, answers.labels, answers.patients, tuning, resamples=resamples, seed=seed)
+
+
+def _grounding(answers: _Answers, tuned: _Answers | None, rule: str, resamples: int, seed: int) -> dict[str, Any]:
+    pairs = answers.pairs
+    if tuned is not None:
+        tuning_pairs, reported = tuned.pairs, np.ones(len(pairs), bool)
+    else:
+        half = _half([pair.patient for pair in pairs], seed)
+        tuning_pairs, reported = [pair for pair, chosen in zip(pairs, half, strict=True) if chosen], ~half
+    threshold = choose_threshold(tuning_pairs)
+    return grounding_result(pairs, threshold=threshold, reported=reported, rule=rule, resamples=resamples, seed=seed)
+
+
+def _half(patients: Sequence[str], seed: int) -> NDArray[np.bool_]:
+    """Return which entries belong to a seeded half of the patients."""
+    order = np.random.default_rng(seed).permutation(sorted(set(patients)))
+    return np.isin(patients, order[: len(order) // 2])
+
+
+def _questions(
+    store: Store, classes: Sequence[str] | Mapping[str, str] | None, vocabulary: Vocabulary
+) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """Return the prompts of classes and of findings with a place, by name, and the names that are not asked for."""
+    labelled: set[str] = set()
+    located: set[str] = set()
+    for record in track(store, "reading labels", len(store)):
+        labelled.update(record.labels)
+        located.update(_located(record))
+    names = sorted(labelled | located)
+    if classes is None:
+        prompts = {name: name for name in names if vocabulary.find_pathology(name)}
+    else:
+        prompts = dict(classes) if isinstance(classes, Mapping) else {name: name for name in classes}
+        unknown = [name for name in prompts if name not in names]
+        if unknown:
+            raise MedLIPError(f"the data labels no {', '.join(map(repr, unknown))}. Its classes: {', '.join(names)}.")
+    asked_and_labelled, asked_and_located = (
+        {name: prompt for name, prompt in prompts.items() if name in group} for group in (labelled, located)
+    )
+    return asked_and_labelled, asked_and_located, [name for name in names if name not in prompts]
+
+
+def _default_split(splits: Collection[str]) -> str:
+    for split in ("test", "val"):
+        if split in splits:
+            return split
+    if not splits:
+        raise MedLIPError("the data has no image: nothing to evaluate.")
+    raise MedLIPError(
+        f"the data has neither a split 'test' nor 'val', only {_list(splits)}: nothing was kept back to evaluate on. "
+        "Name a split to evaluate it all the same, or 'all'."
+    )
+
+
+def _select(store: Store, split: str, splits: Collection[str]) -> Store:
+    if split == "all":
+        return store
+    if split not in splits:
+        raise MedLIPError(f"the data has no split {split!r}. Its splits: {_list(splits)}; or 'all'.")
+    return store.select(split=split)
+
+
+def _list(splits: Collection[str]) -> str:
+    return ", ".join(repr(split) for split in sorted(splits))
+
+
+def _require_disjoint(evaluated: _Answers, tuned: _Answers) -> None:
+    shared = sorted(set(evaluated.patients) & set(tuned.patients))
+    if shared:
+        raise MedLIPError(
+            f"{len(shared)} patients are both in the evaluated and in the validation data, so thresholds would be chosen on "
+            "what is reported. Give validation data of other patients."
+        )
+
+
+def _resolved(prompt: str, vocabulary: Vocabulary) -> str:
+    pathology = vocabulary.find_pathology(prompt)
+    return pathology.name if pathology else prompt
+
+
+def _hash(ids: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
+def _notes(split: str, unasked: Sequence[str], prompts: Mapping[str, str], answers: _Answers) -> Iterator[str]:
+    if split in ("train", "all"):
+        yield f"split {split!r}: images that the method may have been trained on are among those evaluated"
+    if unasked:
+        yield f"labels that were not asked for (name a class with its words to ask for it): {', '.join(unasked)}"
+    if not prompts:
+        yield "no zero-shot result: the data has no labels"
+    if not answers.pairs:
+        yield "no grounding result: no present finding has a box or a mask"
+    if answers.uncovered:
+        yield (
+            f"{len(answers.uncovered)} findings left out of grounding, whose boxes cover no pixel of the image: "
+            f"{', '.join(answers.uncovered[:5])}{', …' if len(answers.uncovered) > 5 else ''}"
+        )

@@ -1,0 +1,359 @@
+"""Evaluation: an oracle gets everything, chance gets chance, and what a number stands on is said."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+
+from medlip.concepts import default_vocabulary
+from medlip.data.study import Box, Mask
+from medlip.errors import MedLIPError
+from medlip.evaluation.run import evaluate
+from medlip.evaluation.supervised import bench_supervised, train_supervised
+from medlip.images.preprocessing import Preprocessing
+
+SIZE = 32
+CLASSES = ("effusion", "nodule", "pneumothorax")
+
+
+@dataclass(frozen=True)
+class FakeRecord:
+    id: str
+    patient: str
+    split: str
+    image: np.ndarray
+    labels: dict = field(default_factory=dict)
+    boxes: tuple = ()
+    masks: tuple = ()
+
+
+class FakeStore(list):
+    hash = "fake"
+
+    @property
+    def splits(self):
+        return Counter(record.split for record in self)
+
+    def select(self, split):
+        return FakeStore(record for record in self if record.split == split)
+
+
+def make_store(n=120, split="val", first=0, boxes=True, seed=0):
+    """Images whose corner pixel is their number; two of each patient; the three classes with about 40 % positives."""
+    rng = np.random.default_rng(seed + first)
+    store = FakeStore()
+    for i in range(first, first + n):
+        image = np.full((SIZE, SIZE), 100, np.uint8)
+        image[0, 0] = i
+        labels = {name: "present" if rng.random() < 0.4 else "absent" for name in CLASSES}
+        x, y = rng.integers(0, SIZE // 2, 2).tolist()
+        places = tuple(
+            Box(name, x, y, 8, 12) for name in CLASSES if boxes and name != "nodule" and labels[name] == "present"
+        )
+        store.append(FakeRecord(f"s{i}", f"p{i // 2}", split, image, labels, places))
+    return store
+
+
+class Fake:
+    """A method that recognises images by their corner pixel."""
+
+    vocabulary = default_vocabulary()
+    preprocessing = Preprocessing(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
+
+    def __init__(self, *stores):
+        self.records = {record.image[0, 0]: record for store in stores for record in store}
+        self.asked = set()
+        self.localised = 0
+
+    def _find(self, images):
+        return [self.records[round(255 * float(image[0, 0, 0]))] for image in images]
+
+    def score(self, images, prompts):
+        self.asked.add(tuple(prompts))
+        return torch.stack([self.one_score(record, prompts) for record in self._find(images)])
+
+    def localise(self, images, prompts):
+        self.localised += len(images)
+        return torch.stack([self.one_map(record, prompts) for record in self._find(images)])
+
+
+class Oracle(Fake):
+    def one_score(self, record, prompts):
+        return torch.tensor([0.9 if record.labels.get(prompt) == "present" else 0.1 for prompt in prompts])
+
+    def one_map(self, record, prompts):
+        maps = torch.zeros(len(prompts), SIZE, SIZE)
+        for i, prompt in enumerate(prompts):
+            for box in record.boxes:
+                if box.pathology == prompt:
+                    maps[i, box.y : box.y + box.height, box.x : box.x + box.width] = float(record.image[0, 0]) + 1
+        return maps
+
+
+class Random(Fake):
+    def one_score(self, record, prompts):
+        return torch.from_numpy(np.random.default_rng(int(record.image[0, 0])).random(len(prompts)))
+
+    def one_map(self, record, prompts):
+        return torch.from_numpy(np.random.default_rng(int(record.image[0, 0])).random((len(prompts), 4, 4)))
+
+
+def test_an_oracle_gets_everything():
+    store = make_store()
+    result = evaluate(Oracle(store), store, resamples=50)
+    zero_shot, grounding = result["zero_shot"], result["grounding"]
+    assert zero_shot["macro_auroc"] == 1.0
+    assert zero_shot["interval"] == [1.0, 1.0]
+    for values in zero_shot["per_class"].values():
+        assert (values["auroc"], values["f1"], values["accuracy"]) == (1.0, 1.0, 1.0)
+        assert values["threshold"] == pytest.approx(0.9)
+    assert grounding["pointing_game"] == grounding["iou"] == grounding["dice"] == 1.0
+    assert grounding["pointing_game_any_pixel_of_cell"] == 1.0
+    assert grounding["all_ones_iou"] == pytest.approx(96 / SIZE**2)
+    assert grounding["chance"] == pytest.approx(96 / SIZE**2)
+
+
+def test_guessing_gets_chance():
+    store = make_store(250)
+    result = evaluate(Random(store), store, resamples=200)
+    zero_shot, grounding = result["zero_shot"], result["grounding"]
+    assert zero_shot["chance"] == 0.5
+    assert zero_shot["interval"][0] < 0.5 < zero_shot["interval"][1]
+    assert zero_shot["macro_auroc"] == pytest.approx(0.5, abs=0.06)
+    assert grounding["pointing_game"] == pytest.approx(grounding["chance"], abs=0.1)
+
+
+def test_the_result_is_the_documented_json():
+    store = make_store()
+    result = evaluate(Oracle(store), store, resamples=20)
+    json.dumps(result, allow_nan=False)
+    assert result["n_images"] == 120
+    assert result["n_patients"] == 60
+    assert "Not a medical device" in result["disclaimer"]
+    assert {"macro_auroc", "interval", "per_class"} <= set(result["zero_shot"])
+    assert {"auroc", "interval", "f1", "accuracy", "threshold", "positives", "n"} <= set(
+        result["zero_shot"]["per_class"]["nodule"]
+    )
+    present = sum(record.labels[name] == "present" for record in store for name in ("effusion", "pneumothorax"))
+    assert result["grounding"]["n"] == present
+    assert set(result["grounding"]["per_class"]) == {"effusion", "pneumothorax"}
+    assert {"medlip", "torch", "python"} <= set(result["versions"])
+
+
+def test_neighbours_in_the_batch_change_nothing():
+    store = make_store(60)
+    for method in (Random(store), Oracle(store)):  # the oracle's maps differ 60-fold in height
+        alone, together = (evaluate(method, store, batch_size=size, resamples=20) for size in (1, 32))
+        assert alone == together
+
+
+def test_every_batch_is_asked_the_same_prompts_and_maps_are_drawn_only_where_there_is_something_to_hold_them_against():
+    store = make_store(60)
+    method = Random(store)
+    evaluate(method, store, batch_size=7, resamples=5)
+    assert method.asked == {CLASSES}
+    assert method.localised == sum(bool(record.boxes) for record in store)
+
+
+def test_thresholds_come_from_the_validation_split_where_there_is_one():
+    test, val = make_store(60, "test"), make_store(60, "val", first=60)
+    method = Random(test, val)
+    whole = FakeStore(test + val)
+    result = evaluate(method, whole, resamples=5)
+    given = evaluate(method, test, split="test", validation=val, resamples=5)
+    assert (result["split"], result["n_images"], result["zero_shot"]["n_at_threshold"]) == ("test", 60, 60)
+    assert "val" in result["zero_shot"]["threshold_rule"]
+    for name in CLASSES:
+        assert result["zero_shot"]["per_class"][name] == given["zero_shot"]["per_class"][name]
+    other = evaluate(method, val, resamples=5, validation=test)
+    thresholds = [r["zero_shot"]["per_class"]["effusion"]["threshold"] for r in (result, other)]
+    assert thresholds[0] != thresholds[1]
+
+
+def test_without_validation_thresholds_come_from_half_of_the_patients_and_the_other_half_is_reported():
+    store = make_store(120)
+    zero_shot = evaluate(Random(store), store, resamples=5)["zero_shot"]
+    assert (zero_shot["n_tuning"], zero_shot["n_at_threshold"]) == (60, 60)
+    assert "half" in zero_shot["threshold_rule"]
+
+
+def test_validation_data_of_the_same_patients_is_refused():
+    store = make_store(40)
+    with pytest.raises(MedLIPError, match="20 patients"):
+        evaluate(Random(store), store, validation=store)
+
+
+def test_training_images_are_evaluated_only_when_asked_for_and_then_said():
+    train = make_store(40, "train")
+    with pytest.raises(MedLIPError, match="kept back"):
+        evaluate(Oracle(train), train)
+    result = evaluate(Oracle(train), train, split="train", resamples=5)
+    assert any("trained on" in note for note in result["notes"])
+    both = FakeStore(train + make_store(40, "val", first=40))
+    assert evaluate(Oracle(both), both, resamples=5)["split"] == "val"
+
+
+def test_all_splits_can_be_evaluated_together():
+    store = FakeStore(make_store(40, "test") + make_store(20, "val", first=40))
+    assert evaluate(Oracle(store), store, split="all", resamples=5)["n_images"] == 60
+
+
+def test_no_positive_is_null_with_a_reason():
+    store = FakeStore(
+        replace(record, labels={**record.labels, "edema": "absent", "hernia": "present"}) for record in make_store(60)
+    )
+    result = evaluate(Oracle(store), store, resamples=5)
+    json.dumps(result, allow_nan=False)
+    edema = result["zero_shot"]["per_class"]["edema"]
+    assert edema["auroc"] is None
+    assert "no positive" in edema["reason"]
+    assert "no negative" in result["zero_shot"]["per_class"]["hernia"]["reason"]
+    assert set(result["zero_shot"]["left_out_of_macro"]) == {"edema", "hernia"}
+
+
+def test_a_rare_class_is_reported_but_left_out_of_the_macro_average_and_named():
+    store = FakeStore(
+        replace(record, labels={**record.labels, "hernia": "present" if i < 4 else "absent"})
+        for i, record in enumerate(make_store(60))
+    )
+    zero_shot = evaluate(Random(store), store, resamples=5)["zero_shot"]
+    assert zero_shot["per_class"]["hernia"]["auroc"] is not None
+    assert "4 positives" in zero_shot["left_out_of_macro"]["hernia"]
+    assert zero_shot["classes_in_macro"] == list(CLASSES)
+    assert zero_shot["macro_auroc"] == pytest.approx(np.mean([zero_shot["per_class"][name]["auroc"] for name in CLASSES]))
+
+
+def test_unknown_and_uncertain_labels_do_not_count():
+    store = make_store(60)
+    store[0] = replace(store[0], labels={**store[0].labels, "nodule": "uncertain"})
+    store[1] = replace(store[1], labels={"effusion": "absent"}, boxes=())
+    per_class = evaluate(Oracle(store), store, resamples=5)["zero_shot"]["per_class"]
+    assert {name: values["n"] for name, values in per_class.items()} == {"effusion": 60, "nodule": 58, "pneumothorax": 59}
+
+
+def test_without_boxes_there_is_no_grounding_and_without_labels_no_zero_shot():
+    store = make_store(20, boxes=False)
+    result = evaluate(Oracle(store), store, resamples=5)
+    assert result["grounding"] is None
+    assert any("grounding" in note for note in result["notes"])
+    store = FakeStore(replace(record, labels={}) for record in make_store(20))
+    result = evaluate(Oracle(store), store, resamples=5)
+    assert result["zero_shot"] is None
+    assert result["grounding"]["pointing_game"] == 1.0  # a box says present
+
+
+def test_a_mask_of_a_finding_that_is_not_present_is_no_pair():
+    mask = Mask("nodule", np.ones((SIZE, SIZE), bool))
+    store = make_store(20, boxes=False)
+    store[0] = replace(store[0], masks=(mask,), labels={"nodule": "absent"})
+    store[1] = replace(store[1], masks=(mask,), labels={"nodule": "present"})
+    grounding = evaluate(Oracle(store), store, resamples=5)["grounding"]
+    assert (grounding["n"], grounding["pointed_at"]) == (1, {"masks": 1})
+
+
+def test_boxes_outside_of_their_image_are_named():
+    store = make_store(20)
+    store[3] = replace(store[3], labels={"nodule": "present"}, boxes=(Box("nodule", 900, 900, 9, 9),))
+    notes = evaluate(Oracle(store), store, resamples=5)["notes"]
+    assert any("s3: nodule" in note for note in notes)
+
+
+def test_a_class_can_be_asked_for_in_words():
+    store = FakeStore(replace(record, labels={"covid-19": record.labels["nodule"]}) for record in make_store(40))
+    result = evaluate(Random(store), store, classes={"covid-19": "ground glass in both lungs"}, resamples=5)
+    assert result["protocol"]["classes"] == {"covid-19": "ground glass in both lungs"}
+    without = evaluate(Random(store), store, resamples=5)
+    assert any("covid-19" in note for note in without["notes"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"classes": ["sarcoma"]}, "sarcoma"), ({"split": "tset"}, "'val'"), ({"store": ()}, "no image")]
+)
+def test_bad_settings_are_said(settings, words):
+    store = FakeStore(settings.pop("store", make_store(20)))
+    with pytest.raises(MedLIPError, match=words):
+        evaluate(Oracle(store), store, **settings)
+
+
+def test_a_method_that_gives_nan_is_said():
+    class Broken(Oracle):
+        def one_score(self, record, prompts):
+            return torch.full((len(prompts),), torch.nan)
+
+    store = make_store(20)
+    with pytest.raises(MedLIPError, match="not finite"):
+        evaluate(Broken(store), store)
+
+
+def test_the_protocol_hash_tells_protocols_apart():
+    store = make_store(40)
+    method = Random(store)
+    first = evaluate(method, store, resamples=5)["protocol"]
+    assert evaluate(Oracle(store), store, resamples=5, batch_size=3)["protocol"] == first
+    others = [
+        evaluate(method, store, resamples=5, seed=1),
+        evaluate(method, store, resamples=5, classes=["nodule"]),
+        evaluate(method, FakeStore(store[:30]), resamples=5),
+    ]
+    assert len({first["hash"], *(result["protocol"]["hash"] for result in others)}) == 4
+
+
+def test_prompts_are_resolved_to_the_vocabulary():
+    store = make_store(20)
+    result = evaluate(Random(store), store, classes={"effusion": "Pleural Effusion"}, resamples=5)
+    assert result["protocol"]["classes"] == {"effusion": "effusion"}
+
+
+def test_evaluating_leaves_a_method_in_training_as_it_was():
+    class Trained(torch.nn.Module):
+        vocabulary, preprocessing = Fake.vocabulary, Fake.preprocessing
+
+        def score(self, images, prompts):
+            assert not self.training
+            return torch.zeros(len(images), len(prompts))
+
+    method = Trained().train()
+    evaluate(method, make_store(20, boxes=False), resamples=5)
+    assert method.training
+
+
+def bright_store(n=48):
+    """A finding that a classifier learns in seconds: effusion is a bright lower half."""
+    rng = np.random.default_rng(0)
+    store = FakeStore()
+    for i in range(n):
+        image = rng.integers(0, 80, (48, 48), dtype=np.uint8)
+        present = i % 2 == 0
+        if present:
+            image[24:] += 120
+        labels = {"effusion": "present" if present else "absent", "nodule": "uncertain" if i % 3 else "present"}
+        boxes = (Box("effusion", 0, 24, 48, 24),) if present else ()
+        store.append(FakeRecord(f"s{i}", f"p{i}", "train" if i < n // 2 else "val", image, labels, boxes))
+    return store
+
+
+def test_the_supervised_yardstick_learns_and_is_evaluated_as_a_method_is():
+    result = bench_supervised(bright_store(), backbone="resnet10t", size=32, seconds=3, batch_size=8, resamples=20)
+    assert result["split"] == "val"
+    assert result["zero_shot"]["per_class"]["effusion"]["auroc"] > 0.9
+    assert result["grounding"]["n"] == 12
+    assert result["supervised"]["size"] == 32
+    json.dumps(result, allow_nan=False)
+
+
+def test_the_supervised_yardstick_knows_only_its_own_classes():
+    store = bright_store(16)
+    model = train_supervised(store, ["effusion"], backbone="resnet10t", size=32, seconds=0.1)
+    images = model.preprocessing(torch.zeros(1, 48, 48, dtype=torch.uint8))
+    assert model.score(images, ["Pleural Effusion"]).shape == (1, 1)
+    with pytest.raises(MedLIPError, match="only its own"):
+        model.score(images, ["edema"])
+    with pytest.raises(MedLIPError, match="edema"):
+        train_supervised(store, ["edema"], backbone="resnet10t", size=32, seconds=0.1)
+    with pytest.raises(MedLIPError, match="train"):
+        train_supervised(store.select(split="val"), backbone="resnet10t", size=32, seconds=0.1)
