@@ -264,7 +264,7 @@ def _facts(study: Study, vocabulary: Vocabulary, extract: Extract) -> tuple[tupl
 
 
 def _built_in(report: str, vocabulary: Vocabulary) -> Iterable[Fact]:
-    from medlip.reports import extract_facts
+    from medlip.reports.extract import extract_facts
 
     return extract_facts(report, vocabulary)
 
