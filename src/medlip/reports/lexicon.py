@@ -1,0 +1,136 @@
+"""The words of the extractor: `words/*.yaml`, compiled so that a sentence is turned into known phrases in one pass."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import yaml
+
+TOKEN = re.compile(r"\d+(?:[.,/]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)?|__+|[^\w\s]")
+_FORGIVING = 7  # words shorter than this are read as they are spelled
+_REMEMBERED = 100_000
+
+
+@cache
+def words(name: str) -> Any:
+    """Return the content of `words/{name}.yaml`."""
+    return yaml.safe_load((files("medlip.reports") / "words" / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+class Item(NamedTuple):
+    """A phrase of a sentence: what it is (`kind`), its entry in the lexicon, and its characters in the sentence."""
+
+    kind: str
+    value: Any
+    start: int
+    end: int
+
+
+@dataclass
+class Lexicon:
+    """Phrases by their first word, and the spelling that each word of a report is read as."""
+
+    phrases: dict[str, list[tuple[tuple[str, ...], str, Any]]] = field(default_factory=dict)
+    _spelling: dict[str, str] = field(default_factory=dict)
+    _known: set[str] = field(default_factory=set)
+    _near: dict[str, str] = field(default_factory=dict)
+
+    def add(self, phrases: Iterable[str], kind: str, value: Any = None) -> None:
+        """Add phrases of one meaning; one that is there already keeps its meaning."""
+        for phrase in phrases:
+            tokens = tuple(singular(token) for token in _tokens(str(phrase)))
+            rivals = self.phrases.setdefault(tokens[0], [])
+            if all(tokens != rival for rival, _, _ in rivals):
+                rivals.append((tokens, kind, value))
+
+    def finish(self) -> Lexicon:
+        """Order the phrases, longest first, and learn which misspellings to forgive; call once, after the last `add`."""
+        for rivals in self.phrases.values():
+            rivals.sort(key=lambda rival: -len(rival[0]))
+        self._known = {token for rivals in self.phrases.values() for tokens, _, _ in rivals for token in tokens}
+        for word in sorted(self._known):
+            if len(word) >= _FORGIVING:
+                for near in (word, *_without_a_letter(word)):
+                    self._near.setdefault(near, word)
+        self._known |= set(words("spelling")["other"])
+        self._spelling |= words("spelling")["irregular"]
+        return self
+
+    def items(self, sentence: str) -> list[Item]:
+        """Read a sentence as phrases, the longest at each place; an unknown word becomes an item of kind ""."""
+        tokens = [(self.spell(match[0]), match.start(), match.end()) for match in TOKEN.finditer(sentence)]
+        tokens = [token for token in tokens if token[0] not in _SILENT]
+        spelled = [token[0] for token in tokens]
+        found: list[Item] = []
+        i = 0
+        while i < len(tokens):
+            for phrase, kind, value in self.phrases.get(spelled[i], ()):
+                size = len(phrase)
+                if size == 1 or tuple(spelled[i : i + size]) == phrase:
+                    found.append(Item(kind, value, tokens[i][1], tokens[i + size - 1][2]))
+                    i += size
+                    break
+            else:
+                found.append(Item("", spelled[i], tokens[i][1], tokens[i][2]))
+                i += 1
+        return found
+
+    def spell(self, word: str) -> str:
+        """Return the singular, lower-case form of `word`; in long words one wrong, missing, extra or swapped letter is forgiven."""
+        spelled = self._spelling.get(word)
+        if spelled is None:
+            lower = word.lower()
+            spelled = self._spelling.get(lower) or self._forgive(singular(lower))
+            if len(self._spelling) < _REMEMBERED:
+                self._spelling[word] = spelled
+        return spelled
+
+    def _forgive(self, word: str) -> str:
+        if len(word) < _FORGIVING or len(word) > 30 or word in self._known or not word.isalpha():
+            return word
+        for near in (word, *_without_a_letter(word)):
+            known = self._near.get(near)
+            if known and abs(len(known) - len(word)) <= 1 and known[0] == word[0] and _one_edit(word, known):
+                return known
+        return word
+
+
+_SILENT = frozenset(["-", "'", '"', "’", "‘", "“", "”", "*", "(", ")", "[", "]", ".", "_", "•", "·", "–", "`"])
+
+
+def _tokens(phrase: str) -> list[str]:
+    return [token for token in TOKEN.findall(phrase.lower()) if token not in _SILENT]
+
+
+@cache
+def singular(word: str) -> str:
+    """Return a lower-case word without its plural ending ("opacities": "opacity", "masses": "mass")."""
+    irregular: Mapping[str, str] = words("spelling")["irregular"]
+    if word in irregular:
+        return irregular[word]
+    if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
+        return word
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(("sses", "xes", "ches", "shes")):
+        return word[:-2]
+    return word[:-1]
+
+
+def _without_a_letter(word: str) -> Iterator[str]:
+    return (word[:i] + word[i + 1 :] for i in range(1, len(word)))
+
+
+def _one_edit(a: str, b: str) -> bool:
+    """Tell whether one insertion, deletion, substitution or swap of neighbours turns `a` into `b`."""
+    if len(a) > len(b):
+        a, b = b, a
+    i = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
+    if len(a) < len(b):
+        return a[i:] == b[i + 1 :]
+    return a[i + 1 :] == b[i + 1 :] or (a[i : i + 2] == b[i : i + 2][::-1] and a[i + 2 :] == b[i + 2 :])
