@@ -23,6 +23,7 @@ from medlip.errors import MedLIPError
 from medlip.images.augment import Augment, Augmented, move_boxes, move_masks
 from medlip.images.preprocessing import Preprocessing
 from medlip.reports import Presence, UncertainPolicy, fact_matrix
+from medlip.reports.facts import IGNORED
 from medlip.reports.text import mirror_sides
 
 T = TypeVar("T")
@@ -34,7 +35,8 @@ class Batch:
 
     Attributes:
         images: float32 (B, 3, S, S), pre-processed.
-        facts: int8 (B, A, P): 1 present, 0 absent, -1 not mentioned; uncertain facts by the named policy.
+        facts: int8 (B, A, P): 1 present, 0 absent, -1 not mentioned; uncertain facts by the named policy, -2 where it is
+            to ignore them.
         ids: of the records.
         patients: by record.
         reports: text, its sides swapped where the image is mirrored.
@@ -43,6 +45,7 @@ class Batch:
         boxes: in pixels of `images`; boxes that left the image are gone. Empty unless asked for.
         masks: (S, S). Empty unless asked for.
         mirrored: bool (B,).
+        seed: for what a loss draws at random: another for every batch, the same whenever the batch comes again.
     """
 
     images: Tensor
@@ -55,9 +58,16 @@ class Batch:
     boxes: tuple[tuple[Box, ...], ...]
     masks: tuple[tuple[Mask, ...], ...]
     mirrored: Tensor
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with images and facts on a device."""
+        return replace(
+            self, images=self.images.to(device, non_blocking=True), facts=self.facts.to(device, non_blocking=True)
+        )
 
 
 class TrainingBatches:
@@ -173,7 +183,7 @@ class TrainingBatches:
     def _sample(self, row: int) -> _Sample:
         record = self.store[row]
         facts = [*record.facts, *(record.implied if self.implied else ())]
-        matrix = fact_matrix(facts, self.vocabulary, self.uncertain)
+        matrix = fact_matrix(facts, self.vocabulary, self.uncertain, ignored=IGNORED)
         picture = Image.fromarray(record.image)
         if picture.size != (self.side, self.side):
             picture = picture.resize((self.side, self.side), Image.Resampling.BILINEAR)
@@ -186,7 +196,8 @@ class TrainingBatches:
     def _batch(self, samples: Sequence[_Sample], epoch: int) -> Batch:
         seeds = [(self.seed << 64) + (epoch << 32) + sample.row for sample in samples]
         augmented = self.augment(torch.stack([sample.pixels for sample in samples]), seeds)
-        return _assemble(samples, augmented, self.preprocessing.normalise(augmented.images), self.vocabulary)
+        batch = _assemble(samples, augmented, self.preprocessing.normalise(augmented.images), self.vocabulary)
+        return replace(batch, seed=hash((self.seed, epoch, samples[0].row)) % 2**63)
 
 
 def evaluation_batches(
@@ -205,7 +216,9 @@ def evaluation_batches(
         images = torch.cat([preprocessing(torch.from_numpy(record.image)[None]) for record in chunk])
         facts = [[*record.facts, *(record.implied if implied else ())] for record in chunk]
         samples = [
-            _Sample(row, images[row], fact_matrix(facts[row], vocabulary, uncertain), record, record.image.shape)
+            _Sample(
+                row, images[row], fact_matrix(facts[row], vocabulary, uncertain, ignored=IGNORED), record, record.image.shape
+            )
             for row, record in enumerate(chunk)
         ]
         unmoved = Augmented(images, identity.expand(len(chunk), 2, 3), torch.zeros(len(chunk), dtype=torch.bool))

@@ -15,6 +15,7 @@ from medlip.errors import MedLIPError
 Presence = Literal["present", "absent", "uncertain"]
 UncertainPolicy = Literal["ignore", "present", "absent"]
 NOT_MENTIONED = -1
+IGNORED = -2  # mentioned, but not to be learned from: never to be taken for "not mentioned"
 _RANK: dict[Presence, int] = {"absent": 0, "uncertain": 1, "present": 2}
 
 
@@ -49,22 +50,23 @@ def resolve(facts: Iterable[Fact]) -> tuple[Fact, ...]:
     return tuple(kept.values())
 
 
-def fact_matrix(facts: Iterable[Fact], vocabulary: Vocabulary, uncertain: UncertainPolicy = "ignore") -> NDArray[np.int8]:
+def fact_matrix(
+    facts: Iterable[Fact], vocabulary: Vocabulary, uncertain: UncertainPolicy = "ignore", *, ignored: int = NOT_MENTIONED
+) -> NDArray[np.int8]:
     """Pack facts into the (A, P) matrix: 1 present, 0 absent, -1 not mentioned; on one pair present wins.
 
     Args:
         facts: facts of one study.
         vocabulary: gives rows and columns by name.
-        uncertain: what an uncertain fact counts as; `ignore` leaves its cell as it is.
+        uncertain: what an uncertain fact counts as; `ignore` leaves a cell that something else is stated of as it is.
+        ignored: value of a cell of which only something ignored is stated: -1, or `IGNORED` to tell it from no mention.
 
     Raises:
         MedLIPError: a fact names what the vocabulary does not have, or the policy is unknown.
     """
     if uncertain not in get_args(UncertainPolicy):
         raise MedLIPError(f"uncertain={uncertain!r}: no such policy. Choose one of {', '.join(get_args(UncertainPolicy))}.")
-    values: dict[str, int | None] = {
-        "present": 1, "absent": 0, "uncertain": {"ignore": None, "present": 1, "absent": 0}[uncertain]
-    }  # fmt: skip
+    values = {"present": 1, "absent": 0, "uncertain": {"ignore": ignored, "present": 1, "absent": 0}[uncertain]}
     matrix = np.full((len(vocabulary.anatomies), len(vocabulary.pathologies)), NOT_MENTIONED, np.int8)
     for fact in facts:
         try:
@@ -75,6 +77,6 @@ def fact_matrix(facts: Iterable[Fact], vocabulary: Vocabulary, uncertain: Uncert
                 "Use the vocabulary that the facts were made with."
             ) from error
         value = values[fact.presence]
-        if value is not None:
-            matrix[row, column] = max(matrix[row, column], value)
+        if value > matrix[row, column] or matrix[row, column] == NOT_MENTIONED:
+            matrix[row, column] = value
     return matrix

@@ -1,1 +1,6 @@
-"""."""
+"""Training: recipes, the one loop, checkpoints."""
+
+from medlip.training.fit import fit, load_run
+from medlip.training.recipe import Recipe, load_recipe
+
+__all__ = ["Recipe", "fit", "load_recipe", "load_run"]
