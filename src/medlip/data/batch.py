@@ -184,14 +184,13 @@ class TrainingBatches:
         record = self.store[row]
         facts = [*record.facts, *(record.implied if self.implied else ())]
         matrix = fact_matrix(facts, self.vocabulary, self.uncertain, ignored=IGNORED)
-        picture = Image.fromarray(record.image)
-        if picture.size != (self.side, self.side):
-            picture = picture.resize((self.side, self.side), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(picture))
+        pixels, square = record.image, (self.side, self.side)
+        if pixels.shape != square:
+            pixels = np.array(Image.fromarray(pixels).resize(square, Image.Resampling.BILINEAR))
         if not self.places:
             record = replace(record, boxes=(), masks=())
         shape = record.image.shape
-        return _Sample(row, pixels, matrix, replace(record, image=_NO_PIXELS, facts=(), implied=()), shape)
+        return _Sample(row, torch.from_numpy(pixels), matrix, replace(record, image=_NO_PIXELS, facts=(), implied=()), shape)
 
     def _batch(self, samples: Sequence[_Sample], epoch: int) -> Batch:
         seeds = [(self.seed << 64) + (epoch << 32) + sample.row for sample in samples]
