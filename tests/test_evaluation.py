@@ -193,14 +193,15 @@ def test_training_images_are_evaluated_only_when_asked_for_and_then_said():
     with pytest.raises(MedLIPError, match="kept back"):
         evaluate(Oracle(train), train)
     result = evaluate(Oracle(train), train, split="train", resamples=5)
-    assert any("trained on" in note for note in result["notes"])
+    assert any("trained" in note for note in result["notes"])
     both = FakeStore(train + make_store(40, "val", first=40))
     assert evaluate(Oracle(both), both, resamples=5)["split"] == "val"
 
 
 def test_all_splits_can_be_evaluated_together():
     store = FakeStore(make_store(40, "test") + make_store(20, "val", first=40))
-    assert evaluate(Oracle(store), store, split="all", resamples=5)["n_images"] == 60
+    result = evaluate(Oracle(store), store, split="all", resamples=5)
+    assert (result["n_images"], result["notes"]) == (60, [])
 
 
 def test_no_positive_is_null_with_a_reason():

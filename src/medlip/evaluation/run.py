@@ -132,7 +132,7 @@ def evaluate(
         "protocol": protocol.to_dict(),
         "versions": {name: version(name) for name in ("medlip", "torch", "numpy", "timm")}
         | {"python": platform.python_version()},
-        "notes": list(_notes(split, unasked, prompts, answers)),
+        "notes": list(_notes("train" in evaluated.splits, unasked, prompts, answers)),
         "disclaimer": DISCLAIMER,
     }
 
@@ -323,9 +323,9 @@ def _hash(ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
 
-def _notes(split: str, unasked: Sequence[str], prompts: Mapping[str, str], answers: _Answers) -> Iterator[str]:
-    if split in ("train", "all"):
-        yield f"split {split!r}: images that the method may have been trained on are among those evaluated"
+def _notes(trained_on: bool, unasked: Sequence[str], prompts: Mapping[str, str], answers: _Answers) -> Iterator[str]:
+    if trained_on:
+        yield "images of the split 'train', on which the method may have been trained, are among those evaluated"
     if unasked:
         yield f"labels that were not asked for (name a class with its words to ask for it): {', '.join(unasked)}"
     if not prompts:

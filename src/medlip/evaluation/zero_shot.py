@@ -128,11 +128,12 @@ def _mean_defined(values: Array) -> Array:
 
 def _reason(labels: Array, tuning_labels: Array, reported_labels: Array) -> dict[str, str]:
     """Return why numbers of a class are null, {} when none is."""
-    needs = (
+    needs: list[tuple[str, Array, Sequence[int]]] = [
         ("the evaluated images", labels, (1, 0)),
         ("the images that thresholds are chosen on", tuning_labels, (1, 0)),
-        ("the images that F1 counts", reported_labels, (1,)),
-    )
+    ]
+    if (labels == 1).any():
+        needs.append(("the images that F1 counts", reported_labels, (1,)))
     names = {1: "positive", 0: "negative"}
     lacks = [
         f"no {' and no '.join(missing)} among {where}"
