@@ -160,6 +160,12 @@ def test_every_batch_is_asked_the_same_prompts_and_maps_are_drawn_only_where_the
     assert method.localised == sum(bool(record.boxes) for record in store)
 
 
+def test_images_of_several_sizes_are_evaluated_together():
+    store = make_store(20)
+    store[1] = replace(store[1], image=np.full((2 * SIZE, SIZE), 1, np.uint8), boxes=())
+    assert evaluate(Oracle(store), store, resamples=5)["zero_shot"]["macro_auroc"] == 1.0
+
+
 def test_thresholds_come_from_the_validation_split_where_there_is_one():
     test, val = make_store(60, "test"), make_store(60, "val", first=60)
     method = Random(test, val)

@@ -22,7 +22,7 @@ from medlip.evaluation.grounding import Pair, choose_threshold, grounding_result
 from medlip.evaluation.metrics import Array
 from medlip.evaluation.protocol import Protocol
 from medlip.evaluation.zero_shot import MINIMUM_POSITIVES, Tuning, zero_shot_result
-from medlip.images.preprocessing import Preprocessing
+from medlip.images.preprocessing import Preprocessing, squash
 from medlip.reports import Presence
 from medlip.work import track
 
@@ -176,7 +176,9 @@ def _answer(
     with _inference(method) as device:
         for start in track(starts, description, len(starts)):
             records = [store[i] for i in range(start, min(start + batch_size, len(store)))]
-            images = torch.cat([method.preprocessing(torch.from_numpy(record.image)[None]) for record in records]).to(device)
+            # Each is squashed by itself, for sizes differ; the rest is done at once.
+            squashed = [squash(torch.from_numpy(record.image)[None], method.preprocessing.size) for record in records]
+            images = method.preprocessing(torch.cat(squashed)).to(device)
             rows = slice(start, start + len(records))
             if prompts:
                 answers.scores[rows] = method.score(images, list(prompts.values())).float().cpu().numpy()
