@@ -40,14 +40,24 @@ class Fact:
     end: int = -1
 
 
-def resolve(facts: Iterable[Fact]) -> tuple[Fact, ...]:
-    """Keep one fact a (pathology, anatomy): present wins over uncertain, uncertain over absent, else the first stands."""
-    kept: dict[tuple[str, str], Fact] = {}
+def resolve(facts: Iterable[Fact], *, uncertain_hides_absent: bool = True) -> tuple[Fact, ...]:
+    """Keep one fact a (pathology, anatomy): present wins over uncertain, uncertain over absent, else the first stands.
+
+    Args:
+        facts: mentions of one study.
+        uncertain_hides_absent: False for facts from RadGraph, whose rule is that an uncertain mention takes nothing away: a pair
+            that is absent in one place and uncertain in another keeps both.
+    """
+    kept: dict[tuple[str, str, bool], Fact] = {}
+    present: set[tuple[str, str]] = set()
     for fact in facts:
         pair = (fact.pathology, fact.anatomy)
-        if pair not in kept or _RANK[fact.presence] > _RANK[kept[pair].presence]:
-            kept[pair] = fact
-    return tuple(kept.values())
+        key = (*pair, not uncertain_hides_absent and fact.presence == "uncertain")
+        if fact.presence == "present":
+            present.add(pair)
+        if key not in kept or _RANK[fact.presence] > _RANK[kept[key].presence]:
+            kept[key] = fact
+    return tuple(fact for (*pair, _), fact in kept.items() if fact.presence == "present" or tuple(pair) not in present)
 
 
 def fact_matrix(

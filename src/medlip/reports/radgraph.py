@@ -1,0 +1,178 @@
+"""RadGraph graphs to facts: the published rules, cell for cell (Jain et al., RadGraph, 2021; the matrix of MedKLIP and MeDSLIP)."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cache, lru_cache
+from importlib.resources import files
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from medlip.concepts import default_vocabulary
+from medlip.errors import MedLIPError
+from medlip.reports.facts import Fact, Presence
+from medlip.reports.lexicon import words
+from medlip.reports.places import row_of
+
+
+def facts_from_radgraph(graph: Mapping[str, Any]) -> tuple[Fact, ...]:
+    """Return the facts of one study's graph: one for each observation at each anatomy that it is located at.
+
+    Args:
+        graph: {"text", "entities"} in RadGraph's own format (labels "OBS-DP", …) or the `radgraph` package's ("Observation::definitely
+            present", …). Relations to entities that don't exist are passed over; `read_graph` tells them.
+
+    Returns:
+        All mentions. `fact_matrix` gives the published matrix of them; `resolve(facts, uncertain_hides_absent=False)` the published
+        rule, where an uncertain mention takes no absent one away.
+
+    Raises:
+        MedLIPError: it is no graph.
+    """
+    return read_graph(graph).facts
+
+
+class GraphReading(NamedTuple):
+    """What a graph says, and what is odd about it: missing relation targets, words without a known lemma."""
+
+    facts: tuple[Fact, ...]
+    dangling: tuple[str, ...]
+    unknown_words: tuple[str, ...]
+
+
+def read_graph(graph: Mapping[str, Any]) -> GraphReading:
+    """Return a graph's facts with what could not be understood in it; see `facts_from_radgraph`."""
+    try:
+        return _Graph(graph).reading()
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise MedLIPError(
+            f"not a RadGraph graph ({type(error).__name__}: {error}). "
+            'A study is {"text": …, "entities": {id: {"tokens", "label", "start_ix", "end_ix", "relations"}}}.'
+        ) from error
+
+
+class _Graph:
+    def __init__(self, graph: Mapping[str, Any]) -> None:
+        self.text: str = graph["text"]
+        self.entities: Mapping[str, Mapping[str, Any]] = graph["entities"]
+        tokens = self.text.split(" ")
+        self.starts = [0, *accumulate(len(token) + 1 for token in tokens)]
+        self.stops = [i for i, token in enumerate(tokens) if token == "."]
+        self.dangling: dict[str, None] = {}
+        self.unknown: dict[str, None] = {}
+
+    def reading(self) -> GraphReading:
+        facts = tuple(self._facts())
+        return GraphReading(facts, tuple(self.dangling), tuple(self.unknown))
+
+    def _facts(self) -> Iterator[Fact]:
+        kinds = _kinds()
+        roots: dict[str, int] = {}  # the sentence of each
+        modifiers: dict[str, list[str]] = defaultdict(list)  # of each root, in order
+        observations: list[tuple[str, Presence]] = []
+        modifying: list[tuple[str, int, list[Any]]] = []
+        for key, entity in self.entities.items():
+            kind = kinds.get(entity["label"])
+            if kind == "anatomy":
+                if entity["relations"]:
+                    modifying.append((key, self._sentence(entity), entity["relations"]))
+                else:
+                    roots[key] = self._sentence(entity)
+            elif kind:
+                observations.append((key, kind))
+        root_of: dict[str, list[str]] = {root: [root] for root in roots}
+        for key, sentence, relations in modifying:
+            for _, target in self._targets(key, relations):
+                if roots.get(target) == sentence:
+                    modifiers[target].append(key)
+                    root_of.setdefault(key, []).append(target)
+        rows = {root: self._row(root, modifiers[root]) for root in roots}
+        for key, presence in observations:
+            entity = self.entities[key]
+            if not entity["relations"]:
+                yield self._fact(entity, "unspecified", presence)
+                continue
+            for relation, target in self._targets(key, entity["relations"]):
+                if relation == "located_at":
+                    for root in root_of.get(target, ()):
+                        if roots[root] == self._sentence(entity):
+                            yield self._fact(entity, rows[root], presence)
+
+    def _targets(self, key: str, relations: list[Any]) -> Iterator[tuple[str, str]]:
+        for relation, target in relations:
+            if target in self.entities:
+                yield relation, target
+            else:
+                self.dangling[f"{key} -> {target}"] = None
+
+    def _sentence(self, entity: Mapping[str, Any]) -> int:
+        return bisect_left(self.stops, entity["start_ix"])
+
+    def _row(self, root: str, modifiers: list[str]) -> str:
+        return row_of([self.entities[key]["tokens"].lower() for key in (root, *modifiers)])
+
+    def _fact(self, entity: Mapping[str, Any], row: str, presence: Presence) -> Fact:
+        column, known = _column(entity["tokens"])
+        if not known:
+            self.unknown[entity["tokens"].lower()] = None
+        first, last = entity["start_ix"], entity["end_ix"]
+        if not 0 <= first <= last < len(self.starts) - 1:
+            return Fact(column, row, presence)
+        stop = bisect_left(self.stops, first)
+        begin = self.starts[self.stops[stop - 1] + 1] if stop else 0
+        end = self.starts[self.stops[stop] + 1] - 1 if stop < len(self.stops) else len(self.text)
+        return Fact(column, row, presence, self.text[begin:end], self.starts[first], self.starts[last + 1] - 1)
+
+
+@cache
+def _kinds() -> Mapping[str, Any]:
+    return {label: kind for kind, labels in words("radgraph")["labels"].items() for label in labels}
+
+
+@lru_cache(maxsize=65536)
+def _column(observation: str) -> tuple[str, bool]:
+    """Return the column of an observation's words, and whether the lemma of each is known."""
+    lemmas = [lemma(word) for word in observation.lower().split()]
+    name = " ".join(word for word, _ in lemmas)
+    table = _columns()
+    return table.get(name, "tail_abnorm_obs"), name in table or all(known for _, known in lemmas)
+
+
+@cache
+def _columns() -> Mapping[str, str]:
+    rules = words("radgraph")
+    columns = {pathology.name: pathology.name for pathology in default_vocabulary().pathologies if pathology.kind != "other"}
+    columns |= dict.fromkeys(rules["excluded"], "excluded_obs")
+    for name, others in rules["same"].items():
+        columns |= dict.fromkeys(others, columns.get(name, "tail_abnorm_obs"))
+    return columns
+
+
+@cache
+def _lemmas() -> Mapping[str, str]:
+    table = (files("medlip.reports") / "words" / "lemmas.tsv").read_text(encoding="utf-8")
+    pairs = (line.split("\t") for line in table.splitlines())
+    return {pair[0]: pair[-1] for pair in pairs}
+
+
+def lemma(word: str) -> tuple[str, bool]:
+    """Return a lower-case word's lemma and whether it is from the table; a word that isn't there loses its ending by rule."""
+    known = _lemmas().get(word)
+    if known is not None:
+        return known, True
+    for ending, instead in (
+        ("sses", "ss"),
+        ("xes", "x"),
+        ("ches", "ch"),
+        ("shes", "sh"),
+        ("ies", "y"),
+        ("ss", "ss"),
+        ("us", "us"),
+        ("is", "is"),
+        ("s", ""),
+    ):
+        if word.endswith(ending) and len(word) > len(ending) + 2:
+            return word[: len(word) - len(ending)] + instead, False
+    return word, False
