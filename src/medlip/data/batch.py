@@ -22,9 +22,8 @@ from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
 from medlip.images.augment import Augment, Augmented, move_boxes, move_masks
 from medlip.images.preprocessing import Preprocessing
-from medlip.reports import Presence, UncertainPolicy, fact_matrix
+from medlip.reports import Presence, UncertainPolicy, fact_matrix, mirror_sides
 from medlip.reports.facts import IGNORED
-from medlip.reports.text import mirror_sides
 
 T = TypeVar("T")
 
@@ -88,7 +87,7 @@ class TrainingBatches:
         vocabulary: Vocabulary,
         *,
         uncertain: UncertainPolicy = "ignore",
-        implied: bool = True,
+        implied: bool = False,
         places: bool = False,
         rank: int = 0,
         ranks: int = 1,

@@ -13,15 +13,20 @@ from numpy.typing import NDArray
 
 from medlip.concepts import Vocabulary
 from medlip.data.study import Box, Mask
+from medlip.reports.facts import NOT_MENTIONED
 
 Place = TypeVar("Place", Box, Mask)
 
 
 def mirror_facts(matrix: NDArray[np.int8], vocabulary: Vocabulary) -> NDArray[np.int8]:
-    """Move each row of a fact matrix (A, P) to its mirror; where two rows meet, present wins over absent."""
-    mirrored = np.full_like(matrix, -1)
-    np.maximum.at(mirrored, np.array(vocabulary.mirror_index), matrix)
-    return mirrored
+    """Move each row of a fact matrix (A, P) to its mirror.
+
+    Where two rows meet, present wins over absent, absent over what is ignored, and anything over what is not mentioned.
+    """
+    lowest = np.iinfo(np.int8).min
+    mirrored = np.full_like(matrix, lowest)
+    np.maximum.at(mirrored, np.array(vocabulary.mirror_index), np.where(matrix == NOT_MENTIONED, lowest, matrix))
+    return np.where(mirrored == lowest, np.int8(NOT_MENTIONED), mirrored)
 
 
 def mirror_anatomy(place: Place, vocabulary: Vocabulary) -> Place:

@@ -31,7 +31,7 @@ from medlip.data.store import FORMAT, MANIFEST, ROWS_PER_GROUP, SCHEMA, Record, 
 from medlip.data.study import Mask, Study, View
 from medlip.errors import MedLIPError
 from medlip.images import read_image, resize_short_side
-from medlip.reports import Fact, resolve
+from medlip.reports import Fact, extract_facts, resolve, sections, split_sentences
 from medlip.work import process
 
 Extract = Callable[[str, Vocabulary], Iterable[Fact]]
@@ -51,7 +51,7 @@ def prepare(
     workers: int | None = None,
     shard_size: int = 4096,
     vocabulary: Vocabulary | None = None,
-    extract: Extract | None = None,
+    extract: Extract = extract_facts,
 ) -> dict[str, Any]:
     """Prepare studies into the store `out`, or add to it what is new.
 
@@ -65,7 +65,7 @@ def prepare(
         workers: processes; None for one a core, 0 for this process alone.
         shard_size: images in a shard, about.
         vocabulary: of the facts; None for the default.
-        extract: report to facts, picklable; None for the built-in extraction.
+        extract: report to facts; picklable.
 
     Returns:
         A summary: store, images, added, already (studies that were there), skipped (views, by reason in skipped.csv),
@@ -80,9 +80,7 @@ def prepare(
     opened = [_as_source(source) for source in sources]
     writer = _Writer(Path(out), settings, vocabulary, shard_size)
     before, already = writer.images, 0
-    work = partial(
-        _prepare_study, size=size, views=views, shares=shares, seed=seed, vocabulary=vocabulary, extract=extract or _built_in
-    )
+    work = partial(_prepare_study, size=size, views=views, shares=shares, seed=seed, vocabulary=vocabulary, extract=extract)
     items = [
         _Item(source.name, key, item, source.read)
         for source in opened
@@ -100,7 +98,9 @@ def prepare(
     writer.finish()
     if not writer.images:
         first = writer.skipped[0].reason if writer.skipped else "the sources hold no study"
-        raise MedLIPError(f"{out}: not one image could be prepared: {first}. All reasons are in {Path(out) / SKIPPED}.")
+        raise MedLIPError(
+            f"{out}: not one image could be prepared: {first.rstrip('.')}. All reasons are in {Path(out) / SKIPPED}."
+        )
     store = Store.open(out)
     return {
         "store": str(out),
@@ -263,15 +263,7 @@ def _facts(study: Study, vocabulary: Vocabulary, extract: Extract) -> tuple[tupl
     )
 
 
-def _built_in(report: str, vocabulary: Vocabulary) -> Iterable[Fact]:
-    from medlip.reports.extract import extract_facts
-
-    return extract_facts(report, vocabulary)
-
-
 def _sentences(report: str) -> tuple[str, ...]:
-    from medlip.reports.text import sections, split_sentences
-
     read = (report[section.start : section.end] for section in sections(report) if section.read)
     return tuple(sentence.text for text in read for sentence in split_sentences(text))
 
