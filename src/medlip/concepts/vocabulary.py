@@ -27,8 +27,6 @@ class _Concept(BaseModel):
     name: str = Field(min_length=1)
     display: str = Field(min_length=1)
     synonyms: tuple[str, ...] = ()
-    overlaps: tuple[str, ...] = ()
-    """Names of its kind that say nearly the same or contain it: never held against it when learning."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -74,6 +72,12 @@ class Anatomy(_Concept):
 class Vocabulary(BaseModel):
     """An ordered set of pathologies (P) and anatomies (A); the order is that of the fact matrix (A, P).
 
+    Attributes:
+        pathologies: the columns.
+        anatomies: the rows.
+        overlapping_pathologies: groups of names; the first says nearly the same as each of the others, or contains it.
+        overlapping_anatomies: likewise.
+
     Raises:
         MedLIPError: (from `parse`) two concepts share a name, two pathologies a word, or a mirror twin does not exist or
             lies on the same side.
@@ -83,6 +87,8 @@ class Vocabulary(BaseModel):
 
     pathologies: tuple[Pathology, ...] = Field(min_length=1)
     anatomies: tuple[Anatomy, ...] = Field(min_length=1)
+    overlapping_pathologies: tuple[tuple[str, ...], ...] = ()
+    overlapping_anatomies: tuple[tuple[str, ...], ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Vocabulary:
@@ -107,6 +113,13 @@ class Vocabulary(BaseModel):
                 raise ValueError(
                     f"anatomy {anatomy.name!r} and its mirror {anatomy.mirror!r} are both {anatomy.side}: name its twin"
                 )
+        for groups, known in (
+            (self.overlapping_pathologies, {pathology.name for pathology in self.pathologies}),
+            (self.overlapping_anatomies, set(sides)),
+        ):
+            unknown = sorted({name for group in groups for name in group} - known)
+            if unknown:
+                raise ValueError(f"overlaps: {unknown[0]!r} is not in the vocabulary: correct the name or leave it out")
         return self
 
     @cached_property
@@ -127,12 +140,14 @@ class Vocabulary(BaseModel):
     @cached_property
     def unfit_anatomies(self) -> NDArray[np.bool_]:
         """(A, A) symmetric: True where one anatomy is no fair negative for the other: itself, overlaps, catch-alls."""
-        return _unfit(self.anatomies, [anatomy.name in CATCH_ALL_ANATOMIES for anatomy in self.anatomies])
+        catch_all = [name in CATCH_ALL_ANATOMIES for name in self.anatomy_index]
+        return _unfit(self.anatomy_index, self.overlapping_anatomies, catch_all)
 
     @cached_property
     def unfit_pathologies(self) -> NDArray[np.bool_]:
         """(P, P) symmetric: True where one pathology is no fair negative for the other."""
-        return _unfit(self.pathologies, [pathology.kind == "other" for pathology in self.pathologies])
+        catch_all = [pathology.kind == "other" for pathology in self.pathologies]
+        return _unfit(self.pathology_index, self.overlapping_pathologies, catch_all)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -186,13 +201,12 @@ class Vocabulary(BaseModel):
             ) from error
 
 
-def _unfit(concepts: Sequence[_Concept], catch_all: Sequence[bool]) -> NDArray[np.bool_]:
-    index = {concept.name: i for i, concept in enumerate(concepts)}
-    unfit = np.eye(len(concepts), dtype=bool)
-    for concept in concepts:
-        for other in concept.overlaps:
-            unfit[index[concept.name], index[other]] = unfit[index[other], index[concept.name]] = True
-    unfit[list(catch_all), :] = unfit[:, list(catch_all)] = True
+def _unfit(index: Mapping[str, int], groups: Sequence[Sequence[str]], catch_all: Sequence[bool]) -> NDArray[np.bool_]:
+    unfit = np.eye(len(index), dtype=bool)
+    for first, *others in groups:
+        for other in others:
+            unfit[index[first], index[other]] = unfit[index[other], index[first]] = True
+    unfit[catch_all, :] = unfit[:, catch_all] = True
     return unfit
 
 
@@ -205,9 +219,8 @@ def _fold(text: str) -> str:
 def default_vocabulary() -> Vocabulary:
     """Return the 75 pathologies and 51 anatomies of the published fact matrix, in its order."""
     folder = files("medlip.concepts")
-    content = {
-        name: yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) for name in ("pathologies", "anatomies")
-    }
+    content = {name: yaml.safe_load((folder / f"{name}.yaml").read_text("utf-8")) for name in ("pathologies", "anatomies")}
+    content.update(yaml.safe_load((folder / "overlaps.yaml").read_text("utf-8")))
     return Vocabulary.parse(content, "medlip/concepts")
 
 
