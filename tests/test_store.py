@@ -123,7 +123,7 @@ def test_bad_images_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
         replace(study(4), facts=(Fact("unheard", "of", "present"),)),
     ]
     prepared = prepare([source(*bad, study(5))], tmp_path / "s", workers=0, extract=extract)
-    assert prepared["images"] == 2 and prepared["skipped"] == 4
+    assert prepared["images"] == 2 and prepared["skipped"] == 3 and prepared["lateral"] == 1
     rows = [line.split(",", 3) for line in (tmp_path / "s" / "skipped.csv").read_text().splitlines()[1:]]
     assert [row[1] for row in rows] == ["1", "2", "3", "4"]
     for (*_, reason), expected in zip(rows, ("web page", "cannot be read", "lateral", "unheard"), strict=True):

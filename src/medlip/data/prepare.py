@@ -37,6 +37,7 @@ from medlip.work import process
 Extract = Callable[[str, Vocabulary], Iterable[Fact]]
 SKIPPED = "skipped.csv"
 SKIPPED_COLUMNS = ("source", "study", "image", "reason")
+LATERAL = "lateral view: only frontal views are kept"
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
@@ -68,8 +69,8 @@ def prepare(
         extract: report to facts; picklable.
 
     Returns:
-        A summary: store, images, added, already (studies that were there), skipped (views, by reason in skipped.csv),
-        counts, splits, hash.
+        A summary: store, images, added, already (studies that were there), skipped (what could not be used) and lateral
+        (views left out), both named with the reason in skipped.csv, counts, splits, hash.
 
     Raises:
         MedLIPError: a source or `out` can't be used, or not one image could be prepared.
@@ -79,7 +80,7 @@ def prepare(
     _check(settings)
     opened = [_as_source(source) for source in sources]
     writer = _Writer(Path(out), settings, vocabulary, shard_size)
-    before, already = writer.images, 0
+    before = writer.images
     work = partial(_prepare_study, size=size, views=views, shares=shares, seed=seed, vocabulary=vocabulary, extract=extract)
     items = [
         _Item(source.name, key, item, source.read)
@@ -107,7 +108,8 @@ def prepare(
         "images": len(store),
         "added": len(store) - before,
         "already": already,
-        "skipped": len(writer.skipped),
+        "skipped": sum(skip.reason != LATERAL for skip in writer.skipped),
+        "lateral": sum(skip.reason == LATERAL for skip in writer.skipped),
         "counts": store.manifest["counts"],
         "splits": store.splits,
         "hash": store.hash,
@@ -192,7 +194,7 @@ def _prepare_study(
         file = str(view.image) if isinstance(view.image, Path) else f"view {number}"
         try:
             if views == "frontal" and view.position == "lateral":
-                raise MedLIPError("lateral view: only frontal views are kept")
+                raise MedLIPError(LATERAL)
             kept.append((number, _shrink(view, size)))
         except MedLIPError as error:
             skipped.append(_Skip(item.source, item.key, file, str(error)))
@@ -227,23 +229,22 @@ def _shrink(view: View, size: int) -> View:
     """Return the view with its pixels, shrunk, and its boxes and masks along with them."""
     pixels = view.image if isinstance(view.image, np.ndarray) else read_image(view.image)
     small = resize_short_side(pixels, size)
-    down, across = small.shape[0] / pixels.shape[0], small.shape[1] / pixels.shape[1]
+    width, height = view.frame or pixels.shape[::-1]
+    down, across = small.shape[0] / height, small.shape[1] / width
     boxes = (
         replace(box, x=box.x * across, y=box.y * down, width=box.width * across, height=box.height * down)
         for box in view.boxes
     )
-    return View(small, view.position, tuple(boxes), tuple(_shrink_mask(mask, pixels, small) for mask in view.masks))
+    masks = (_shrink_mask(mask, (height, width), small.shape) for mask in view.masks)
+    return View(small, view.position, tuple(boxes), tuple(masks))
 
 
-def _shrink_mask(mask: Mask, pixels: np.ndarray[Any, Any], small: np.ndarray[Any, Any]) -> Mask:
-    if mask.pixels.shape != pixels.shape:
-        raise MedLIPError(
-            f"its mask of {mask.pathology!r} is {mask.pixels.shape}, the image {pixels.shape}: they must agree."
-        )
-    if small.shape == pixels.shape:
+def _shrink_mask(mask: Mask, shape: tuple[int, ...], small: tuple[int, ...]) -> Mask:
+    if mask.pixels.shape != shape:
+        raise MedLIPError(f"its mask of {mask.pathology!r} is {mask.pixels.shape}, its image {shape}: they must agree.")
+    if small == shape:
         return mask
-    height, width = small.shape
-    grey = Image.fromarray(mask.pixels.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BOX)
+    grey = Image.fromarray(mask.pixels.astype(np.uint8) * 255).resize((small[1], small[0]), Image.Resampling.BOX)
     return replace(mask, pixels=np.asarray(grey) >= 128)
 
 
@@ -276,7 +277,6 @@ class _Writer:
         self.manifest = self._resume(settings, vocabulary)
         self.done, self.skipped = self._what_is_there()
         self.waiting: dict[str, list[_Prepared]] = {}
-        self.pending: list[_Skip] = []
 
     @property
     def images(self) -> int:
@@ -368,7 +368,7 @@ class _Writer:
             done.update(id.rpartition(":")[0] for id in ids)
         if not (self.out / SKIPPED).exists():
             return done, []
-        with (self.out / SKIPPED).open(newline="") as file:
+        with (self.out / SKIPPED).open(encoding="utf-8", newline="") as file:
             rows = [_Skip(**row) for row in csv.DictReader(file)]
         return done, [row for row in rows if f"{row.source}:{row.study}" in done]
 

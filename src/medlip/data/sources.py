@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,6 +128,11 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
         raise MedLIPError(f"{path}: not a readable CSV file ({error}). Get the file again.") from error
 
 
+def files_by_stem(folder: Path) -> dict[str, Path]:
+    """Return all files under a folder by their name without its suffix: data sets divide their images as they please."""
+    return {path.stem: path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def number(row: Mapping[str, str], column: str, where: Path) -> float:
     """Return a row's number.
 
@@ -137,6 +143,20 @@ def number(row: Mapping[str, str], column: str, where: Path) -> float:
         return float(row[column])
     except ValueError as error:
         raise MedLIPError(f"{where}: {column}={row[column]!r} is no number, in the row {dict(row)}. Correct it.") from error
+
+
+PRESENCE: Mapping[str, Presence] = {"1": "present", "0": "absent", "-1": "uncertain"}
+
+
+def labelled(row: Mapping[str, str], names: Iterable[str], vocabulary: Vocabulary) -> dict[str, Presence]:
+    """Read labels from columns of 1, 0, -1 (uncertain) and blank (unknown), as CheXpert writes them."""
+    values = ((name, row[name].removesuffix(".0")) for name in names)
+    return combine((canonical(name, vocabulary), PRESENCE[value]) for name, value in values if value in PRESENCE)
+
+
+def hold_back(patient: str) -> str:
+    """Return "val" for a tenth of the patients of a training list, the same ones always, and "train" for the rest."""
+    return "val" if int.from_bytes(sha256(patient.encode()).digest()[:8]) % 10 == 0 else "train"
 
 
 def canonical(name: str, vocabulary: Vocabulary) -> str:

@@ -60,7 +60,7 @@ SCHEMA = pa.schema(
             pa.struct(
                 {
                     "pathology": _TEXT, "x": pa.float64(), "y": pa.float64(),
-                    "width": pa.float64(), "height": pa.float64(), "anatomy": _TEXT,
+                    "width": pa.float64(), "height": pa.float64(), "anatomy": _TEXT, "phrase": _TEXT,
                 }
             )
         ),

@@ -14,7 +14,10 @@ from medlip.reports import Fact, Presence
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Where a finding is: a rectangle in pixels of its image, x to the right and y down from the top left corner."""
+    """Where a finding is: a rectangle in pixels of its image, x to the right and y down from the top left corner.
+
+    `phrase` is what the report says of it, "" where the box came without words.
+    """
 
     pathology: str
     x: float
@@ -22,6 +25,7 @@ class Box:
     width: float
     height: float
     anatomy: str = ""
+    phrase: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,15 @@ class View:
         position: "PA", "AP", "lateral", or "" when unknown; PA and AP are frontal.
         boxes: findings with a box, in pixels of this image.
         masks: findings with a mask.
+        frame: width and height of the published image that boxes and masks refer to, where the file may be a resized copy
+            (preparing scales them to it); None when they refer to the file itself.
     """
 
     image: Path | NDArray[np.uint8]
     position: str = ""
     boxes: tuple[Box, ...] = ()
     masks: tuple[Mask, ...] = ()
+    frame: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
