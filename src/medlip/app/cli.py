@@ -1,10 +1,197 @@
-"""The command line."""
+"""The command line. Commands import what they need when they run, so that `medlip --help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Fine-grained medical language-image pre-training.", no_args_is_help=True)
+from medlip.app.output import Answer, Json, answers, describe_reading, describe_results, table
+from medlip.errors import MedLIPError
+
+app = typer.Typer(
+    help="From chest X-rays and their reports to findings and their places. Not a medical device.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help is quick, and a usage error then ends with the error itself
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+bench = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+Run = Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN")]
+Data = Annotated[str, typer.Option("--data", help="A prepared store, or phantom:N, openi:DIR, nih:DIR.", metavar="SOURCE")]
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line: the last line of stderr says an error plainly; exit code 1, and 2 for wrong usage."""
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == 130:
+            print("error: interrupted. The same command goes on where it stopped (pretrain with --resume).", file=sys.stderr)
+        raise
+    except MedLIPError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error}. Check the path, its permissions and the free space.")
+    except Exception as error:
+        _fail(f"unexpected {type(error).__name__}: {error}. `medlip --debug ...` shows where; please report it.")
+
+
+def _fail(message: str) -> None:
+    if os.environ.get("MEDLIP_DEBUG"):
+        import traceback
+
+        traceback.print_exc()
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(1)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from medlip import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+) -> None:
+    """Read the options of the program itself."""
+    if debug:
+        os.environ["MEDLIP_DEBUG"] = "1"
+
+
+@app.command()
+@answers
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the demo; the same command goes on in it.", metavar="DIR")],
+    quick: Annotated[bool, typer.Option("--quick", help="The same path, smaller: about a minute.")] = False,
+    as_json: Json = False,
+) -> Answer:
+    """Make phantom X-rays with reports, pre-train, evaluate on unseen ones, and write a page to look at."""
+    from medlip.app.demo import FULL, QUICK, run_demo
+
+    scale = QUICK if quick else FULL
+    metrics = run_demo(out, scale, f"medlip demo --out {out}" + (" --quick" if quick else ""))
+    files = {"report": out / "report.html", "run": out / "run"}
+    return Answer(
+        {**metrics, **files}, f"{describe_results(metrics)}\n\nThe page: {files['report']}\nThe run:  {files['run']}"
+    )
+
+
+@app.command()
+@answers
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.", metavar="RECIPE")],
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run.", metavar="RUN")],
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Change a setting.", metavar="KEY=VALUE")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    as_json: Json = False,
+) -> Answer:
+    """Pre-train on the train split of SOURCE; losses on its val split are logged, nothing else is seen."""
+    from medlip.app.input import training_store
+    from medlip.training import fit, load_recipe
+
+    settings = load_recipe(recipe, changes or ())
+    store = training_store(data, out)
+    validation = store.select("val") if "val" in store.splits else None
+    summary = fit(settings, store.select("train"), out, validation=validation, resume=resume)
+    speed = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
+    return Answer(summary, f"{out}: {summary['steps']:,} steps in {summary['seconds']:.0f} s{speed}.")
+
+
+@app.command()
+@answers
+def evaluate(
+    run: Run,
+    data: Data,
+    split: Annotated[
+        str | None, typer.Option(help="test where there is one, else val; never train unasked.", metavar="NAME")
+    ] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Ask a run what is in X-rays, and where; numbers with intervals, beside chance."""
+    from medlip import evaluation
+    from medlip.app.input import evaluation_store
+    from medlip.training import load_run
+
+    method = load_run(run)
+    with evaluation_store(data) as store:
+        result = evaluation.evaluate(method, store, split=split)
+    for note in result["notes"]:
+        print("note:", note, file=sys.stderr)
+    return Answer(result, describe_results(result))
+
+
+@app.command()
+@answers
+def predict(
+    run: Run,
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or DICOM files.", metavar="X")],
+    ask: Annotated[
+        list[str] | None, typer.Option("--ask", help="A name, or any text; may be repeated.", metavar="TEXT")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for heat maps over the images.", metavar="DIR")] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Read X-rays: findings, their anatomies, answers to questions, and overlays in the image's own pixels."""
+    from medlip.app.predict import predict_all
+    from medlip.app.reader import Reader
+    from medlip.work import track
+
+    entries = list(predict_all(Reader.open(run), list(track(images, "reading")), ask or (), out))
+    bad = [entry for entry in entries if "error" in entry]
+    for entry in bad:
+        print("note: skipped:", entry["error"], file=sys.stderr)
+    problem = f"{len(bad)} of {len(entries)} images could not be read; the first: {bad[0]['error']}" if bad else ""
+    return Answer(entries[0] if len(entries) == 1 else entries, "\n\n".join(map(describe_reading, entries)), problem)
+
+
+@bench.command()
+@answers
+def step(
+    method: Annotated[str, typer.Option(help="Name of the method.")] = "medslip",
+    backbone: Annotated[str, typer.Option(help="timm model of the image encoder.")] = "resnet50",
+    batch: Annotated[int, typer.Option(help="Images a step.", min=1)] = 8,
+    image_size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=32)] = 224,
+    as_json: Json = False,
+) -> Answer:
+    """Time a training step beside its image encoder alone."""
+    from medlip.training.bench import bench_step
+
+    result = bench_step(method, backbone, batch, image_size)
+    return Answer(result, table(list(result.items())))
+
+
+@bench.command()
+@answers
+def supervised(
+    data: Data,
+    seconds: Annotated[float, typer.Option(help="Time to train.", min=1)] = 420,
+    backbone: Annotated[str, typer.Option(help="timm model.")] = "resnet18",
+    weights: Annotated[str | None, typer.Option(help="Initial weights: timm, or a file; none for random.")] = None,
+    image_size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=32)] = 128,
+    split: Annotated[str | None, typer.Option(help="Split to evaluate.", metavar="NAME")] = None,
+    seed: int = 0,
+    as_json: Json = False,
+) -> Answer:
+    """Train a classifier on the labels of the train split, the yardstick for what reports alone give."""
+    from medlip.app.input import evaluation_store
+    from medlip.evaluation.supervised import bench_supervised
+
+    with evaluation_store(data) as store:
+        result = bench_supervised(
+            store, split=split, seed=seed, seconds=seconds, backbone=backbone, weights=weights, size=image_size
+        )
+    return Answer(result, describe_results(result))

@@ -1,0 +1,184 @@
+"""The demo: phantom X-rays and their reports -> a store -> a trained run -> numbers on unseen phantoms -> a page.
+
+Every stage leaves its result in the demo's folder, so that the same command goes on where an interrupted one stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medlip.app.output import to_json
+from medlip.app.page import Case, render
+from medlip.app.reader import Reader
+from medlip.data.prepare import prepare
+from medlip.data.store import Record, Store
+from medlip.errors import MedLIPError
+from medlip.evaluation import evaluate
+from medlip.training import Recipe, fit, load_recipe, load_run
+from medlip.training.fit import CHECKPOINT, METRICS
+from medlip.work import cpu_count
+
+CASES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large a demo is.
+
+    Attributes:
+        name: for people.
+        phantoms: studies in all; four fifths are trained on.
+        settings: changes to the recipe.
+        seed: of the phantoms; that of training is the recipe's.
+        recipe: which one.
+    """
+
+    name: str
+    phantoms: int
+    settings: tuple[str, ...] = ()
+    seed: int = 1
+    recipe: str = "medslip-phantom"
+
+
+FULL = Scale("full", 4500)
+QUICK = Scale("quick", 500, ("image.size=96", "training.epochs=4", "training.warmup=10"))
+
+
+def run_demo(out: Path, scale: Scale, command: str) -> dict[str, Any]:
+    """Run the demo in the folder `out`, or what is left of it; return what `metrics.json` holds.
+
+    Args:
+        out: a new or empty folder, or one in which a demo of this scale was started.
+        scale: how large.
+        command: as the user gave it, for the page.
+
+    Raises:
+        MedLIPError: `out` holds something else.
+        KeyboardInterrupt: what is done is kept.
+    """
+    log = _Log.open(out, scale)
+    metrics_file, page_file = out / "metrics.json", out / "report.html"
+    if metrics_file.exists() and page_file.exists():
+        print(f"{out} holds the finished demo; delete it to start over.", file=sys.stderr)
+        return _read(metrics_file)
+    recipe = load_recipe(scale.recipe, scale.settings)
+    with log.timed("prepare"):
+        prepare([f"phantom:{scale.phantoms}@{scale.seed}"], out / "store")
+    store = Store.open(out / "store")
+    with log.timed("pretrain"):
+        resume = (out / "run" / CHECKPOINT).exists()
+        fit(recipe, store.select("train"), out / "run", validation=store.select("val"), resume=resume)
+    reader = Reader(load_run(out / "run"))
+    with log.timed("evaluate"):
+        result = evaluate(reader.method, store, split="test", seed=recipe.training.seed)
+    cases = [Case(record, reader.read(record.image)) for record in _choose(store.select("test"))]
+    metrics = {**result, "seconds": round(log.total, 1), "demo": _about(scale, recipe, store, result, log, command)}
+    page = render(metrics, _history(out / "run"), cases, reader.vocabulary)
+    _write(page_file, page)
+    _write(metrics_file, to_json(metrics))
+    return _read(metrics_file)
+
+
+class _Log:
+    """Which demo the folder holds, and how long each stage took, interrupted attempts included."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        self.path, self.content = path, content
+
+    @classmethod
+    def open(cls, out: Path, scale: Scale) -> _Log:
+        path, wanted = out / "demo.json", json.loads(json.dumps(asdict(scale)))
+        if path.exists():
+            content = _read(path)
+            if content["scale"] != wanted:
+                raise MedLIPError(
+                    f"{out}: holds a {content['scale']['name']} demo with other settings. Give another folder."
+                )
+            return cls(path, content)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise MedLIPError(f"{out}: holds other files than a demo. Give a new or an empty folder.")
+        out.mkdir(parents=True, exist_ok=True)
+        log = cls(path, {"scale": wanted, "seconds": {}})
+        log._save()
+        return log
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return float(sum(self.content["seconds"].values()))
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = self.content["seconds"]
+            seconds[stage] = round(seconds.get(stage, 0) + time.monotonic() - began, 1)
+            self._save()
+
+    def _save(self) -> None:
+        _write(self.path, json.dumps(self.content, indent=1))
+
+
+def _choose(test: Store) -> list[Record]:
+    """Return the first test images that together show every finding once, but at most `CASES`."""
+    chosen: list[Record] = []
+    shown: set[str] = set()
+    for record in test:
+        names = {mask.pathology for mask in record.masks}
+        if names - shown and len(chosen) < CASES:
+            chosen.append(record)
+            shown |= names
+    return chosen
+
+
+def _history(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+
+
+def _about(scale: Scale, recipe: Recipe, store: Store, result: Mapping[str, Any], log: _Log, command: str) -> dict[str, Any]:
+    """Return what made the result, for the page and for `metrics.json`."""
+    method, training = recipe.method, recipe.training
+    seconds = log.content["seconds"]
+    return {
+        "command": command,
+        "images": store.splits,
+        "training": {
+            "Recipe": scale.recipe + "".join(f" --set {setting}" for setting in scale.settings),
+            "Method": f"{method['name']}, {method['backbone']} at {recipe.image.size} px",
+            "Images": " + ".join(f"{count:,} {split}" for split, count in store.splits.items()),
+            "Facts read from the reports": store.manifest["counts"]["facts"],
+            "Passes": f"{training.epochs} over the training images, {training.batch_size} at a time",
+            "Stages": ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items()),
+        },
+        "origin": {
+            "Seeds": f"phantoms {scale.seed}, training {training.seed}, intervals {result['protocol']['seed']}",
+            "Machine": f"{platform.machine()}, {cpu_count()} cores" + (", GPU" if torch.cuda.is_available() else ", no GPU"),
+            "Versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+            "Data": f"phantom:{scale.phantoms}@{scale.seed}, store {store.hash}",
+            "Protocol": f"{result['protocol']['name']} ({result['protocol']['hash']})",
+        },
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that it is at every moment either the old one or the whole new one."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)

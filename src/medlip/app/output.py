@@ -1,0 +1,129 @@
+"""What a command answers: one JSON document for machines, or text for people; never both."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+P = ParamSpec("P")
+
+NOT_A_DEVICE = "Research software, not a medical device: not for use on patients."
+SHOWN = 8
+
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The result of a command.
+
+    Attributes:
+        document: plain data, what `--json` prints.
+        text: the same for a person.
+        problem: what went wrong with a part of the work, "" for nothing; the command then ends with exit code 1.
+    """
+
+    document: Any
+    text: str
+    problem: str = ""
+
+
+def answers(command: Callable[P, Answer]) -> Callable[P, None]:
+    """Make a command of a function that takes `as_json` and returns its `Answer`.
+
+    With `--json`, whatever else is printed on the way goes to stderr, so that stdout holds the document alone.
+    """
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        as_json = bool(kwargs["as_json"])
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            answer = command(*args, **kwargs)
+        print(to_json(answer.document) if as_json else answer.text)
+        if answer.problem:
+            print(f"error: {answer.problem}", file=sys.stderr)
+            raise typer.Exit(1)
+
+    return run
+
+
+def to_json(document: Any) -> str:
+    """Write plain data as JSON that any parser takes: NaN and infinity become null, paths become text."""
+    return json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def table(rows: Sequence[Sequence[object]]) -> str:
+    """Align rows in columns, the first to the left and the rest to the right; floats get three decimals."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+        for row in cells
+    )
+
+
+def describe_results(result: Mapping[str, Any]) -> str:
+    """Return the result of an evaluation as text for a person."""
+    zero_shot, grounding = result["zero_shot"], result["grounding"]
+    parts = [f"{result['n_images']:,} images of the split {result['split']}, {result['n_patients']:,} patients"]
+    if zero_shot:
+        rows: list[list[Any]] = [["zero-shot AUROC (chance 0.5)", "value", "95 % interval", "positives", "F1", "accuracy"]]
+        rows.append(["macro average", zero_shot["macro_auroc"], zero_shot["interval"], None, zero_shot["macro_f1"],
+                     zero_shot["macro_accuracy"]])  # fmt: skip
+        rows += [
+            [name, row["auroc"], row["interval"], row["positives"], row["f1"], row["accuracy"]]
+            for name, row in zero_shot["per_class"].items()
+        ]
+        parts.append(table(rows))
+    if grounding:
+        parts.append(
+            table(
+                [
+                    [f"grounding, {grounding['n']:,} findings", "value", "95 % interval", "without a model"],
+                    ["pointing game", grounding["pointing_game"], grounding["interval"], grounding["chance"]],
+                    ["IoU", grounding["iou"], grounding["iou_interval"], grounding["all_ones_iou"]],
+                    ["Dice", grounding["dice"], grounding["dice_interval"], grounding["all_ones_dice"]],
+                ]
+            )
+        )
+    return "\n\n".join([*parts, NOT_A_DEVICE])
+
+
+def describe_reading(entry: Mapping[str, Any]) -> str:
+    """Return what was read from one image, as `medlip predict` has it, as text for a person."""
+    if "error" in entry:
+        return f"{entry['image']}\n  not read: {entry['error']}"
+    rows = [
+        [finding["pathology"], finding["probability"], ", ".join(place["anatomy"] for place in finding["anatomies"][:2])]
+        for finding in entry["findings"][:SHOWN]
+    ] + [[question["text"], question["probability"], "(asked)"] for question in entry["asked"]]
+    return f"{entry['image']}\n{table(rows)}\n{NOT_A_DEVICE}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(_cell, value))
+    if isinstance(value, float):
+        return f"{value:.3f}" if math.isfinite(value) else "-"
+    return "-" if value is None else str(value)
