@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from medlip.app.output import Answer, Json, answers, describe_reading, describe_results, table
+from medlip.app.prepare import prepare
 from medlip.errors import MedLIPError
 
 app = typer.Typer(
@@ -87,6 +88,9 @@ def demo(
     return Answer(
         {**metrics, **files}, f"{describe_results(metrics)}\n\nThe page: {files['report']}\nThe run:  {files['run']}"
     )
+
+
+app.command()(prepare)
 
 
 @app.command()

@@ -91,7 +91,8 @@ def _context(
         "grounding": _grounding(metrics["grounding"], vocabulary),
         "cases_text": (
             "The first test studies that together show every finding once; none was picked by its result. "
-            "Warm colours are where the model looks when it is asked for the finding."
+            "Warm colours are where the model looks when it is asked for the finding; the cross is their maximum, a hit "
+            "when it lies in the finding's box."
         ),
         "cases": [_case(case, vocabulary) for case in cases],
         "matrix": _matrix(cases, vocabulary),
@@ -238,16 +239,12 @@ def _matrix(cases: Sequence[Case], vocabulary: Vocabulary) -> dict[str, Any] | N
         return None
     case = max(known, key=lambda case: sum(fact.presence == "present" for fact in case.record.facts))
     truth = {(fact.anatomy, fact.pathology): fact.presence for fact in resolve(case.record.facts)}
-    stated = [fact for other in cases for fact in other.record.facts]
-    kinds = {p.name: p.kind for p in vocabulary.pathologies}
-    columns = [
-        p for p in vocabulary.pathologies if kinds[p.name] == "abnormal" and any(fact.pathology == p.name for fact in stated)
+    abnormal = {p.name for p in vocabulary.pathologies if p.kind == "abnormal"}
+    stated = [
+        fact for other in cases for fact in other.record.facts if fact.presence == "present" and fact.pathology in abnormal
     ]
-    rows = [
-        a
-        for a in vocabulary.anatomies
-        if any(fact.anatomy == a.name and kinds[fact.pathology] == "abnormal" for fact in stated)
-    ]
+    columns = [p for p in vocabulary.pathologies if any(fact.pathology == p.name for fact in stated)]
+    rows = [a for a in vocabulary.anatomies if any(fact.anatomy == a.name for fact in stated)]
     pairs = case.reading.matrix()
     at = vocabulary.anatomy_index, vocabulary.pathology_index
     return {
@@ -278,7 +275,7 @@ def _cell(probability: float, truth: str, name: str) -> dict[str, str]:
     return {
         "p": f"{probability:.2f}",
         "text": f"{100 * probability:.0f}",
-        "truth": truth,
+        "kind": f"{truth} likely" if probability >= 0.5 else truth,
         "title": f"{name}: model {_percent(probability)}, report: {truth or 'not mentioned'}",
     }
 

@@ -188,6 +188,6 @@ def paint(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> Image:
     from PIL import Image
 
     colour = colormaps["inferno"](0.25 + 0.75 * heat)[..., :3]
-    weight = 0.65 * heat[..., None]
+    weight = 0.7 * heat[..., None] ** 1.5
     grey = pixels[..., None] / 255
     return Image.fromarray(np.uint8(255 * (grey * (1 - weight) + colour * weight)))
