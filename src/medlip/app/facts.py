@@ -93,8 +93,8 @@ def _convert(
         rows.append([f"words without a known lemma ({words})", sum(summary.unknown_words.values())])
     rows += [[name, str(path)] for name, path in written.items()]
     nothing = summary.reports > 0 and sum(summary.skipped.values()) == summary.reports
-    problem = f"no report of {reports} could be read; the first: {summary.problems[0]['problem']}" if nothing else ""
-    return Answer({**summary.to_dict(), **written}, f"{table(rows)}\n{NOT_A_DEVICE}", problem)
+    failure = f"no report of {reports} could be read; the first: {summary.problems[0]['problem']}" if nothing else ""
+    return Answer({**summary.to_dict(), **written}, f"{table(rows)}\n{NOT_A_DEVICE}", failure)
 
 
 def _show(reports: str, options: Any, text: tuple[str, ...], study: str | None) -> Answer:

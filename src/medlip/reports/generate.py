@@ -1,0 +1,84 @@
+"""Reports and graphs that are made up, distinct, and alike in kind to real ones: what speed and memory are measured with."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+_SIDES = ("left", "right")
+_ZONES = ("upper", "mid", "lower")
+_SIZES = ("small", "moderate", "large", "tiny", "mild", "severe", "patchy", "subtle", "dense", "linear")
+_LUNG = ("opacity", "consolidation", "atelectasis", "nodule", "scarring", "infiltrate", "mass", "edema")
+_OTHER = (
+    "pleural effusion",
+    "pneumothorax",
+    "cardiomegaly",
+    "pulmonary edema",
+    "rib fracture",
+    "vascular congestion",
+    "hiatal hernia",
+)
+_NORMAL = ("heart size", "cardiomediastinal silhouette", "pulmonary vasculature", "trachea", "thoracic spine", "mediastinum")
+
+
+def generated_reports(count: int, seed: int = 0, length: int = 40) -> Iterator[str]:
+    """Yield `count` distinct reports of about `length` words, all different in their sentences, too."""
+    draw = random.Random(seed)
+    for number in range(count):
+        sentences: list[str] = []
+        words = 0
+        while words < length:
+            sentence = _sentence(draw, number)
+            words += len(sentence.split())
+            sentences.append(sentence)
+        cut = max(1, len(sentences) - 1)
+        yield f"FINDINGS: {' '.join(sentences[:cut])} IMPRESSION: {' '.join(sentences[cut:])}"
+
+
+def _sentence(draw: random.Random, number: int) -> str:
+    side, zone, size = draw.choice(_SIDES), draw.choice(_ZONES), draw.choice(_SIZES)
+    lung, other = draw.choice(_LUNG), draw.choice(_OTHER)
+    forms = (
+        f"There is a {size} {lung} in the {side} {zone} lung measuring {number % 97}.{draw.randrange(100)} mm.",
+        f"No {size} {side} {lung}, {other}, or {draw.choice(_OTHER)} is seen on image {number}.",
+        f"{side.capitalize()} {zone} lung zone {lung} of {number} units may represent {draw.choice(_LUNG)} or {draw.choice(_LUNG)}.",
+        f"{draw.choice(_NORMAL).capitalize()} is within normal limits, and the {draw.choice(_NORMAL)} is unchanged since film {number}.",
+        f"{size.capitalize()} {other} has decreased, but a {draw.choice(_SIZES)} {lung} persists at the {side} base, {number} today.",
+    )
+    return draw.choice(forms)
+
+
+def generated_graphs(count: int, seed: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield `count` distinct (key, RadGraph graph), each of three to seven sentences."""
+    draw = random.Random(seed)
+    for number in range(count):
+        tokens: list[str] = []
+        entities: dict[str, dict[str, Any]] = {}
+
+        def entity(word: str, label: str, relations: list[list[str]]) -> str:
+            key = str(len(entities) + 1)
+            entities[key] = {
+                "tokens": word,
+                "label": label,
+                "start_ix": len(tokens),
+                "end_ix": len(tokens),
+                "relations": relations,
+            }
+            tokens.append(word)
+            return key
+
+        for _ in range(draw.randint(3, 7)):
+            side = entity(draw.choice(_SIDES), "ANAT-DP", [])
+            organ = entity(draw.choice(("lung", "base", "hilum", "pleural", "costophrenic", "lobe")), "ANAT-DP", [])
+            entities[side]["relations"] = [["modify", organ]]
+            tokens += ["shows", str(number)]
+            label = draw.choice(("OBS-DP", "OBS-DA", "OBS-U"))
+            found = entity(
+                draw.choice(("opacity", "effusion", "edema", "nodules", "thickening")), label, [["located_at", organ]]
+            )
+            tokens.append("and")
+            entity(draw.choice(("unchanged", "mild", "calcified")), "OBS-DP", [["modify", found]])
+            entity(draw.choice(("clips", "atelectasis", "scarring")), label, [])
+            tokens.append(".")
+        yield f"p10/p{10_000_000 + number}/s{50_000_000 + number}.txt", {"text": " ".join(tokens), "entities": entities}
