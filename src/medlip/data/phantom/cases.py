@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from medlip.data.phantom.findings import ORDER, Finding, side_of
+from medlip.data.phantom.findings import PATHOLOGIES, Finding, side_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ def draw_case(rng: np.random.Generator) -> Case:
     findings: list[Finding] = []
     for pathology in _choose(rng):
         findings += _place(rng, pathology, findings)
-    findings.sort(key=lambda finding: (ORDER[finding.pathology], finding.anatomy))
+    findings.sort(key=lambda finding: (PATHOLOGIES.index(finding.pathology), finding.anatomy))
     years = tables["age"]
     shift = sum(years.get(finding.pathology, 0) for finding in findings)
     age = int(np.clip(rng.normal(years["mean"] + shift, years["spread"]), 18, 95))

@@ -1,4 +1,4 @@
-"""The phantom's findings: each reshapes the chest before it is drawn, or paints on the film after, and gives its mask."""
+"""The phantom's findings: each reshapes the chest before it is exposed, or is painted on the film, and gives its mask."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from medlip.data.phantom.anatomy import AXIS, Canvas, Chest, Film, Map, Window, root, step
-
-Region = NDArray[np.bool_]
+from medlip.data.phantom.anatomy import rib_drop
+from medlip.data.phantom.film import (
+    AXIS,
+    Canvas,
+    Chest,
+    Film,
+    Map,
+    Region,
+    Window,
+    blob,
+    disc,
+    dome_table,
+    noise,
+    root,
+    smooth,
+    step,
+)
 
 # Middle of each zone of a lung: relative height (0 apex, 1 sulcus) and depth (0 mediastinum, 1 chest wall), from and to.
 ZONES = {
@@ -32,7 +44,7 @@ LOBES = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding: what, where (names of the vocabulary), how severe (0 subtle to 1), and its side (-1 right, 1 left, 0 none)."""
+    """One finding: what and where (names of the vocabulary), how severe (0 to 1), which side (-1 right, 1 left, 0 none)."""
 
     pathology: str
     anatomy: str
@@ -49,29 +61,34 @@ def side_of(anatomy: str) -> int:
 def reshape(chest: Chest, finding: Finding) -> None:
     """Change the shape of a chest by a finding that does so."""
     if finding.pathology in _RESHAPE:
-        _RESHAPE[finding.pathology](chest, finding)
+        _RESHAPE[finding.pathology](chest, finding.severity, finding.side)
 
 
 def paint(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    """Paint a finding on a film and return its mask (size, size)."""
-    return _PAINT[finding.pathology](film, finding, rng)
+    """Paint a finding on a film and return its mask (size, size), which is never empty within the film's open field."""
+    region = _PAINT[finding.pathology](film, finding, rng)
+    field = film.field()
+    return film.mask(field, region[field])
 
 
 # Findings of shape
 
 
-def _reshape_cardiomegaly(chest: Chest, finding: Finding) -> None:
-    chest.heart *= 1.26 + 0.34 * finding.severity
+def _enlarge_heart(chest: Chest, severity: float, side: int) -> None:
+    chest.heart *= 1.26 + 0.34 * severity
 
 
-def _reshape_elevation(chest: Chest, finding: Finding) -> None:
-    chest.domes[0 if finding.side < 0 else 1] -= _rise(finding)
+def _raise_dome(chest: Chest, severity: float, side: int) -> None:
+    right, left = chest.domes
+    rise = 0.16 + 0.2 * severity
+    chest.domes = (right - rise, left) if side < 0 else (right, left - rise)
 
 
-def _reshape_hyperinflate(chest: Chest, finding: Finding) -> None:
-    amount = 0.5 + 0.5 * finding.severity
-    chest.domes = [dome + 0.18 * amount for dome in chest.domes]
-    chest.sulcus += 0.1 * amount
+def _hyperinflate_lungs(chest: Chest, severity: float, side: int) -> None:
+    amount = 0.5 + 0.5 * severity
+    right, left = chest.domes
+    chest.domes = (right + 0.16 * amount, left + 0.16 * amount)
+    chest.sulcus += 0.08 * amount
     chest.dome_depth *= 1 - 0.65 * amount
     chest.inflation *= 1 + 0.2 * amount
     chest.rib_spacing *= 1 + 0.14 * amount
@@ -79,302 +96,299 @@ def _reshape_hyperinflate(chest: Chest, finding: Finding) -> None:
     chest.vessels *= 1 - 0.3 * amount
 
 
-def _rise(finding: Finding) -> float:
-    return 0.15 + 0.2 * finding.severity
-
-
-_RESHAPE: dict[str, Callable[[Chest, Finding], None]] = {
-    "cardiomegaly": _reshape_cardiomegaly,
-    "elevation": _reshape_elevation,
-    "hyperinflate": _reshape_hyperinflate,
+_RESHAPE: dict[str, Callable[[Chest, float, int], None]] = {
+    "cardiomegaly": _enlarge_heart,
+    "elevation": _raise_dome,
+    "hyperinflate": _hyperinflate_lungs,
 }
 
 
 def _cardiomegaly(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    return (film.heart_chord > 0) & (film.v > np.float32(-0.12 + film.chest.heart_level)) & (film.above_dome > 0)
+    region: Region = (film.heart_chord > 0) & (film.v > np.float32(-0.12 + film.chest.heart_level)) & (film.above_dome > 0)
+    return region
 
 
 def _elevation(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    risen = -film.above_dome
-    return (film.cavity > 0.5) & (risen > 0) & (risen < np.float32(_rise(finding))) & (film.u * finding.side > 0.1)
+    right, left = film.chest.domes
+    fall = 0.16 + 0.2 * finding.severity
+    usual = dome_table(film.chest, (right + fall, left) if finding.side < 0 else (right, left + fall))
+    region: Region = (
+        (film.cavity > 0.5) & (film.above_dome < 0) & (film.v < film.columns(usual)) & (film.u * finding.side > 0.1)
+    )
+    return region
 
 
 def _hyperinflate(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    return (film.lung > 0.5) & (film.heart_chord == 0)
+    region: Region = (film.lung > 0.5) & (film.heart_chord == 0)
+    return region
 
 
 # Findings of the pleura
 
 
 def _effusion(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    side, amount = finding.side, finding.severity**1.3
-    chest = film.chest
-    level = (1 - amount) * (chest.sulcus - 0.13) + amount * (film.dome(0.36 * side) - 0.5)
-    window = _half(film, side, level - 0.3, chest.sulcus + 0.1)
-    outward = np.clip((film.a[window] - np.float32(0.15)) / np.float32(chest.width - 0.15), 0, 1)
-    inward = 1 - outward
-    meniscus = np.float32(0.05 + 0.12 * amount) * outward**4 + np.float32(0.05) * inward**6
+    side, chest, amount = finding.side, film.chest, finding.severity**1.3
+    level = (1 - amount) * (chest.sulcus - 0.19) + amount * (film.dome(0.36 * side) - 0.5)
+    window = film.side_window(side, level - 0.3, chest.sulcus + 0.1)
+    outward = np.clip((film.a[window] - np.float32(0.15)) * np.float32(1 / (chest.width - 0.15)), 0, 1)
+    meniscus = np.float32(0.05 + 0.13 * amount) * outward**4 + np.float32(0.05) * (1 - outward) ** 6
     depth = film.v[window] - np.float32(level) + meniscus
-    fluid = film.cavity[window] * step(depth, 0.05)
+    fluid = film.cavity[window] * step(depth, 0.045) * (film.u[window] * side > 0)
     film.air[window] *= 1 - np.float32(0.97) * fluid
-    film.soft[window] += np.float32(0.3) * fluid * np.clip(depth * 4, 0, 1)
-    return _mask(film, window, (fluid > 0.5) & (film.above_dome[window] > 0))
+    above = step(film.above_dome[window] + np.float32(0.03), 0.06)
+    film.soft[window] += np.float32(0.28) * fluid * np.clip(depth * 4, 0, 1) * above
+    return film.mask(window, (fluid > 0.5) & (film.above_dome[window] > 0) & (film.heart_chord[window] < 0.55))
 
 
 def _pneumothorax(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    side, chest = finding.side, film.chest
-    fall, gap = 0.13 + 0.24 * finding.severity, 0.035 + 0.13 * finding.severity
-    reach = 0.55 + 0.4 * finding.severity
-    tau = film.tau_table
-    narrow = np.clip(1 - tau / reach, 0, 1) ** 0.5
-    collapsed = np.interp(AXIS - fall * narrow, AXIS, film.lateral_table) - gap * narrow
-    start = chest.apex + fall
-    inner = np.where(start > AXIS, -1, collapsed).astype(np.float32)
-    window = _half(film, side, chest.apex - 0.05, chest.apex + reach * (chest.sulcus - chest.apex))
-    beyond = film.a[window] - film.rows(inner, window)
-    lung = film.lung[window]
-    air = step(beyond, 0.02) * lung
-    film.vessels[window] *= 1 - air
-    film.air[window] *= 1 + np.float32(0.28) * air
-    film.air[window] *= 1 - np.float32(0.08 + 0.12 * finding.severity) * (1 - air) * lung
-    # The visceral line: the shrunken lung's outline, flat at its top.
-    top = np.where(beyond > 0.3, np.abs(film.v[window] - np.float32(start)), 1)
-    line = np.clip(1 - np.minimum(np.abs(beyond), top) / np.float32(0.013), 0, 1) * lung
-    film.soft[window] += np.float32(0.3) * line
-    return _mask(film, window, air > 0.5)
+    """Draw air between the chest wall and the outline of the smaller lung, which has sunk and come away from the wall."""
+    side, chest, severity = finding.side, film.chest, finding.severity
+    fall, gap, reach = 0.12 + 0.22 * severity, 0.04 + 0.13 * severity, 0.55 + 0.4 * severity
+    hold = np.clip(1 - film.tau_table / reach, 0, 1) ** 0.5
+    outer = (np.interp(AXIS - fall * hold, AXIS, film.lateral_table) - gap * hold).astype(np.float32)
+    inner = np.interp(AXIS - fall * hold, AXIS, film.medial_table).astype(np.float32)
+    window = film.side_window(side, chest.apex - 0.05, chest.apex + reach * chest.height)
+    a, lung = film.a[window], film.lung[window] * (film.u[window] * side > 0)
+    inside = np.minimum(film.rows(outer, window) - a, a - film.rows(inner, window) + np.float32(0.02))
+    across, down = np.gradient(inside, film.pixel)
+    inside /= np.maximum(np.sqrt(across * across + down * down), 1)
+    free = step(-inside, 0.02) * lung
+    film.vessels[window] *= 1 - free
+    film.air[window] *= 1 + np.float32(0.3) * free - np.float32(0.06 + 0.12 * severity) * (lung - free)
+    film.soft[window] += np.float32(0.3) * np.clip(1 - np.abs(inside) * np.float32(1 / 0.013), 0, 1) * lung
+    return film.mask(window, (free > 0.5) & (film.heart_chord[window] < 0.3))
 
 
 def _thicken(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    side = finding.side
-    low, high = rng.uniform(0.12, 0.3), rng.uniform(0.62, 0.82)
-    chest = film.chest
-    height = chest.sulcus - chest.apex
-    window = _half(film, side, chest.apex + low * height, chest.apex + high * height)
-    along = (film.tau[window] - np.float32(low)) / np.float32(high - low)
-    inside = film.rows(film.lateral_table, window) - film.a[window]
-    bumps = _noise(rng, window, 9)
-    width = (
-        np.float32(0.045 + 0.05 * finding.severity)
-        * np.sqrt(np.sqrt(np.clip(4 * along * (1 - along), 0, 1)))
-        * (1 + np.float32(0.22) * bumps)
-    )
-    peel = step(width - inside, 0.012) * (inside > 0) * film.cavity[window]
+    side, chest = finding.side, film.chest
+    low, high = rng.uniform(0.1, 0.26), rng.uniform(0.62, 0.82)
+    window = film.side_window(side, chest.apex + low * chest.height, chest.apex + high * chest.height)
+    along = (film.tau[window] - np.float32(low)) * np.float32(1 / (high - low))
+    from_wall = film.rows(film.lateral_table, window) - film.a[window]
+    swell = np.sqrt(np.sqrt(np.clip(4 * along * (1 - along), 0, 1))) * (1 + np.float32(0.2) * noise(rng, window, 8))
+    peel = step(np.float32(0.042 + 0.045 * finding.severity) * swell - from_wall, 0.014) * (from_wall > 0)
+    peel *= film.cavity[window] * (film.u[window] * side > 0)
     film.air[window] *= 1 - np.float32(0.85) * peel
     film.soft[window] += np.float32(0.12) * peel
-    return _mask(film, window, peel > 0.5)
+    return film.mask(window, peel > 0.5)
 
 
 # Findings of the lungs
 
 
 def _consolidation(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    side = finding.side
+    side, severity = finding.side, finding.severity
     (tau, sigma), (tall, wide), (above, below) = LOBES[finding.anatomy]
-    grow = 0.72 + 0.38 * finding.severity
-    u, v = film.in_lung(side, tau + rng.uniform(-0.03, 0.03), sigma + rng.uniform(-0.05, 0.05))
-    height, breadth = film.chest.sulcus - film.chest.apex, film.chest.width - 0.1
-    window, weight = _blob(film, rng, (u, v), wide * breadth * grow, tall * height * grow, rough=0.22, blur=0.3)
-    inside = film.tau[window]
-    bow = np.float32(0.1) * (film.a[window] - np.float32(0.35))
-    fissures = step(inside - bow - np.float32(above), 0.02) * step(np.float32(below) - inside + bow, 0.02)
-    weight *= fissures * film.lung[window] * (film.u[window] * side > 0)
-    dense = np.float32(0.72 + 0.16 * finding.severity) * weight
-    film.soft[window] -= np.float32(0.75) * film.vessels[window] * dense  # air bronchograms
-    film.air[window] *= 1 - dense * (1 + np.float32(0.06) * _noise(rng, window, 10))
+    grow = 0.72 + 0.38 * severity
+    centre = film.in_lung(side, tau + rng.uniform(-0.03, 0.03), sigma + rng.uniform(-0.05, 0.05))
+    wide, tall = wide * grow * (film.chest.width - 0.1), tall * grow * film.chest.height
+    window, weight = blob(film, rng, centre, wide, tall, rough=0.2, blur=0.35)
+    height = film.tau[window] - np.float32(0.1) * (film.a[window] - np.float32(0.35))  # fissures rise towards the flank
+    weight *= step(height - np.float32(above), 0.02) * step(np.float32(below) - height, 0.02)
+    weight *= film.lung[window] * (film.u[window] * side > 0)
+    dense = np.float32(0.7 + 0.16 * severity) * weight
+    film.soft[window] += np.float32(0.08) * weight - np.float32(0.7) * film.vessels[window] * dense  # air bronchograms
+    film.air[window] *= 1 - dense * (1 + np.float32(0.07) * noise(rng, window, 10))
     film.vessels[window] *= 1 - weight
-    film.soft[window] += np.float32(0.08) * weight
-    return _mask(film, window, weight > 0.45)
+    return film.mask(window, weight > 0.45)
 
 
 def _opacity(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     centre = _spot(film, finding, rng, 0.12)
-    grow = 0.15 + 0.08 * finding.severity
-    window, weight = _blob(
-        film, rng, centre, grow * rng.uniform(0.9, 1.25), grow * rng.uniform(0.9, 1.25), rough=0.3, blur=0.75
-    )
+    wide, tall = (0.15 + 0.08 * finding.severity) * rng.uniform(0.9, 1.3, 2)
+    window, weight = blob(film, rng, centre, wide, tall, rough=0.25, blur=0.8)
     weight *= film.lung[window] * (film.u[window] * finding.side > 0.03)
-    patches = np.clip(1 + np.float32(0.4) * _noise(rng, window, 12), 0.2, 1.6)
-    film.air[window] *= 1 - np.minimum(np.float32(0.34 + 0.2 * finding.severity) * weight * patches, np.float32(0.85))
-    return _mask(film, window, weight > 0.4)
+    patches = np.clip(1 + np.float32(0.3) * noise(rng, window, 14), 0.3, 1.6)
+    film.air[window] *= 1 - np.minimum(np.float32(0.36 + 0.2 * finding.severity) * weight * patches, np.float32(0.85))
+    return film.mask(window, weight > 0.4)
 
 
 def _atelectasis(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    """Plates: straight bands above the diaphragm."""
-    side = finding.side
+    """Draw plates: straight or gently bent bands above the diaphragm."""
+    side, severity = finding.side, finding.severity
     mask = np.zeros((film.size, film.size), bool)
-    for k in range(1 + int(rng.integers(1, 3))):
-        u = side * rng.uniform(0.33, 0.48)
-        v = film.dome(u) - 0.07 - 0.1 * k - rng.uniform(0, 0.03)
-        angle, half = side * rng.uniform(-0.35, 0.2), 0.13 + 0.09 * finding.severity * rng.uniform(0.7, 1)
-        thick = 0.016 + 0.012 * finding.severity
+    for k in range(int(rng.integers(2, 4))):
+        u = side * rng.uniform(0.34, 0.5)
+        v = film.dome(u) - 0.06 - 0.09 * k - rng.uniform(0, 0.03)
+        angle, bow = side * rng.uniform(-0.35, 0.25), rng.uniform(-0.3, 0.6)
+        half, thick = (0.13 + 0.08 * severity) * rng.uniform(0.8, 1.2), (0.016 + 0.012 * severity) * rng.uniform(0.7, 1.2)
         window = film.window(u - half - 0.05, v - half, u + half + 0.05, v + half)
+        cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
         du, dv = film.u[window] - np.float32(u), film.v[window] - np.float32(v)
-        along = np.float32(np.cos(angle)) * du + np.float32(np.sin(angle)) * dv
-        across = np.float32(np.cos(angle)) * dv - np.float32(np.sin(angle)) * du + np.float32(0.25) * along * along
-        end = np.clip((1 - np.abs(along) / np.float32(half)) * 4, 0, 1)
-        band = np.clip(np.float32(1.6) - np.abs(across) / np.float32(thick), 0, 1) * end * film.lung[window]
-        film.air[window] *= 1 - np.float32(0.4 + 0.22 * finding.severity) * band
-        mask[window] |= (np.abs(across) < 2 * thick) & (end > 0.3) & (film.lung[window] > 0.5)
+        along = (cosine * du + sine * dv) * np.float32(1 / half)
+        across = np.abs(cosine * dv - sine * du + np.float32(bow * half * half) * along * along)
+        taper = np.sqrt(root(1 - along * along)) * film.lung[window]
+        band = np.clip(np.float32(1.5) - across / (np.float32(thick) * np.maximum(taper, np.float32(0.05))), 0, 1) * taper
+        film.air[window] *= 1 - np.float32(0.42 + 0.2 * severity) * np.minimum(band, 1)
+        mask[window] |= (across < 2 * thick * taper) & (film.lung[window] > 0.5)
     return mask
 
 
 def _edema(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+    """Draw bat's wings around the hila, blurred vessels, and Kerley lines at the flanks of the bases."""
+    severity = finding.severity
     mask = np.zeros((film.size, film.size), bool)
-    canvas = Canvas(film)
+    canvas = Canvas(film, film.everywhere)
     for side, (u, v) in film.hila.items():
         window = film.window(u - 0.6, v - 0.6, u + 0.6, v + 0.75)
-        du = (film.u[window] - np.float32(u + 0.1 * side)) / np.float32(0.27 + 0.05 * finding.severity)
-        dv = (film.v[window] - np.float32(v + 0.06)) / np.float32(0.36 + 0.08 * finding.severity)
-        haze = np.exp(-(du * du + dv * dv)) * film.lung[window] * (film.u[window] * side > 0)
-        patches = np.clip(1 + np.float32(0.28) * _noise(rng, window, 16), 0.3, 1.6)
-        film.air[window] *= 1 - np.minimum(np.float32(0.42 + 0.26 * finding.severity) * haze * patches, np.float32(0.9))
-        film.vessels[window] *= 1 + np.float32(0.5) * (1 - haze) - np.float32(0.6) * haze
-        mask[window] |= haze > 0.3
-        for _ in range(9):  # Kerley lines at the bases' edge
-            b, rise = rng.uniform(0.1, 0.42), rng.uniform(-0.02, 0.02)
-            edge = side * (film.lateral(b) - 0.01)
-            canvas.line([(edge, b), (edge - side * rng.uniform(0.06, 0.1), b + rise)], 0.008, 150)
-    film.soft += np.float32(0.3) * canvas.finish(0.3) * film.lung
+        du = (film.u[window] - np.float32(u + 0.1 * side)) * np.float32(1 / (0.27 + 0.05 * severity))
+        dv = (film.v[window] - np.float32(v + 0.06)) * np.float32(1 / (0.36 + 0.08 * severity))
+        wing = np.exp(-(du * du + dv * dv)) * film.lung[window] * (film.u[window] * side > 0)
+        patches = np.clip(1 + np.float32(0.25) * noise(rng, window, 18), 0.3, 1.6)
+        film.air[window] *= 1 - np.minimum(np.float32(0.42 + 0.26 * severity) * wing * patches, np.float32(0.9))
+        film.vessels[window] *= 1 + np.float32(0.5) - np.float32(0.9) * wing
+        mask[window] |= wing > 0.3
+        for b in rng.uniform(0.05, 0.4, 10):
+            edge = film.lateral(b) - 0.01
+            line = np.array([(edge, b), (edge - rng.uniform(0.06, 0.11), b + rng.uniform(-0.02, 0.02))])
+            canvas.line(line * (side, 1), 0.008, 170)
+    film.soft += np.float32(0.3) * canvas.finish(0.003) * film.lung
     return mask
 
 
 def _nodule(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     radius = 0.052 + 0.028 * finding.severity
-    u, v = _spot(film, finding, rng, radius)
-    window, distance = _disc(film, u, v, radius)
-    film.soft[window] += np.float32(0.5 + 0.15 * finding.severity) * np.sqrt(root(1 - distance))
-    return _mask(film, window, distance < 1)
+    window, distance = disc(film, *_spot(film, finding, rng, radius), radius)
+    distance += np.float32(0.1) * noise(rng, window, 4)
+    film.soft[window] += np.float32(0.52 + 0.15 * finding.severity) * root(1 - distance) ** np.float32(0.7)
+    return film.mask(window, distance < 1)
 
 
 def _mass(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    radius = 0.13 + 0.075 * finding.severity
-    centre = _spot(film, finding, rng, radius)
-    canvas = Canvas(film)
-    for angle in rng.uniform(0, 2 * np.pi, 14):
-        reach = radius * rng.uniform(1.1, 1.5)
-        canvas.line([centre, (centre[0] + reach * np.cos(angle), centre[1] + reach * np.sin(angle))], 0.01, 120)
-    film.soft += np.float32(0.3) * canvas.finish(0.5) * film.lung
-    window, weight = _blob(film, rng, centre, radius, radius * rng.uniform(0.85, 1.15), rough=0.16, blur=0.14)
-    film.soft[window] += np.float32(0.72) * weight
+    radius = 0.13 + 0.07 * finding.severity
+    u, v = _spot(film, finding, rng, radius)
+    canvas = Canvas(film, film.everywhere)
+    for angle in rng.uniform(0, 2 * np.pi, 18):
+        reach = radius * rng.uniform(1.15, 1.55)
+        canvas.line(np.array([(u, v), (u + reach * np.cos(angle), v + reach * np.sin(angle))]), 0.011, 150)
+    film.soft += np.float32(0.35) * canvas.finish(0.006) * film.lung
+    window, weight = blob(film, rng, (u, v), radius, radius * rng.uniform(0.85, 1.15), rough=0.1, blur=0.2)
+    weight *= film.cavity[window]
+    film.air[window] *= 1 - np.float32(0.55) * weight
+    film.soft[window] += np.float32(0.27) * weight
     film.vessels[window] *= 1 - weight
-    return _mask(film, window, weight > 0.5)
+    return film.mask(window, weight > 0.5)
 
 
 def _calcification(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    canvas, outline = Canvas(film), Stencil(film)
-    if finding.anatomy == "aorta":
-        v = np.linspace(-0.44, -0.23 + 0.02 * finding.severity, 12) + film.chest.heart_level
-        edge = np.interp(v, AXIS, film.silhouette_table[1]) - 0.018
-        points = np.stack([edge, v], -1)
-        canvas.line(points, 0.024 + 0.012 * finding.severity, 255)
-        outline.line(points, 0.07)
+    canvas, outline = Canvas(film, film.everywhere), Canvas(film, film.everywhere, 1)
+    severity, zone = finding.severity, finding.anatomy.split("_", 1)[-1]
+    if zone == "aorta":
+        heights = np.linspace(-0.45, -0.22 + 0.02 * severity, 12) + film.chest.heart_level
+        arch = np.stack([np.interp(heights, AXIS, film.border_tables[1]) - 0.018, heights], -1)
+        canvas.line(arch, 0.022 + 0.012 * severity)
+        outline.line(arch, 0.07)
     else:
-        hilar = finding.anatomy.endswith("hilar")
-        centre = film.hila[finding.side] if hilar else _spot(film, finding, rng, 0.05)
-        for _ in range(int(rng.integers(3, 6)) if hilar else int(rng.integers(1, 4))):
-            radius = rng.uniform(0.02, 0.03) + 0.008 * finding.severity
-            spot = (centre[0] + rng.normal(0, 0.028) + 0.03 * finding.side, centre[1] + rng.normal(0, 0.035))
-            canvas.disc(spot, radius, 255)
-            outline.disc(spot, radius + 0.012)
-    film.bone += np.float32(0.85 + 0.25 * finding.severity) * canvas.finish(0.5)
+        u, v = film.hila[finding.side] if zone == "hilar" else _spot(film, finding, rng, 0.05)
+        for _ in range(int(rng.integers(3, 6)) if zone == "hilar" else int(rng.integers(1, 4))):
+            radius = rng.uniform(0.02, 0.03) + 0.008 * severity
+            spot = (u + 0.03 * finding.side + rng.normal(0, 0.028), v + rng.normal(0, 0.035))
+            canvas.ellipse(spot, radius, radius * rng.uniform(0.8, 1.2))
+            outline.ellipse(spot, radius + 0.012, radius + 0.012)
+    film.bone += np.float32(0.85 + 0.25 * severity) * canvas.finish(0.006)
     return outline.region()
 
 
 def _emphysema(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    """Lucent upper lungs without vessels, and bullae with thin walls."""
-    chest = film.chest
-    sides = (finding.side,) if finding.side else (-1, 1)
+    """Draw lucent upper lungs with few vessels, and bullae with thin walls."""
+    chest, severity = film.chest, finding.severity
+    low = chest.apex + 0.5 * chest.height
     mask = np.zeros((film.size, film.size), bool)
-    for side in sides:
-        low = chest.apex + 0.5 * (chest.sulcus - chest.apex)
-        window = _half(film, side, chest.apex - 0.05, low)
-        lung = film.lung[window] * (film.heart_chord[window] == 0)
-        fade = np.clip((np.float32(low) - film.v[window]) * 5, 0, 1)
+    for side in (finding.side,) if finding.side else (-1, 1):
+        window = film.side_window(side, chest.apex - 0.05, low)
+        lung = film.lung[window] * (film.heart_chord[window] == 0) * (film.u[window] * side > 0)
+        fade = np.clip((np.float32(low) - film.v[window]) * 5, 0, 1) * lung
         film.vessels[window] *= 1 - np.float32(0.85) * fade
-        film.air[window] *= 1 + np.float32(0.16 + 0.14 * finding.severity) * fade * lung
-        mask[window] |= (lung > 0.5) & (fade > 0.5)
-        for _ in range(int(rng.integers(4, 8))):
-            radius = rng.uniform(0.05, 0.08) + 0.04 * finding.severity
-            u, v = film.in_lung(side, rng.uniform(0.08, 0.4), rng.uniform(0.35, 0.85))
-            bulla, distance = _disc(film, u, v, radius)
-            inside = film.lung[bulla] * (film.u[bulla] * side > 0.1)
-            distance = np.sqrt(distance)
-            wall = np.clip(1 - np.abs(distance - 1 + np.float32(0.006 / radius)) * np.float32(radius / 0.011), 0, 1)
-            film.soft[bulla] += np.float32(0.2) * wall * inside
-            film.air[bulla] *= 1 + np.float32(0.1) * (distance < 1) * inside
+        film.air[window] *= 1 + np.float32(0.16 + 0.14 * severity) * fade
+        mask[window] |= fade > 0.5
+        for _ in range(int(rng.integers(5, 9))):
+            radius = rng.uniform(0.045, 0.08) + 0.04 * severity
+            centre = film.in_lung(side, rng.uniform(0.06, 0.4), rng.uniform(0.35, 0.9))
+            bulla, weight = blob(film, rng, centre, radius, radius * rng.uniform(0.8, 1.2), rough=0.08, blur=0.3)
+            weight *= film.lung[bulla] * (film.u[bulla] * side > 0.1)
+            film.soft[bulla] += np.float32(0.75) * weight * (1 - weight)  # the wall
+            film.air[bulla] *= 1 + np.float32(0.08) * weight
     return mask
 
 
 def _scar(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    """Strands that fan from an apical cap towards the hilum."""
-    side = finding.side
-    canvas, outline = Canvas(film), Stencil(film)
-    for _ in range(5 + int(4 * finding.severity)):
-        start = film.in_lung(side, rng.uniform(0.05, 0.13), rng.uniform(0.2, 0.75))
-        end = film.in_lung(side, rng.uniform(0.24, 0.36), rng.uniform(0.1, 0.5))
-        middle = ((start[0] + end[0]) / 2 + rng.normal(0, 0.02), (start[1] + end[1]) / 2 + rng.normal(0, 0.02))
-        canvas.line([start, middle, end], rng.uniform(0.012, 0.022) + 0.006 * finding.severity, 190)
-        outline.line([start, middle, end], 0.07)
-    chest = film.chest
-    window = _half(film, side, chest.apex - 0.02, chest.apex + 0.25)
-    edge = np.float32(0.075 + 0.04 * finding.severity) * (1 + np.float32(0.3) * _noise(rng, window, 8))
-    cap = step(edge - film.tau[window], 0.03) * film.cavity[window]
+    """Draw strands that run from an apical cap towards the hilum."""
+    side, chest = finding.side, film.chest
+    canvas, outline = Canvas(film, film.everywhere), Canvas(film, film.everywhere, 1)
+    for sigma in np.linspace(0.15, 0.9, 5 + round(3 * finding.severity)) + rng.normal(0, 0.04):
+        start = film.in_lung(side, rng.uniform(0.05, 0.1), sigma)
+        end = film.in_lung(side, rng.uniform(0.2, 0.36), 0.1 + 0.5 * sigma + rng.normal(0, 0.08))
+        middle = (0.5 * (start[0] + end[0]) + rng.normal(0, 0.025), 0.5 * (start[1] + end[1]) + rng.normal(0, 0.02))
+        strand = smooth([start, middle, end])
+        canvas.line(strand, (0.011 + 0.008 * finding.severity) * rng.uniform(0.7, 1.3), 200)
+        outline.line(strand, 0.06)
+    window = film.side_window(side, chest.apex - 0.02, chest.apex + 0.25)
+    edge = np.float32(0.07 + 0.045 * finding.severity) * (1 + np.float32(0.3) * noise(rng, window, 9))
+    cap = step(edge - film.tau[window], 0.03) * film.cavity[window] * (film.u[window] * side > 0)
     film.air[window] *= 1 - np.float32(0.75) * cap
-    film.soft += np.float32(0.5 + 0.2 * finding.severity) * canvas.finish(0.5) * film.lung
+    film.soft += np.float32(0.42 + 0.2 * finding.severity) * canvas.finish(0.006) * film.lung
     region = outline.region() & (film.lung > 0.5)
     region[window] |= cap > 0.5
     return region
 
 
 def _hernia(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    """The stomach behind the heart: a round density with air above a fluid level."""
+    """Draw the stomach behind the heart: a round density with gas above a fluid level."""
     radius = 0.15 + 0.07 * finding.severity
-    u = rng.uniform(0.0, 0.1)
-    v = film.dome(0.1) - radius * rng.uniform(0.75, 0.95)
-    window, distance = _disc(film, u, v, radius)
-    dv = (film.v[window] - np.float32(v)) / np.float32(radius)
-    distance = np.sqrt(distance)
-    body = step(1 - distance, 0.08)
-    gas = step(np.float32(0.86) - distance, 0.08) * step(np.float32(rng.uniform(-0.15, 0.15)) - dv, 0.05)
-    film.soft[window] += np.float32(0.5) * body - np.float32(1.15) * gas
-    film.air[window] *= 1 - np.float32(0.6) * body
-    return _mask(film, window, distance < 1)
+    u, squeeze, level = rng.uniform(-0.02, 0.12), rng.uniform(0.8, 1.0), rng.uniform(-0.15, 0.2)
+    v = film.dome(0.1) - radius * rng.uniform(0.6, 0.8)
+    window, weight = blob(film, rng, (u, v), radius, radius * squeeze, rough=0.06, blur=0.4)
+    below = (film.v[window] - np.float32(v)) * np.float32(1 / radius) - np.float32(level)
+    gas = np.clip(weight * 5 - 4, 0, 1) * step(-below, 0.08)
+    weight = np.clip(weight * 4 - np.float32(1.5), 0, 1)
+    film.soft[window] += np.float32(0.42) * weight - np.float32(0.85) * gas
+    film.air[window] *= 1 - np.float32(0.6) * weight
+    return film.mask(window, weight > 0.5)
 
 
 # Bones
 
 
 def _fracture(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    side, chest = finding.side, film.chest
-    outline = Stencil(film)
+    outline = Canvas(film, film.everywhere, 1)
     if finding.anatomy == "clavicle":
-        run = rng.uniform(0.4, 0.6)
-        u, v = film.clavicle(side, run)
-        window = film.window(min(u, side * 1.2), v - 0.3, max(u, side * 1.2), v + 0.3)
-        drop = round((0.055 + 0.04 * finding.severity) * chest.zoom / film.pixel)
-        film.bone[window] += np.roll(film.clavicles[window], drop, 0) - film.clavicles[window]
-        outline.disc((u, v + 0.03), 0.11)
-        return outline.region()
-    first, count = int(rng.integers(3, 6)), int(rng.integers(2, 5))
-    angle = rng.uniform(0.62, 0.86)
-    for k in range(first, first + count):
-        v = chest.apex - 0.02 + k * chest.rib_spacing
-        for _ in range(2):  # the cage's width depends on the height, which depends on the drop
-            tau = (v - chest.apex) / (chest.sulcus - chest.apex)
-            drop = chest.rib_drop * float(np.clip(0.35 + 0.9 * tau, 0.25, 1.1)) * (1 - np.sqrt(1 - angle**2))
-            v = chest.apex - 0.02 + k * chest.rib_spacing + drop
-        u = side * angle * (film.lateral(v) + 0.03)
-        window = (
-            film.window(u, v - 0.045, u + side * 0.11, v + 0.085)
-            if side > 0
-            else film.window(u - 0.11, v - 0.045, u, v + 0.085)
-        )
-        shift = round((0.03 + 0.02 * finding.severity) * chest.zoom / film.pixel)
-        film.bone[window] += np.roll(film.ribs[window], shift, 0) - film.ribs[window]
-        callus, distance = _disc(film, u, v + 0.01, 0.036 + 0.012 * finding.severity)
-        film.bone[callus] += np.float32(0.4 + 0.2 * finding.severity) * np.sqrt(root(1 - distance))
-        outline.disc((u, v + 0.01), 0.065)
+        _break_clavicle(film, finding, rng, outline)
+    else:
+        _break_ribs(film, finding, rng, outline)
     return outline.region()
+
+
+def _break_clavicle(film: Film, finding: Finding, rng: np.random.Generator, outline: Canvas) -> None:
+    side = finding.side
+    u, v = film.clavicle(side, rng.uniform(0.4, 0.6))
+    drop = 0.07 + 0.04 * finding.severity
+    window = film.window(u, v - 0.35, side * 1.2, v + 0.35)
+    _shift(film, film.clavicles, window, drop)
+    fragment, distance = disc(film, u + 0.02 * side, v + drop / 2, 0.035)
+    film.bone[fragment] += np.float32(0.35) * root(1 - distance)
+    outline.ellipse((u + 0.02 * side, v + drop / 2), 0.085, 0.06 + drop / 2, 1)
+
+
+def _break_ribs(film: Film, finding: Finding, rng: np.random.Generator, outline: Canvas) -> None:
+    """Break neighbouring ribs at the flank: the outer part steps down, callus grows around the break."""
+    side, chest, severity = finding.side, film.chest, finding.severity
+    drop_table, angle = rib_drop(film), rng.uniform(0.55, 0.78)
+    first = int(rng.integers(3, 6))
+    for k in range(first, first + int(rng.integers(2, 5))):
+        v = start = chest.apex - 0.02 + k * chest.rib_spacing
+        for _ in range(2):  # the drop depends on the height, which depends on the drop
+            v = start + float(np.interp(v, AXIS, drop_table)) * (1 - np.sqrt(1 - angle**2))
+        u = side * angle * (film.lateral(v) + 0.025)
+        _shift(film, film.ribs, film.window(u, v - 0.045, u + 0.09 * side, v + 0.085), 0.03 + 0.02 * severity)
+        callus, distance = disc(film, u, v + 0.01, 0.038 + 0.012 * severity)
+        film.bone[callus] += np.float32(0.4 + 0.2 * severity) * root(1 - distance)
+        outline.ellipse((u, v + 0.01), 0.065, 0.065, 1)
+
+
+def _shift(film: Film, bones: Map, window: Window, drop: float) -> None:
+    """Move the bones of a window down."""
+    rows = max(1, round(drop * film.chest.zoom / film.pixel))
+    film.bone[window] += np.roll(bones[window], rows, 0) - bones[window]
 
 
 # Devices
@@ -382,84 +396,61 @@ def _fracture(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
 
 def _pacemaker(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     side = finding.side
-    u, v = side * rng.uniform(0.47, 0.58), rng.uniform(-0.48, -0.36)
-    half = 0.095 + 0.025 * finding.severity
-    canvas, outline = Canvas(film), Stencil(film)
-    box = [
-        (u + half * x, v + half * y)
-        for x, y in ((-1, -0.7), (-0.7, -1), (0.7, -1), (1, -0.7), (1, 0.5), (0.5, 1), (-0.5, 1), (-1, 0.5))
-    ]
-    entry, cava = (side * 0.32, -0.6), (-0.1 + 0.03 * side, -0.42)
-    atrium, apex = (-0.13, 0.06), (0.24, film.dome(0.24) - 0.1)
-    start = (u - side * half * 0.3, v - half)
-    leads = [
-        [
-            start,
-            (u - side * 0.12, v - 0.16),
-            entry,
-            (side * 0.12, -0.56),
-            cava,
-            (-0.12, -0.1),
-            (-0.14, 0.12),
-            (-0.05, 0.22),
-            apex,
-        ]
-    ]
-    if rng.random() < 0.6:
-        leads.append([start, (u - side * 0.1, v - 0.14), entry, cava, (-0.13, -0.05), (-0.17, 0.1), (-0.19, 0.04), atrium])
-    for lead in leads:
-        path = _smooth(np.array(lead))
-        canvas.line(path, 0.016, 230)
-        outline.line(path, 0.045)
-        canvas.line(path[-3:], 0.028, 255)
-    canvas.polygon(box, 255)
-    outline.polygon(box)
-    film.bone += np.float32(1.3) * canvas.finish(0.25)
+    u, v = side * rng.uniform(0.46, 0.56), rng.uniform(-0.46, -0.34)
+    half = 0.09 + 0.025 * finding.severity
+    corners = np.array([(-1, 0.2), (-1, -1), (1, -1), (1, 0.5), (0.4, 1), (-0.6, 1), (-1, 0.2)])
+    generator = smooth([(u + half * x, v + half * y) for x, y in corners])
+    entry, cava, pocket = (side * 0.3, -0.62), (-0.1 + 0.03 * side, -0.42), (u - side * half * 0.3, v - half)
+    vein = [pocket, (u - side * 0.12, v - 0.17), entry, (side * 0.12, -0.57), cava]
+    leads = [[*vein, (-0.12, -0.1), (-0.14, 0.12), (-0.05, 0.22), (0.25, film.dome(0.25) - 0.09)]]
+    if rng.random() < 0.6:  # one in the right atrium as well
+        leads.append([*vein, (-0.13, -0.05), (-0.17, 0.1), (-0.2, 0.04), (-0.14, 0.02)])
+    canvas, outline = Canvas(film, film.everywhere), Canvas(film, film.everywhere, 1)
+    for path in map(smooth, leads):
+        canvas.line(path, 0.013)
+        canvas.line(path[-4:], 0.026)
+        outline.line(path, 0.045, 1)
+    canvas.polygon(generator)
+    outline.polygon(generator, 1)
+    film.bone += np.float32(1.3) * canvas.finish(0.003)
     return outline.region()
 
 
 def _tube(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    canvas, outline = Canvas(film), Stencil(film)
+    """Draw an endotracheal tube, or a chest tube that enters at the flank and ends near the apex."""
+    side = finding.side
     if finding.anatomy == "trachea":
         u, carina = film.carina
         tip = carina - 0.1 - rng.uniform(0, 0.12)
-        path = _smooth(np.array([(u + rng.normal(0, 0.02), -1.2), (u + rng.normal(0, 0.006), -0.75), (u, tip)]))
-        width = 0.05
+        path = smooth([(u + rng.normal(0, 0.02), -1.3), (u + rng.normal(0, 0.006), -0.75), (u, tip)])
     else:
-        side = finding.side
-        top = film.in_lung(side, rng.uniform(0.1, 0.2), rng.uniform(0.35, 0.6))
         wall = rng.uniform(0.1, 0.25)
         edge = film.lateral(wall)
-        path = _smooth(
-            np.array([(side * (edge + 0.35), wall + 0.15), (side * edge, wall), (side * (edge - 0.15), wall - 0.25), top])
-        )
-        width = 0.052
-    canvas.line(path, width, 255)
-    canvas.line(path, width * 0.55, 80)
-    canvas.line(path, 0.012, 255)
-    outline.line(path, width + 0.03)
-    film.bone += np.float32(0.8) * canvas.finish(0.25)
+        top = film.in_lung(side, rng.uniform(0.1, 0.2), rng.uniform(0.35, 0.6))
+        path = smooth([(side * (edge + 0.35), wall + 0.15), (side * edge, wall), (side * (edge - 0.15), wall - 0.25), top])
+    canvas, outline = Canvas(film, film.everywhere), Canvas(film, film.everywhere, 1)
+    for width, value in ((0.048, 230), (0.026, 70), (0.011, 255)):  # walls, lumen, opaque stripe
+        canvas.line(path, width, value)
+    outline.line(path, 0.08, 1)
+    film.bone += np.float32(1.0) * canvas.finish(0.003)
     return outline.region()
 
 
 def _catheter(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    side = finding.side
-    tip = (
-        -0.115 + rng.normal(0, 0.01),
-        -0.2 + rng.uniform(-0.08, 0.04) + (0.2 if finding.anatomy == "cavoatrial_junction" else 0),
-    )
-    if rng.random() < 0.5:  # from the neck
-        start = [(side * 0.24, -1.2), (side * 0.17, -0.9), (side * 0.13, -0.65)]
-    else:  # from the arm
-        start = [(side * 1.1, -0.35), (side * 0.8, -0.52), (side * 0.5, -0.64), (side * 0.22, -0.6)]
-    path = _smooth(np.array([*start, (-0.1, -0.42), tip]))
-    canvas, outline = Canvas(film), Stencil(film)
-    canvas.line(path, 0.02, 255)
-    outline.line(path, 0.055)
-    film.bone += np.float32(0.9 + 0.2 * finding.severity) * canvas.finish(0.3)
+    """Draw a central venous catheter, from the neck or the arm."""
+    side, low = finding.side, finding.anatomy == "cavoatrial_junction"
+    tip = (-0.115 + rng.normal(0, 0.01), -0.2 + rng.uniform(-0.08, 0.04) + 0.2 * low)
+    neck = [(side * 0.24, -1.3), (side * 0.17, -0.9), (side * 0.13, -0.65)]
+    arm = [(side * 1.15, -0.3), (side * 0.8, -0.5), (side * 0.5, -0.63), (side * 0.22, -0.6)]
+    path = smooth([*(neck if rng.random() < 0.5 else arm), (-0.1, -0.42), tip])
+    canvas, outline = Canvas(film, film.everywhere), Canvas(film, film.everywhere, 1)
+    canvas.line(path, 0.019)
+    outline.line(path, 0.055, 1)
+    film.bone += np.float32(0.9 + 0.2 * finding.severity) * canvas.finish(0.003)
     return outline.region()
 
 
+# In the order in which they are painted: the lungs' texture first, what lies on the film last.
 _PAINT: dict[str, Callable[[Film, Finding, np.random.Generator], Region]] = {
     "cardiomegaly": _cardiomegaly,
     "elevation": _elevation,
@@ -482,82 +473,15 @@ _PAINT: dict[str, Callable[[Film, Finding, np.random.Generator], Region]] = {
     "tube": _tube,
     "catheter": _catheter,
 }
-ORDER = {pathology: position for position, pathology in enumerate(_PAINT)}
-
-
-# Tools
-
-
-class Stencil:
-    """A mask drawn from points, in pixels of the film."""
-
-    def __init__(self, film: Film) -> None:
-        self._canvas = Canvas(film, oversampled=1)
-
-    def line(self, points: list[tuple[float, float]] | NDArray[np.floating], width: float) -> None:
-        self._canvas.line(points, width, 1)
-
-    def disc(self, centre: tuple[float, float], radius: float) -> None:
-        self._canvas.disc(centre, radius, 1)
-
-    def polygon(self, points: list[tuple[float, float]]) -> None:
-        self._canvas.polygon(points, 1)
-
-    def region(self) -> Region:
-        return np.asarray(self._canvas.image, np.uint8) > 0
-
-
-def _mask(film: Film, window: Window, region: Region) -> Region:
-    mask = np.zeros((film.size, film.size), bool)
-    mask[window] = region
-    return mask
-
-
-def _half(film: Film, side: int, top: float, bottom: float) -> Window:
-    return film.window(min(0, side * 1.1), top, max(0, side * 1.1), bottom)
-
-
-def _noise(rng: np.random.Generator, window: Window, cells: int) -> Map:
-    """Smooth noise over a window: about normal, `cells` lumps along each edge."""
-    rows, columns = (part.stop - part.start for part in window)
-    lumps = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
-    return np.asarray(lumps.resize((max(columns, 1), max(rows, 1)), Image.Resampling.BICUBIC))[:rows, :columns]
-
-
-def _disc(film: Film, u: float, v: float, radius: float) -> tuple[Window, Map]:
-    """Return a window around a disc and the squared distance from its middle in radii."""
-    window = film.window(u - radius, v - radius, u + radius, v + radius)
-    du, dv = film.u[window] - np.float32(u), film.v[window] - np.float32(v)
-    return window, (du * du + dv * dv) / np.float32(radius * radius)
-
-
-def _blob(
-    film: Film, rng: np.random.Generator, centre: tuple[float, float], wide: float, tall: float, *, rough: float, blur: float
-) -> tuple[Window, Map]:
-    """Return a window around a lumpy ellipse and its weight: 1 inside, 0 outside, 0.5 at the edge."""
-    u, v = centre
-    wider, taller = wide * (1 + rough + blur), tall * (1 + rough + blur)
-    window = film.window(u - wider, v - taller, u + wider, v + taller)
-    du, dv = (film.u[window] - np.float32(u)) / np.float32(wide), (film.v[window] - np.float32(v)) / np.float32(tall)
-    distance = np.sqrt(du * du + dv * dv) + np.float32(rough) * _noise(rng, window, 6)
-    return window, step(1 - distance, blur)
+PATHOLOGIES: tuple[str, ...] = tuple(_PAINT)
 
 
 def _spot(film: Film, finding: Finding, rng: np.random.Generator, radius: float) -> tuple[float, float]:
-    """Return a place for a lesion in its zone, clear of the diaphragm; at a hilum, beside it."""
-    side = finding.side
-    zone = finding.anatomy.split("_", 1)[1]
+    """Return a place (u, v) for a lesion in its zone, clear of the diaphragm; for a hilar one, beside the hilum."""
+    side, zone = finding.side, finding.anatomy.split("_", 1)[1]
     if zone == "hilar":
         u, v = film.hila[side]
         return u + side * (0.35 * radius + 0.05), v + float(rng.uniform(-0.05, 0.05))
     heights, depths = ZONES[zone]
     u, v = film.in_lung(side, float(rng.uniform(*heights)), float(rng.uniform(*depths)))
     return u, min(v, film.dome(u) - 0.7 * radius - 0.02)
-
-
-def _smooth(points: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Round the corners of a path (n, 2) by cutting them, three times."""
-    for _ in range(3):
-        cut = np.stack([0.75 * points[:-1] + 0.25 * points[1:], 0.25 * points[:-1] + 0.75 * points[1:]], 1).reshape(-1, 2)
-        points = np.concatenate([points[:1], cut, points[-1:]])
-    return points

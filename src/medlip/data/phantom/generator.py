@@ -9,19 +9,19 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from medlip.data.phantom.anatomy import Chest, Film
+from medlip.data.phantom.anatomy import draw_chest, expose
 from medlip.data.phantom.cases import Case, draw_case
-from medlip.data.phantom.findings import ORDER, Region, paint, reshape
+from medlip.data.phantom.film import Region
+from medlip.data.phantom.findings import PATHOLOGIES, paint, reshape
 from medlip.data.phantom.reporting import write_report
 from medlip.data.study import Box, Mask, Study, View
 from medlip.errors import MedLIPError
 from medlip.reports import Fact
 
-PATHOLOGIES: tuple[str, ...] = tuple(ORDER)
 SMALLEST = 64
 
 # Every part of a study has a stream of its own, so that leaving one finding out changes nothing else.
-_CASE, _CHEST, _ANATOMY, _NOISE, _REPORT, _FINDING = range(6)
+_CASE, _FILM, _REPORT, _FINDING = range(4)
 
 
 def phantom(index: int, seed: int = 0, size: int = 256) -> Study:
@@ -76,13 +76,14 @@ def render(
     case: Case, index: int, seed: int, size: int, without: int | None = None
 ) -> tuple[NDArray[np.uint8], tuple[Region, ...]]:
     """Render a case to pixels (size, size) and one mask a finding; `without` leaves that finding out and nothing else."""
-    chest = Chest.draw(_stream(seed, index, _CHEST), case.sex, case.age, case.position)
+    rng = _stream(seed, index, _FILM)
+    chest = draw_chest(rng, case.sex, case.age, case.position)
     kept = [(k, finding) for k, finding in enumerate(case.findings) if k != without]
     for _, finding in kept:
         reshape(chest, finding)
-    film = Film(chest, size, _stream(seed, index, _ANATOMY))
+    film = expose(chest, size, rng)
     regions = tuple(paint(film, finding, _stream(seed, index, _FINDING + k)) for k, finding in kept)
-    return film.develop(_stream(seed, index, _NOISE)), regions
+    return film.develop(rng), regions
 
 
 def _check(index: int, seed: int, size: int) -> None:

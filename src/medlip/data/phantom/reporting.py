@@ -1,4 +1,4 @@
-"""The phantom's report: what a radiologist would write of a case, in varied words, with what is absent, hedged or beside the point."""
+"""The phantom's report: what a radiologist might write of a case, with what is absent, hedged or beside the point."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ class _Writer:
         return Finding(pathology, anatomy, 0.1, side)
 
     def _templates(self, finding: Finding, kind: str) -> list[str]:
-        templates = _words()["findings"][finding.pathology].get(kind, [])
+        templates: list[str] | dict[str, list[str]] = _words()["findings"][finding.pathology].get(kind, [])
         if isinstance(templates, dict):
-            return next(options for place, options in templates.items() if place in finding.anatomy.split("_"))  # type: ignore[no-any-return]
-        return templates  # type: ignore[no-any-return]
+            return next(options for place, options in templates.items() if place in finding.anatomy.split("_"))
+        return templates
 
     def sentence(self, finding: Finding, kind: str = "present") -> str:
         words = _words()

@@ -1,0 +1,252 @@
+"""The phantom chest: deterministic, sided, visible, and described by its report."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections import Counter
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from medlip.concepts import default_vocabulary
+from medlip.data.phantom import PATHOLOGIES, contact_sheet, phantom, phantoms, truth
+from medlip.data.phantom.cases import Case, draw_case, places
+from medlip.data.phantom.findings import Finding, side_of
+from medlip.data.phantom.generator import render
+from medlip.data.study import Study
+from medlip.errors import MedLIPError
+
+SIZE = 128
+
+
+@lru_cache(maxsize=1)
+def studies() -> tuple[Study, ...]:
+    return tuple(phantoms(160, size=SIZE))
+
+
+@lru_cache(maxsize=1)
+def cases() -> tuple[Case, ...]:
+    return tuple(draw_case(np.random.default_rng([7, index])) for index in range(4000))
+
+
+def every_finding(severity: float) -> list[Finding]:
+    return [
+        Finding(
+            pathology,
+            anatomy,
+            severity,
+            side_of(anatomy) or (1 if pathology in ("fracture", "pacemaker", "catheter") else 0),
+        )
+        for pathology in PATHOLOGIES
+        for anatomy in places(pathology)
+    ]
+
+
+def same(one: Study, other: Study) -> bool:
+    (a,), (b,) = one.views, other.views
+    masks = all(np.array_equal(x.pixels, y.pixels) for x, y in zip(a.masks, b.masks, strict=True))
+    return (
+        np.array_equal(a.image, b.image)
+        and a.boxes == b.boxes
+        and masks
+        and one.report == other.report
+        and one.labels == other.labels
+    )
+
+
+def test_a_study_is_the_same_in_any_order() -> None:
+    forwards = [phantom(index, seed=3, size=SIZE) for index in range(6)]
+    backwards = [phantom(index, seed=3, size=SIZE) for index in reversed(range(6))]
+    assert all(same(a, b) for a, b in zip(forwards, reversed(backwards), strict=True))
+
+
+def test_a_study_is_the_same_in_another_process() -> None:
+    code = (
+        "import hashlib; from medlip.data.phantom import phantom; s = phantom(5, 1, 128);"
+        "print(hashlib.sha256(s.views[0].image.tobytes() + s.report.encode()).hexdigest())"
+    )
+    hashes = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)
+    }
+    study = phantom(5, 1, 128)
+    image = study.views[0].image
+    assert isinstance(image, np.ndarray)
+    assert hashes == {hashlib.sha256(image.tobytes() + study.report.encode()).hexdigest() + "\n"}
+
+
+def test_index_and_seed_each_change_the_study() -> None:
+    assert not np.array_equal(phantom(0, 0, SIZE).views[0].image, phantom(0, 1, SIZE).views[0].image)
+    assert not np.array_equal(phantom(0, 0, SIZE).views[0].image, phantom(1, 0, SIZE).views[0].image)
+
+
+@pytest.mark.parametrize("size", [64, 100, 256])
+def test_any_size_gives_an_image_and_masks_of_that_size(size: int) -> None:
+    (view,) = phantom(3, size=size).views
+    assert isinstance(view.image, np.ndarray)
+    assert view.image.shape == (size, size)
+    assert view.image.dtype == np.uint8
+    assert all(mask.pixels.shape == (size, size) and mask.pixels.dtype == np.bool_ for mask in view.masks)
+
+
+@pytest.mark.parametrize(("index", "seed", "size"), [(-1, 0, 128), (0, -1, 128), (0, 0, 10)])
+def test_bad_arguments_are_refused_with_advice(index: int, seed: int, size: int) -> None:
+    with pytest.raises(MedLIPError, match="at least"):
+        phantom(index, seed, size)
+
+
+def test_boxes_fit_their_masks_tightly() -> None:
+    for study in studies():
+        (view,) = study.views
+        assert [(box.pathology, box.anatomy) for box in view.boxes] == [
+            (mask.pathology, mask.anatomy) for mask in view.masks
+        ]
+        for box, mask in zip(view.boxes, view.masks, strict=True):
+            rows, columns = np.nonzero(mask.pixels)
+            assert (box.x, box.y) == (columns.min(), rows.min())
+            assert (box.width, box.height) == (np.ptp(columns) + 1, np.ptp(rows) + 1)
+
+
+def test_the_patients_right_is_on_the_images_left() -> None:
+    sided = [(mask, side_of(mask.anatomy)) for study in studies() for mask in study.views[0].masks if side_of(mask.anatomy)]
+    assert {side for _, side in sided} == {-1, 1}
+    for mask, side in sided:
+        middle = np.nonzero(mask.pixels)[1].mean()
+        assert (middle > SIZE / 2) == (side > 0), (mask.pathology, mask.anatomy)
+
+
+@pytest.mark.parametrize("severity", [0.0, 1.0])
+def test_every_finding_shows_inside_its_mask_and_hardly_outside(severity: float) -> None:
+    for finding in every_finding(severity):
+        case = Case("M", 60, "PA", (finding,))
+        seen, (region,) = render(case, 11, 0, SIZE)
+        bare, _ = render(case, 11, 0, SIZE, without=0)
+        change = np.abs(seen.astype(int) - bare)
+        assert region.any(), finding
+        assert change[region].mean() > 6, finding
+        if finding.pathology not in ("cardiomegaly", "hyperinflate"):  # these move the whole chest
+            assert change[region].mean() > 4 * change[~region].mean(), finding
+
+
+def test_leaving_a_finding_out_keeps_the_others() -> None:
+    two = Case("F", 50, "PA", (Finding("nodule", "left_upper_lung", 0.5, 1), Finding("effusion", "right_pleural", 0.7, -1)))
+    _, (nodule, effusion) = render(two, 4, 0, SIZE)
+    _, (left,) = render(two, 4, 0, SIZE, without=0)
+    assert np.array_equal(left, effusion)
+    assert nodule.any()
+
+
+def test_more_severe_is_larger() -> None:
+    for pathology, anatomy in (
+        ("effusion", "left_pleural"),
+        ("pneumothorax", "right_apical_lung"),
+        ("nodule", "left_mid_lung"),
+    ):
+        areas = [
+            render(Case("M", 60, "PA", (Finding(pathology, anatomy, severity, side_of(anatomy)),)), 2, 0, SIZE)[1][0].sum()
+            for severity in (0.0, 0.5, 1.0)
+        ]
+        assert areas == sorted(areas), pathology
+        assert areas[2] > 1.3 * areas[0], pathology
+
+
+def test_a_nodule_is_at_least_a_twentieth_of_the_image_wide() -> None:
+    boxes = [box for study in studies() for box in study.views[0].boxes if box.pathology == "nodule"]
+    assert boxes
+    assert min(box.width for box in boxes) >= 0.05 * SIZE - 1
+
+
+def test_every_name_is_in_the_vocabulary() -> None:
+    vocabulary = default_vocabulary()
+    assert len(PATHOLOGIES) >= 16
+    for pathology in PATHOLOGIES:
+        assert pathology in vocabulary.pathology_index
+        assert set(places(pathology)) <= set(vocabulary.anatomy_index)
+
+
+def test_labels_say_present_or_absent_of_every_pathology() -> None:
+    for study in studies():
+        assert set(study.labels) == set(PATHOLOGIES)
+        present = {name for name, presence in study.labels.items() if presence == "present"}
+        assert present == {fact.pathology for fact in truth(study)}
+        assert set(study.labels.values()) <= {"present", "absent"}
+        assert study.facts is None
+
+
+def test_prevalence_is_as_in_practice() -> None:
+    found = Counter(pathology for case in cases() for pathology in {finding.pathology for finding in case.findings})
+    shares = {pathology: found[pathology] / len(cases()) for pathology in PATHOLOGIES}
+    assert all(0.07 <= share <= 0.3 for share in shares.values()), shares
+    counts = Counter(len({finding.pathology for finding in case.findings}) for case in cases())
+    assert 0.2 <= counts[0] / len(cases()) <= 0.3
+    assert max(counts) == 4
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("cardiomegaly", "edema"), ("edema", "effusion"), ("pneumothorax", "tube"), ("hyperinflate", "emphysema")],
+)
+def test_findings_occur_together_as_in_practice(one: str, other: str) -> None:
+    having = [{finding.pathology for finding in case.findings} for case in cases()]
+    share = sum(other in case for case in having) / len(having)
+    given = [other in case for case in having if one in case]
+    assert np.mean(given) > 1.5 * share
+
+
+def test_a_chest_tube_lies_on_the_side_of_the_pneumothorax() -> None:
+    pairs = []
+    for case in cases():
+        sides = {finding.pathology: finding.side for finding in case.findings if finding.side}
+        if {"pneumothorax", "tube"} <= set(sides):
+            pairs.append(sides["pneumothorax"] == sides["tube"])
+    assert len(pairs) > 10
+    assert np.mean(pairs) > 0.85
+
+
+def test_every_report_has_its_sections_filled() -> None:
+    headings = ("INDICATION", "TECHNIQUE", "COMPARISON", "FINDINGS", "IMPRESSION")
+    for study in studies():
+        lines = study.report.splitlines()
+        assert [line.split(":")[0] for line in lines] == list(headings)
+        assert all(len(line.split(": ", 1)[1]) > 4 for line in lines)
+        assert "{" not in study.report
+        assert "  " not in study.report
+
+
+def test_reports_vary_negate_hedge_and_omit() -> None:
+    reports = [study.report.split("FINDINGS: ")[1] for study in studies()]
+    assert len(set(reports)) == len(reports)
+    joined = " ".join(reports).lower()
+    assert all(
+        phrase in joined
+        for phrase in ("no pneumothorax", "possible", "cannot be excluded", "within normal limits", "prior study")
+    )
+
+
+def test_a_clear_lung_is_never_claimed_beside_a_consolidation() -> None:
+    for study in studies():
+        text = study.report.split("FINDINGS: ")[1].lower()
+        if study.labels["consolidation"] == "present":
+            assert "lungs are clear" not in text
+
+
+def test_the_split_depends_on_the_index_alone() -> None:
+    splits = [phantom(index, seed, 64).split for seed in (0, 9) for index in range(8)]
+    assert splits[:8] == splits[8:]
+    shares = Counter(study.split for study in studies())
+    assert set(shares) == {"train", "val", "test"}
+    assert 0.58 < shares["train"] / len(studies()) < 0.82
+
+
+def test_a_patient_has_one_study_and_no_identifier() -> None:
+    assert len({study.patient for study in studies()}) == len(studies())
+    assert all(set(study.attributes) == {"sex", "age"} for study in studies())
+
+
+def test_the_contact_sheet_shows_every_study() -> None:
+    sheet = contact_sheet(count=4, size=SIZE)
+    assert sheet.dtype == np.uint8
+    assert sheet.shape[1:] == (4 * SIZE, 3)
+    assert sheet.shape[0] > SIZE
