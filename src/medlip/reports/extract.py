@@ -116,28 +116,46 @@ class Reading(NamedTuple):
     refers: bool
 
 
+class ReportReading(NamedTuple):
+    """What a report says: its facts, the names of its sections, and the sentences that no fact was read from."""
+
+    facts: tuple[Fact, ...]
+    sections: tuple[str, ...]
+    silent: tuple[str, ...]
+
+
 class Extractor:
     """Reads reports in the words of one vocabulary. Use `extractor(vocabulary)`."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self._lexicon = _lexicon(vocabulary)
-        self._read = lru_cache(maxsize=50_000)(self._read_sentence)  # reports repeat their sentences
+        self._read = lru_cache(maxsize=16_384)(self._read_sentence)  # reports repeat their sentences
 
     def __call__(self, text: str) -> tuple[Fact, ...]:
         """Return the facts of a report; see `extract_facts`."""
+        return self.read(text).facts
+
+    def read(self, text: str) -> ReportReading:
+        """Return the facts of a report with its sections and the sentences without any fact."""
+        found = sections(text)
         mentions: list[tuple[Mention, Sentence]] = []
-        for section in sections(text):
+        silent: list[str] = []
+        for section in found:
             if not section.read:
                 continue
             before: tuple[Mention, ...] = ()
             for sentence in split_sentences(text[section.start : section.end]):
                 reading = self._read(sentence.text)
-                found = _carried(reading.mentions, before) if reading.refers else reading.mentions
-                offset = section.start + sentence.start
-                mentions += [(mention, Sentence(sentence.text, offset, offset + len(sentence.text))) for mention in found]
-                before = found or before
-        return tuple(self._facts(mentions))
+                here = _carried(reading.mentions, before) if reading.refers else reading.mentions
+                if here:
+                    offset = section.start + sentence.start
+                    placed = Sentence(sentence.text, offset, offset + len(sentence.text))
+                    mentions += [(mention, placed) for mention in here]
+                    before = here
+                else:
+                    silent.append(sentence.text)
+        return ReportReading(tuple(self._facts(mentions)), tuple(section.name for section in found), tuple(silent))
 
     def _facts(self, mentions: Sequence[tuple[Mention, Sentence]]) -> Iterable[Fact]:
         elsewhere: dict[tuple[str, str], str] = {}
@@ -364,14 +382,12 @@ def _row(place: Place) -> str:
 
 def _clauses(items: list[Item]) -> Iterable[tuple[int, int]]:
     """Yield the bounds of the clauses: at "but", before "there is", and before a new subject ("…, the heart is normal")."""
-    start = 0
+    start, said = 0, False
     for i, item in enumerate(items):
-        if i == start:
-            continue
-        said = any(before.kind in _FINDING for before in items[start:i])
-        if item.kind == "clause" or (said and (item.kind == "there" or (_new_subject(items, i)))):
+        if i > start and (item.kind == "clause" or (said and (item.kind == "there" or _new_subject(items, i)))):
             yield start, i
-            start = i
+            start, said = i, False
+        said = said or item.kind in _FINDING
     yield start, len(items)
 
 

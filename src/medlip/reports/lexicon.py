@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-TOKEN = re.compile(r"\d+(?:[.,/]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)?|__+|[^\w\s]")
+TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\d+(?:[.,/]\d+)*|__+|[,;:/?=&]")
+_MEANING = ""  # the key under which a branch of the tree holds what the phrase that ends there means
 _FORGIVING = 7  # words shorter than this are read as they are spelled
 _REMEMBERED = 100_000
 
@@ -33,9 +34,9 @@ class Item(NamedTuple):
 
 @dataclass
 class Lexicon:
-    """Phrases by their first word, and the spelling that each word of a report is read as."""
+    """Phrases as a tree of words, and the spelling that each word of a report is read as."""
 
-    phrases: dict[str, list[tuple[tuple[str, ...], str, Any]]] = field(default_factory=dict)
+    _tree: dict[str, Any] = field(default_factory=dict)
     _spelling: dict[str, str] = field(default_factory=dict)
     _known: set[str] = field(default_factory=set)
     _near: dict[str, str] = field(default_factory=dict)
@@ -43,16 +44,15 @@ class Lexicon:
     def add(self, phrases: Iterable[str], kind: str, value: Any = None) -> None:
         """Add phrases of one meaning; one that is there already keeps its meaning."""
         for phrase in phrases:
-            tokens = tuple(singular(token) for token in _tokens(str(phrase)))
-            rivals = self.phrases.setdefault(tokens[0], [])
-            if all(tokens != rival for rival, _, _ in rivals):
-                rivals.append((tokens, kind, value))
+            branch = self._tree
+            for token in TOKEN.findall(phrase.lower()):
+                word = singular(token)
+                self._known.add(word)
+                branch = branch.setdefault(word, {})
+            branch.setdefault(_MEANING, (kind, value))
 
     def finish(self) -> Lexicon:
-        """Order the phrases, longest first, and learn which misspellings to forgive; call once, after the last `add`."""
-        for rivals in self.phrases.values():
-            rivals.sort(key=lambda rival: -len(rival[0]))
-        self._known = {token for rivals in self.phrases.values() for tokens, _, _ in rivals for token in tokens}
+        """Learn which misspellings to forgive; call once, after the last `add`."""
         for word in sorted(self._known):
             if len(word) >= _FORGIVING:
                 for near in (word, *_without_a_letter(word)):
@@ -63,21 +63,21 @@ class Lexicon:
 
     def items(self, sentence: str) -> list[Item]:
         """Read a sentence as phrases, the longest at each place; an unknown word becomes an item of kind ""."""
-        tokens = [(self.spell(match[0]), match.start(), match.end()) for match in TOKEN.finditer(sentence)]
-        tokens = [token for token in tokens if token[0] not in _SILENT]
-        spelled = [token[0] for token in tokens]
+        matches = list(TOKEN.finditer(sentence))
+        spelled = [self.spell(match[0]) for match in matches]
         found: list[Item] = []
-        i = 0
-        while i < len(tokens):
-            for phrase, kind, value in self.phrases.get(spelled[i], ()):
-                size = len(phrase)
-                if size == 1 or tuple(spelled[i : i + size]) == phrase:
-                    found.append(Item(kind, value, tokens[i][1], tokens[i + size - 1][2]))
-                    i += size
-                    break
-            else:
-                found.append(Item("", spelled[i], tokens[i][1], tokens[i][2]))
-                i += 1
+        tree, count, i = self._tree, len(spelled), 0
+        while i < count:
+            branch = tree.get(spelled[i])
+            meaning, last, j = ("", spelled[i]), i, i
+            while branch is not None:
+                if _MEANING in branch:
+                    meaning, last = branch[_MEANING], j
+                j += 1
+                branch = branch.get(spelled[j]) if j < count else None
+            kind, value = meaning
+            found.append(Item(kind, spelled[i] if value is None else value, matches[i].start(), matches[last].end()))
+            i = last + 1
         return found
 
     def spell(self, word: str) -> str:
@@ -98,13 +98,6 @@ class Lexicon:
             if known and abs(len(known) - len(word)) <= 1 and known[0] == word[0] and _one_edit(word, known):
                 return known
         return word
-
-
-_SILENT = frozenset(["-", "'", '"', "’", "‘", "“", "”", "*", "(", ")", "[", "]", ".", "_", "•", "·", "–", "`"])
-
-
-def _tokens(phrase: str) -> list[str]:
-    return [token for token in TOKEN.findall(phrase.lower()) if token not in _SILENT]
 
 
 @cache

@@ -20,7 +20,7 @@ from medlip.reports.facts import Fact, resolve
 from medlip.reports.files import Report, read_reports
 from medlip.reports.implied import implied_absent
 from medlip.reports.radgraph import read_graph
-from medlip.reports.text import sections, split_sentences
+from medlip.reports.text import sections
 from medlip.work import Outcome, process
 
 FIELDS = ("study", "pathology", "anatomy", "presence", "sentence", "start", "end")
@@ -175,15 +175,14 @@ def read_report(report: Report, options: Options) -> Read:
     if isinstance(report.content, str):
         if not report.content.strip():
             raise MedLIPError("no text")
-        names = {section.name for section in sections(report.content)}
-        if "impression" in names and "findings" not in names:
+        reading = extractor(vocabulary).read(report.content)
+        if "impression" in reading.sections and "findings" not in reading.sections:
             notes.append("no findings, all impression")
-        if not names & {"findings", "impression"}:
+        if not {"findings", "impression"} & set(reading.sections):
             notes.append("neither findings nor impression")
-        mentions = extractor(vocabulary)(report.content)
+        mentions, silent = reading.facts, reading.silent
         facts = mentions if options.mentions else resolve(mentions)
         unknown: tuple[str, ...] = ()
-        silent = _silent(report.content, mentions)
     else:
         graph = read_graph(report.content)
         known = [
@@ -196,17 +195,6 @@ def read_report(report: Report, options: Options) -> Read:
             notes.append(f"relations to entities that don't exist ({', '.join(graph.dangling[:3])})")
     implied = implied_absent(mentions, vocabulary) if options.implied else ()
     return Read((*facts, *implied), len(implied), silent, tuple(notes), unknown)
-
-
-def _silent(text: str, mentions: Sequence[Fact]) -> tuple[str, ...]:
-    spoken = {mention.sentence for mention in mentions}
-    return tuple(
-        sentence.text
-        for section in sections(text)
-        if section.read
-        for sentence in split_sentences(text[section.start : section.end])
-        if sentence.text not in spoken
-    )
 
 
 @lru_cache(maxsize=4)
