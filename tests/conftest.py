@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 TINY = ("image.size=64", "method.layers=1", "training.epochs=1", "training.batch_size=8", "training.warmup=1")
 
@@ -15,7 +14,7 @@ def phantom_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from medlip.data.prepare import prepare
 
     out = tmp_path_factory.mktemp("phantoms") / "store"
-    prepare(["phantom:60@3"], out, size=96, shares={"train": 0.4, "val": 0.3, "test": 0.3}, workers=0)
+    prepare(["phantom:60@3"], out, size=96, workers=0)
     return out
 
 
@@ -41,3 +40,9 @@ def xray(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("xrays") / "x.png"
     Image.fromarray(pixels).resize((150, 120)).save(file)
     return file
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> tuple[str, ...]:
+    """Changes that make any recipe train in a second or two."""
+    return TINY

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from medlip.app.output import Answer, Json, answers, describe_reading, describe_results, table
+from medlip.app.bench import bench
+from medlip.app.facts import facts
+from medlip.app.output import Answer, Data, Json, answers, describe_reading, describe_results
 from medlip.app.prepare import prepare
 from medlip.errors import MedLIPError
 
@@ -20,11 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-bench = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
 
 Run = Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN")]
-Data = Annotated[str, typer.Option("--data", help="A prepared store, or phantom:N, openi:DIR, nih:DIR.", metavar="SOURCE")]
 
 
 def main() -> None:
@@ -91,6 +90,7 @@ def demo(
 
 
 app.command()(prepare)
+app.command()(facts)
 
 
 @app.command()
@@ -162,40 +162,4 @@ def predict(
     return Answer(entries[0] if len(entries) == 1 else entries, "\n\n".join(map(describe_reading, entries)), problem)
 
 
-@bench.command()
-@answers
-def step(
-    method: Annotated[str, typer.Option(help="Name of the method.")] = "medslip",
-    backbone: Annotated[str, typer.Option(help="timm model of the image encoder.")] = "resnet50",
-    batch: Annotated[int, typer.Option(help="Images a step.", min=1)] = 8,
-    image_size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=32)] = 224,
-    as_json: Json = False,
-) -> Answer:
-    """Time a training step beside its image encoder alone."""
-    from medlip.training.bench import bench_step
-
-    result = bench_step(method, backbone, batch, image_size)
-    return Answer(result, table(list(result.items())))
-
-
-@bench.command()
-@answers
-def supervised(
-    data: Data,
-    seconds: Annotated[float, typer.Option(help="Time to train.", min=1)] = 420,
-    backbone: Annotated[str, typer.Option(help="timm model.")] = "resnet18",
-    weights: Annotated[str | None, typer.Option(help="Initial weights: timm, or a file; none for random.")] = None,
-    image_size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=32)] = 128,
-    split: Annotated[str | None, typer.Option(help="Split to evaluate.", metavar="NAME")] = None,
-    seed: int = 0,
-    as_json: Json = False,
-) -> Answer:
-    """Train a classifier on the labels of the train split, the yardstick for what reports alone give."""
-    from medlip.app.input import evaluation_store
-    from medlip.evaluation.supervised import bench_supervised
-
-    with evaluation_store(data) as store:
-        result = bench_supervised(
-            store, split=split, seed=seed, seconds=seconds, backbone=backbone, weights=weights, size=image_size
-        )
-    return Answer(result, describe_results(result))
+app.add_typer(bench, name="bench")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from medlip.data.prepare import SHARES, SKIPPED, prepare
 from medlip.data.sources import open_source
 from medlip.data.store import Store
 
-UNSEEN = 2_000_003
 NAMED = 10  # skips that are named on stderr; the rest is counted
 
 
@@ -25,14 +23,9 @@ def training_store(source: str, run: Path) -> Store:
 
 @contextmanager
 def evaluation_store(source: str) -> Iterator[Store]:
-    """Open a store, or prepare another source into a temporary folder; studies without a split of their own are `test`.
-
-    "phantom:N" are phantoms that no training has seen: they come from another seed than those that are trained on. One's own
-    seed is given as "phantom:N@SEED".
-    """
-    phantoms = re.fullmatch(r"phantom:\d+", source)
+    """Open a store, or prepare another source into a temporary folder; studies without a split of their own are `test`."""
     with TemporaryDirectory(prefix="medlip-") as folder:
-        yield _open(f"{source}@{UNSEEN}" if phantoms else source, Path(folder) / "store", {"test": 1.0})
+        yield _open(source, Path(folder) / "store", {"test": 1.0})
 
 
 def _open(source: str, folder: Path, shares: Mapping[str, float]) -> Store:

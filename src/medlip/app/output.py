@@ -20,6 +20,7 @@ NOT_A_DEVICE = "Research software, not a medical device: not for use on patients
 SHOWN = 8
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
+Data = Annotated[str, typer.Option("--data", help="A prepared store, or phantom:N, openi:DIR, nih:DIR.", metavar="SOURCE")]
 
 
 @dataclass(frozen=True, slots=True)
