@@ -152,6 +152,6 @@ def test_wrong_settings_are_named(store: Store) -> None:
         TrainingBatches(store, PREPROCESSING, Augment(32), COUNT + 1, 0, VOCABULARY)
     with pytest.raises(MedLIPError, match="one size to both"):
         batches(store, augment=Augment(64))
-    other = Vocabulary.model_validate(VOCABULARY.model_dump() | {"pathologies": VOCABULARY.model_dump()["pathologies"][:9]})
+    other = Vocabulary.model_validate(VOCABULARY.model_dump() | {"pathologies": VOCABULARY.model_dump()["pathologies"][::-1]})
     with pytest.raises(MedLIPError, match="differ from the vocabulary in use"):
         TrainingBatches(store, PREPROCESSING, Augment(32), 4, 0, other)

@@ -107,12 +107,12 @@ WRONG: Sequence[tuple[str, str]] = [
     ("openi:{0}/empty", "the folder is empty"),
     ("openi:{0}/columns", "no column 'mesh'; it has 'uid', 'split'"),
     ("openi:{0}/rowless", "names no study"),
-    ("nih:{0}/columns", r"labels\.csv: there is no such file"),
+    ("nih:{0}/columns", "neither Data_Entry_2017"),
     ("nih:{0}/number", "w='wide' is no number"),
     ("phantom:many", "a number of phantoms"),
     ("phantom:0", "a number of phantoms"),
     ("{0}/empty", r"holds no manifest\.json"),
-    ("mimik:{0}", "Give a prepared store's folder or one of phantom:N, nih:DIR"),
+    ("mimik:{0}", "Give a prepared store's folder or one of phantom:N, openi:DIR, nih:DIR"),
 ]
 
 

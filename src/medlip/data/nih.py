@@ -2,32 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
-from medlip.concepts import default_vocabulary
-from medlip.data.sources import Source, canonical, combine, number, read_table
+from medlip.data.sources import Source, canonical, combine, files_by_stem, hold_back, number, read_table
 from medlip.data.study import Box, Study, View
+from medlip.errors import MedLIPError
 from medlip.reports import Presence
 
 LABELS = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
     "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
 )  # fmt: skip
-BOX_GRID = 1024  # boxes are in pixels of the images as published
+PUBLISHED = 1024  # side of the published images, in whose pixels all boxes are given
 BOX_LABELS = {"infiltrate": "Infiltration", "lung opacity": "Pneumonia"}  # RSNA boxed suspected pneumonia by this name
 
 
 def nih(folder: str | Path) -> Source:
-    """Read `labels.csv` (one row an image) and, where it is there, `boxes.csv` in 1024 x 1024 coordinates.
+    """Read the published layout (`Data_Entry_2017*.csv`, images anywhere below), or `labels.csv` with `boxes.csv`.
 
-    Every image is a study, and all are split "test".
+    Published: split by `train_val_list.txt` (a tenth of its patients are "val") and `test_list.txt`, where they are there;
+    boxes from `BBox_List_2017.csv`. The other layout, one row an image with its file and size: all are split "test".
+    Every image is a study.
 
     Raises:
         MedLIPError: a file is missing, lacks a column, or holds something else than a number where one belongs.
     """
     folder = Path(folder)
+    tables = sorted(folder.glob("Data_Entry_2017*.csv*"))
+    return _published(folder, tables[-1]) if tables else _listed(folder)
+
+
+def _published(folder: Path, table: Path) -> Source:
+    boxes: dict[str, list[Box]] = {}
+    for box_table in sorted(folder.glob("BBox_List_2017*.csv*"))[:1]:
+        for row in read_table(box_table, ("Image Index", "Finding Label", "Bbox [x", "y", "w", "h]")):
+            x, y, width, height = (number(row, column, box_table) for column in ("Bbox [x", "y", "w", "h]"))
+            boxes.setdefault(row["Image Index"], []).append(Box(label_name(row["Finding Label"]), x, y, width, height))
+    lists = {name: _list(folder / f"{name}_list.txt") for name in ("train_val", "test")}
+    files = files_by_stem(folder)
+    studies = {}
+    for row in read_table(table, ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")):
+        name = row["Image Index"]
+        stem = Path(name).stem
+        patient = f"nih:{int(number(row, 'Patient ID', table))}"
+        split = "test" if name in lists["test"] else hold_back(patient) if name in lists["train_val"] else ""
+        sex = row.get("Patient Gender") or row.get("Patient Sex", "")
+        studies[name] = Study(
+            id=stem,
+            patient=patient,
+            views=(
+                View(
+                    files.get(stem, folder / name),
+                    row["View Position"],
+                    tuple(boxes.get(name, ())),
+                    frame=(PUBLISHED, PUBLISHED),
+                ),
+            ),
+            labels=finding_labels(row["Finding Labels"]),
+            split=split,
+            attributes={"age": str(int(row["Patient Age"].rstrip("Y") or 0)), "sex": sex},  # "058Y" in the first version
+        )
+    return Source("nih", studies)
+
+
+def _list(path: Path) -> set[str]:
+    return set(path.read_text().split()) if path.exists() else set()
+
+
+def _listed(folder: Path) -> Source:
     table, box_table = folder / "labels.csv", folder / "boxes.csv"
+    if not table.exists():
+        raise MedLIPError(f"{folder}: neither Data_Entry_2017*.csv nor labels.csv is there. Complete the download.")
     boxes: dict[str, list[Box]] = {}
     if box_table.exists():
         for row in read_table(box_table, ("image_index", "label", "x", "y", "w", "h")):
@@ -35,7 +83,7 @@ def nih(folder: str | Path) -> Source:
             boxes.setdefault(row["image_index"], []).append(Box(label_name(row["label"]), x, y, width, height))
     studies = {}
     for row in read_table(table, ("file", "image_index", "finding_labels", "patient_id", "view", "w", "h")):
-        across, down = (number(row, side, table) / BOX_GRID for side in ("w", "h"))
+        across, down = (number(row, side, table) / PUBLISHED for side in ("w", "h"))
         scaled = tuple(
             replace(box, x=box.x * across, y=box.y * down, width=box.width * across, height=box.height * down)
             for box in boxes.get(row["image_index"], ())
@@ -51,7 +99,8 @@ def nih(folder: str | Path) -> Source:
     return Source("nih", studies)
 
 
-def finding_labels(text: str) -> dict[str, Presence]:
+@cache
+def finding_labels(text: str) -> Mapping[str, Presence]:
     """Read "Effusion|Mass" or "No Finding": what is not listed is absent."""
     listed = {label.strip() for label in text.split("|")}
     return combine((label_name(label), "present" if label in listed else "absent") for label in LABELS)
@@ -59,4 +108,4 @@ def finding_labels(text: str) -> dict[str, Presence]:
 
 def label_name(label: str) -> str:
     """Return the name under which a label or a box's finding goes on."""
-    return canonical(BOX_LABELS.get(label.lower(), label), default_vocabulary())
+    return canonical(BOX_LABELS.get(label.lower(), label))

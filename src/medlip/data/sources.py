@@ -7,13 +7,17 @@ import gzip
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medlip.concepts import Vocabulary
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from medlip.concepts import default_vocabulary
 from medlip.data.study import Study
 from medlip.errors import MedLIPError
 from medlip.reports import Presence
@@ -21,10 +25,24 @@ from medlip.reports import Presence
 if TYPE_CHECKING:
     from medlip.data.store import Store
 
-READERS = {
-    "nih": "medlip.data.nih:nih",
-    "openi": "medlip.data.openi:openi",
-}
+
+class DataSet(BaseModel):
+    """What a reader reads: the data set's title, where to get it, its licence, and what its folder must hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    reader: str
+    where: str
+    licence: str
+    layout: tuple[str, ...]
+
+
+@cache
+def data_sets() -> Mapping[str, DataSet]:
+    """Return the data sets that `open_source` reads as "NAME:DIR", by name."""
+    content = yaml.safe_load((files("medlip.data") / "sets.yaml").read_text())
+    return {name: DataSet.model_validate(entry) for name, entry in content.items()}
 
 
 def _itself(study: Any) -> Study:
@@ -63,18 +81,17 @@ def open_source(text: str | Path) -> Source | Store:
     name, colon, place = text.partition(":")
     if name == "phantom" and colon:
         return _phantoms(place)
-    if name in READERS and colon:
-        module, function = READERS[name].split(":")
-        folder = _folder(place, text)
-        source: Source = getattr(import_module(module), function)(folder)
+    if name in data_sets() and colon:
+        module, function = data_sets()[name].reader.split(":")
+        source: Source = getattr(import_module(module), function)(_file(place) if name == "csv" else _folder(place, text))
         if not source.items:
-            raise MedLIPError(f"{text}: the folder is laid out well but names no study. Complete the download.")
+            raise MedLIPError(f"{text}: laid out well, but it names no study. Complete the download.")
         return source
     if (Path(text) / "manifest.json").is_file():
         from medlip.data.store import Store
 
         return Store.open(text)
-    known = ", ".join(["phantom:N", *(f"{reader}:DIR" for reader in READERS)])
+    known = ", ".join(["phantom:N", *(f"{known}:DIR" for known in data_sets())])
     found = "there is no such folder" if not Path(text).exists() else "it holds no manifest.json, so it is no prepared store"
     raise MedLIPError(f"{text}: {found}. Give a prepared store's folder or one of {known}.")
 
@@ -86,6 +103,13 @@ def _folder(place: str, text: str) -> Path:
     if next(folder.iterdir(), None) is None:
         raise MedLIPError(f"{text}: the folder is empty. Put the data set's files there.")
     return folder
+
+
+def _file(place: str) -> Path:
+    path = Path(place).expanduser()
+    if not path.is_file():
+        raise MedLIPError(f"csv:{place}: there is no such file. Give a CSV file, or the YAML file that maps one.")
+    return path
 
 
 def _phantoms(place: str) -> Source:
@@ -148,10 +172,20 @@ def number(row: Mapping[str, str], column: str, where: Path) -> float:
 PRESENCE: Mapping[str, Presence] = {"1": "present", "0": "absent", "-1": "uncertain"}
 
 
-def labelled(row: Mapping[str, str], names: Iterable[str], vocabulary: Vocabulary) -> dict[str, Presence]:
-    """Read labels from columns of 1, 0, -1 (uncertain) and blank (unknown), as CheXpert writes them."""
-    values = ((name, row[name].removesuffix(".0")) for name in names)
-    return combine((canonical(name, vocabulary), PRESENCE[value]) for name, value in values if value in PRESENCE)
+def labelled(row: Mapping[str, str], names: Mapping[str, str]) -> dict[str, Presence]:
+    """Read labels from columns of 1, 0, -1 (uncertain) and blank (unknown), as CheXpert writes them.
+
+    Args:
+        row: of the table.
+        names: the label's name by column, see `canonical_names`.
+    """
+    values = ((name, row[column].removesuffix(".0")) for column, name in names.items())
+    return combine((name, PRESENCE[value]) for name, value in values if value in PRESENCE)
+
+
+def canonical_names(labels: Iterable[str]) -> dict[str, str]:
+    """Return each label's `canonical` name."""
+    return {label: canonical(label) for label in labels}
 
 
 def hold_back(patient: str) -> str:
@@ -159,10 +193,11 @@ def hold_back(patient: str) -> str:
     return "val" if int.from_bytes(sha256(patient.encode()).digest()[:8]) % 10 == 0 else "train"
 
 
-def canonical(name: str, vocabulary: Vocabulary) -> str:
+@cache
+def canonical(label: str) -> str:
     """Return the vocabulary's name for a data set's label, or the label in lower case where the vocabulary has none."""
-    pathology = vocabulary.find_pathology(name)
-    return pathology.name if pathology else name.strip().lower()
+    pathology = default_vocabulary().find_pathology(label)
+    return pathology.name if pathology else label.strip().lower()
 
 
 def combine(labels: Iterable[tuple[str, Presence]]) -> dict[str, Presence]:
