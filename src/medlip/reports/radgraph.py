@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from importlib.resources import files
@@ -58,7 +57,7 @@ class _Graph:
         self.text: str = graph["text"]
         self.entities: Mapping[str, Mapping[str, Any]] = graph["entities"]
         tokens = self.text.split(" ")
-        self.starts = [0, *accumulate(len(token) + 1 for token in tokens)]
+        self.starts = [0, *accumulate([len(token) + 1 for token in tokens])]
         self.stops = [i for i, token in enumerate(tokens) if token == "."]
         self.dangling: dict[str, None] = {}
         self.unknown: dict[str, None] = {}
@@ -69,49 +68,44 @@ class _Graph:
 
     def _facts(self) -> Iterator[Fact]:
         kinds = _kinds()
-        roots: dict[str, int] = {}  # the sentence of each
-        modifiers: dict[str, list[str]] = defaultdict(list)  # of each root, in order
-        observations: list[tuple[str, Presence]] = []
-        modifying: list[tuple[str, int, list[Any]]] = []
+        roots: dict[str, list[str]] = {}  # with their modifiers, in order
+        modifiers: list[tuple[str, list[str]]] = []
+        observations: list[tuple[Mapping[str, Any], Presence, list[str]]] = []
         for key, entity in self.entities.items():
             kind = kinds.get(entity["label"])
             if kind == "anatomy":
                 if entity["relations"]:
-                    modifying.append((key, self._sentence(entity), entity["relations"]))
+                    modifiers.append((key, self._targets(key, entity)))
                 else:
-                    roots[key] = self._sentence(entity)
+                    roots[key] = [key]
             elif kind:
-                observations.append((key, kind))
+                observations.append((entity, kind, self._targets(key, entity, "located_at")))
         root_of: dict[str, list[str]] = {root: [root] for root in roots}
-        for key, sentence, relations in modifying:
-            for _, target in self._targets(key, relations):
-                if roots.get(target) == sentence:
-                    modifiers[target].append(key)
+        for key, targets in modifiers:
+            for target in targets:
+                if target in roots and self._sentence(target) == self._sentence(key):
+                    roots[target].append(key)
                     root_of.setdefault(key, []).append(target)
-        rows = {root: self._row(root, modifiers[root]) for root in roots}
-        for key, presence in observations:
-            entity = self.entities[key]
+        for entity, presence, targets in observations:
             if not entity["relations"]:
                 yield self._fact(entity, "unspecified", presence)
-                continue
-            for relation, target in self._targets(key, entity["relations"]):
-                if relation == "located_at":
-                    for root in root_of.get(target, ()):
-                        if roots[root] == self._sentence(entity):
-                            yield self._fact(entity, rows[root], presence)
+            for target in targets:
+                for root in root_of.get(target, ()):
+                    if self._sentence(root) == bisect_left(self.stops, entity["start_ix"]):
+                        yield self._fact(entity, row_of([self.entities[key]["tokens"].lower() for key in roots[root]]), presence)
 
-    def _targets(self, key: str, relations: list[Any]) -> Iterator[tuple[str, str]]:
-        for relation, target in relations:
-            if target in self.entities:
-                yield relation, target
-            else:
+    def _targets(self, key: str, entity: Mapping[str, Any], kind: str = "") -> list[str]:
+        """Return the entities that relations (of a kind, or any) lead to, and take note of those that don't exist."""
+        targets = []
+        for relation, target in entity["relations"]:
+            if target not in self.entities:
                 self.dangling[f"{key} -> {target}"] = None
+            elif not kind or relation == kind:
+                targets.append(target)
+        return targets
 
-    def _sentence(self, entity: Mapping[str, Any]) -> int:
-        return bisect_left(self.stops, entity["start_ix"])
-
-    def _row(self, root: str, modifiers: list[str]) -> str:
-        return row_of([self.entities[key]["tokens"].lower() for key in (root, *modifiers)])
+    def _sentence(self, key: str) -> int:
+        return bisect_left(self.stops, self.entities[key]["start_ix"])
 
     def _fact(self, entity: Mapping[str, Any], row: str, presence: Presence) -> Fact:
         column, known = _column(entity["tokens"])
