@@ -150,7 +150,9 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
     """Write tensors so that `path` is at every moment either the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, dict(metadata))
+    # Copies, since the format refuses tensors that share memory, as shared layers do.
+    copies = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    save_file(copies, partial, dict(metadata))
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(path)
