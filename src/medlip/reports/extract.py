@@ -62,6 +62,7 @@ class Sense:
     never: Sequence[str] = ()
     lung: bool = False
     device: bool = False
+    part: bool = False
     normal: bool = False
     general: bool = False
     skip: bool = False
@@ -76,14 +77,23 @@ class Place(NamedTuple):
 
     @property
     def complete(self) -> bool:
+        """Whether it stands for a place without a neighbour's words."""
         return bool(self.organ) or self.zone in ("base", "apical")
 
     @property
+    def vague(self) -> bool:
+        """Whether it says no more than "lung"."""
+        return self in _VAGUE
+
+    @property
     def in_lung(self) -> bool:
+        """Whether a finding of the lung can be there."""
         return self.organ in _IN_LUNG
 
 
-_IN_LUNG = frozenset(["", "lung", "lobe", "lingula", "hilum", "retrocardiac", "interstitium", "parenchymal", "pulmonary"])
+_IN_LUNG = frozenset(["", "lung", "lobe", "lingula", "hilum", "retrocardiac", "interstitium", "parenchymal", "pulmonary", "chest"])
+_VAGUE = frozenset(Place(organ=organ) for organ in ("lung", "pulmonary", "chest"))
+_CHAMBERS = frozenset(["right_atrium", "right_ventricle"])
 # Organs that say little: the other of two wins ("pulmonary interstitium", "lung apex", "osseous structures of the spine").
 _WEAK = (
     "cardiopulmonary",
@@ -162,21 +172,21 @@ class Extractor:
         for mention, _ in mentions:
             if mention.row and mention.presence != "absent":
                 elsewhere.setdefault((mention.pathology, mention.presence), mention.row)
+        device: Mention | None = None
+        device_in = -1
         known_pathologies, known_anatomies = self.vocabulary.pathology_index, self.vocabulary.anatomy_index
         for mention, sentence in mentions:
             row = mention.row
+            if mention.sense.part and row in _CHAMBERS and device is not None and sentence.start != device_in:
+                mention = mention._replace(pathology=device.pathology)  # "There is a pacemaker. Leads overlie the right atrium."
+            elif mention.pathology in ("pacemaker", "device"):
+                device, device_in = mention, sentence.start
             if not row and not mention.sense.device:
                 row = elsewhere.get((mention.pathology, mention.presence), "")
             row = row or mention.sense.row
             if mention.pathology in known_pathologies and row in known_anatomies:
-                yield Fact(
-                    mention.pathology,
-                    row,
-                    mention.presence,
-                    sentence.text,
-                    sentence.start + mention.start,
-                    sentence.start + mention.end,
-                )
+                start, end = sentence.start + mention.start, sentence.start + mention.end
+                yield Fact(mention.pathology, row, mention.presence, sentence.text, start, end)
 
     def _read_sentence(self, sentence: str) -> Reading:
         items = _composed(_heeded(self._lexicon.items(sentence)))
@@ -186,7 +196,17 @@ class Extractor:
         mentions: list[Mention] = []
         for start, end in _clauses(items):
             mentions += _Clause(items[start:end]).mentions()
-        return Reading(tuple(mentions), refers)
+        return Reading(tuple(_with_parts(mentions)), refers)
+
+
+def _with_parts(mentions: list[Mention]) -> Iterable[Mention]:
+    """Put a device where its parts are: "a pacemaker with its tip in the right atrium"."""
+    rows = dict.fromkeys(mention.row for mention in mentions if mention.sense.part and mention.row)
+    for mention in mentions:
+        if rows and mention.sense.device and not mention.sense.part and not mention.row and mention.presence != "absent":
+            yield from (mention._replace(row=row) for row in rows)
+        else:
+            yield mention
 
 
 def _carried(mentions: Sequence[Mention], before: Sequence[Mention]) -> tuple[Mention, ...]:
@@ -356,7 +376,7 @@ def _row(place: Place) -> str:
     if organ.startswith("="):
         return organ[1:]
     sided = side in ("left", "right")
-    if organ == "pulmonary" and (sided or zone):
+    if organ in ("pulmonary", "chest") and (sided or zone):
         organ = "lung"
     if organ == "lingula":
         return row_of(("lobe", "right", "upper") if side == "right" else ("lingula",))
@@ -522,7 +542,11 @@ class _Clause:
         before = self._before(i)
         behind = self._behind(i)
         if not before or not behind:
-            return before or behind
+            named = before or behind
+            if len(named) == 1 and named[0].vague:  # "In the left base there is a lung nodule."
+                narrowed = [_merged(named[0], place) for place in self._topic(i)]
+                return tuple(place for place in narrowed if place) or named
+            return named
         merged = [_merged(a, b) for a in before for b in behind]
         if all(merged) and (len(before) == 1 or len(behind) == 1):
             return tuple(place for place in merged if place)
@@ -565,10 +589,10 @@ class _Clause:
                     break
                 self.taken.add(j)
                 places = items[j].value
-            elif kind in ("both", "either") or (items[j].value == "," and self.lists and not places):
-                if places:
+            elif kind in ("both", "either") or items[j].value == ",":
+                if places or not (self.lists or self._apposed(j)):
                     break
-                listed = True
+                listed = listed or self.lists
             elif kind in ("noun", "adjective"):
                 if not listed or places:
                     break
@@ -580,6 +604,16 @@ class _Clause:
                 break
             j += 1
         return places
+
+    def _apposed(self, j: int) -> bool:
+        """Tell whether the comma at `j` is followed by a place alone ("nodule, right upper lobe")."""
+        behind = self.items[j + 1 : j + 3]
+        return (
+            bool(behind)
+            and behind[0].kind == "places"
+            and all(place.complete for place in behind[0].value)
+            and (len(behind) == 1 or behind[1].value == ",")
+        )
 
     def _place_after(self, j: int) -> int:
         """Return the index of the place that the preposition at `j` names, 0 if there is none."""
@@ -717,6 +751,8 @@ def _settled(sense: Sense, place: Place) -> str:
     """Return the row of a finding at a place, "" where the place says nothing for it."""
     if sense.fixed:
         return sense.row
+    if sense.normal and place.organ == "chest" and not place.side:
+        return ""  # "normal chest" names no structure
     if sense.device and not place.organ and not place.zone:
         return ""
     if sense.organ:
