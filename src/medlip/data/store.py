@@ -241,6 +241,11 @@ class Store:
         edges = np.flatnonzero(np.diff(shard[order]) | np.diff(group[order])) + 1
         return np.split(order, edges)
 
+    def read_file(self, name: str) -> bytes:
+        """Return a file of the store, such as a shard that the manifest lists."""
+        files, folder = _filesystem(self.root)
+        return bytes(files.cat_file(f"{folder}/{name}"))
+
     def _group(self, shard: int, group: int) -> pa.Table:
         key = (shard, group)
         if key not in self._groups:

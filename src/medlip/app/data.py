@@ -1,0 +1,79 @@
+"""`medlip data`: which data sets are read, whether a folder is complete, what two of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from medlip.app.output import Answer, Json, answers
+
+data = typer.Typer(help="Data sets: which are read, what a folder holds, what two of them share.", no_args_is_help=True)
+
+SOURCE = "NAME:DIR, phantom:N, or a prepared store."
+
+
+@data.command("list")
+@answers
+def list_sets(as_json: Json = False) -> Answer:
+    """List the data sets: where to get each, under which licence, and what its folder must hold."""
+    from medlip.data.sources import data_sets
+
+    document = {name: entry.model_dump(exclude={"reader"}) for name, entry in data_sets().items()}
+    paragraphs = [
+        f"{name}:{'FILE' if name == 'csv' else 'DIR'}  {entry.title}\n  from {entry.where}\n  {entry.licence}\n"
+        + "\n".join(f"  - {line}" for line in entry.layout)
+        for name, entry in data_sets().items()
+    ]
+    return Answer(document, "\n\n".join([*paragraphs, "phantom:N  N phantom chests, made here; phantom:N@SEED for others"]))
+
+
+@data.command()
+@answers
+def check(source: Annotated[str, typer.Argument(help=SOURCE, metavar="SOURCE")], as_json: Json = False) -> Answer:
+    """Count what a source holds and name what is missing; compare a store with its hashes."""
+    from medlip.data.check import check as check_source
+
+    found = check_source(source)
+    missing = found.get("missing", 0)
+    problem = f"{source}: {missing:,} image files are missing, the first {found['missing_first'][0]}." if missing else ""
+    return Answer(found, _lines(found), problem)
+
+
+@data.command()
+@answers
+def overlap(
+    first: Annotated[str, typer.Argument(help=SOURCE, metavar="A")],
+    second: Annotated[str, typer.Argument(help=SOURCE, metavar="B")],
+    as_json: Json = False,
+) -> Answer:
+    """Find patients and images that two sources share, such as a training and a test set."""
+    from medlip.data.overlap import find_overlap, fingerprint
+
+    seen = [fingerprint(source) for source in (first, second)]
+    shared = find_overlap(*seen)
+    document = {
+        "a": {"source": first, "images": len(seen[0].ids), "skipped": seen[0].skipped},
+        "b": {"source": second, "images": len(seen[1].ids), "skipped": seen[1].skipped},
+        "patients": shared.patients,
+        "images": [{"a": a, "b": b} for a, b in shared.images],
+    }
+    lines = [
+        f"{first}: {len(seen[0].ids):,} images; {second}: {len(seen[1].ids):,} images",
+        f"patients in both: {len(shared.patients):,}  {' '.join(shared.patients[:10])}",
+        f"images that look the same: {len(shared.images):,}",
+        *(f"  {a}  {b}" for a, b in shared.images[:20]),
+    ]
+    return Answer(document, "\n".join(lines))
+
+
+def _lines(document: Mapping[str, Any]) -> str:
+    """Write a document with one level of nesting, a line an entry."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{name} {text(item)}" for name, item in value.items())
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    return "\n".join(f"{name}: {text(value)}" for name, value in document.items() if value not in ([], {}))
