@@ -44,11 +44,9 @@ def test_a_copy_is_found_and_a_stranger_is_not() -> None:
 
 
 def test_shared_patients_are_found_whatever_their_images() -> None:
-    first, second = (
-        Fingerprints((name,), ("nih:7",), np.zeros((1, 4), np.uint64) + fill)
-        for name, fill in (("a", 0), ("b", ~np.uint64(0)))
-    )
-    assert find_overlap(first, second).patients == ("nih:7",) and not find_overlap(first, second).images
+    dark = Fingerprints(("a",), ("nih:7",), np.zeros((1, 4), np.uint64))
+    bright = Fingerprints(("b",), ("nih:7",), ~np.zeros((1, 4), np.uint64))
+    assert find_overlap(dark, bright).patients == ("nih:7",) and not find_overlap(dark, bright).images
 
 
 def test_fingerprints_are_kept_in_a_file(tmp_path: Path) -> None:

@@ -51,16 +51,16 @@ def overlap(
     """Find patients and images that two sources share, such as a training and a test set."""
     from medlip.data.overlap import find_overlap, fingerprint
 
-    seen = [fingerprint(source) for source in (first, second)]
-    shared = find_overlap(*seen)
+    one, other = fingerprint(first), fingerprint(second)
+    shared = find_overlap(one, other)
     document = {
-        "a": {"source": first, "images": len(seen[0].ids), "skipped": seen[0].skipped},
-        "b": {"source": second, "images": len(seen[1].ids), "skipped": seen[1].skipped},
+        "a": {"source": first, "images": len(one.ids), "skipped": one.skipped},
+        "b": {"source": second, "images": len(other.ids), "skipped": other.skipped},
         "patients": shared.patients,
         "images": [{"a": a, "b": b} for a, b in shared.images],
     }
     lines = [
-        f"{first}: {len(seen[0].ids):,} images; {second}: {len(seen[1].ids):,} images",
+        f"{first}: {len(one.ids):,} images; {second}: {len(other.ids):,} images",
         f"patients in both: {len(shared.patients):,}  {' '.join(shared.patients[:10])}",
         f"images that look the same: {len(shared.images):,}",
         *(f"  {a}  {b}" for a, b in shared.images[:20]),

@@ -18,8 +18,8 @@ from medlip.images import read_image
 from medlip.work import process, track
 
 BITS = 256
-# On Open-i and NIH images: at most 18 between copies that were shrunk, brightened and saved again as JPEG; at least 50 between
-# images of different patients.
+# On Open-i and NIH images: at most 18 between copies that were shrunk, brightened and saved again as JPEG; at least 50
+# between images of different patients.
 NEAR = 32
 
 
