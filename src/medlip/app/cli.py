@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from medlip.app.bench import bench
+from medlip.app.data import data as data_sets
 from medlip.app.facts import facts
 from medlip.app.output import Answer, Data, Json, answers, describe_reading, describe_results
 from medlip.app.prepare import prepare
@@ -90,6 +91,7 @@ def demo(
 
 
 app.command()(prepare)
+app.add_typer(data_sets, name="data")
 app.command()(facts)
 
 

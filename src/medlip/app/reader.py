@@ -99,7 +99,7 @@ class Reader:
             return self._read(name, pixels, ask, normal)
 
     def _read(self, name: str, pixels: NDArray[np.uint8], ask: Sequence[str], normal: bool) -> Reading:
-        tensor = self.method.preprocessing(torch.from_numpy(np.ascontiguousarray(pixels))[None])
+        tensor = self.method.preprocessing(torch.tensor(pixels)[None])
         wanted = [pathology.name for pathology in self.vocabulary.pathologies if normal or pathology.kind == "abnormal"]
         probabilities = self.method.score(tensor, [*wanted, *ask])[0].tolist()
         places = self._places(tensor, wanted)

@@ -1,0 +1,184 @@
+"""Reading X-rays with a run: findings, places, questions, and heat maps in the image's own pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from typer.testing import CliRunner
+
+import medlip
+from medlip.app.cli import app
+from medlip.app.reader import Reader, Reading
+from medlip.concepts import default_vocabulary
+from medlip.errors import MedLIPError
+from medlip.images.preprocessing import Preprocessing
+
+ASKED = ["pneumonia", "a rounded opacity at the right base"]
+
+
+@pytest.fixture(scope="module")
+def reader(tiny_run: Path) -> Reader:
+    return medlip.load(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def reading(reader: Reader, xray: Path) -> Reading:
+    return reader.read(xray, ask=ASKED)
+
+
+def test_findings_are_the_abnormal_pathologies_most_probable_first(reading: Reading) -> None:
+    probabilities = [finding.probability for finding in reading.findings]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert all(0 <= p <= 1 for p in probabilities)
+    abnormal = {p.name for p in default_vocabulary().pathologies if p.kind == "abnormal"}
+    assert {finding.pathology for finding in reading.findings} == abnormal
+
+
+def test_normal_statements_are_given_on_request(reader: Reader, xray: Path) -> None:
+    assert {"clear", "normal"} <= {finding.pathology for finding in reader.read(xray, normal=True).findings}
+
+
+def test_every_finding_has_its_likeliest_anatomies(reading: Reading) -> None:
+    for finding in reading.findings:
+        probabilities = [place.probability for place in finding.anatomies]
+        assert len(probabilities) == 5
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert all(place.anatomy in default_vocabulary().anatomy_index for place in finding.anatomies)
+
+
+def test_a_name_and_any_text_can_be_asked(reading: Reading) -> None:
+    assert [question.text for question in reading.asked] == ASKED
+    pneumonia = next(finding for finding in reading.findings if finding.pathology == "pneumonia")
+    assert reading.asked[0].probability == pytest.approx(pneumonia.probability)
+    assert 0 <= reading.asked[1].probability <= 1
+
+
+def test_pixels_read_as_their_file_does(reader: Reader, xray: Path, reading: Reading) -> None:
+    from_pixels = reader.read(np.asarray(Image.open(xray)), ask=ASKED)
+    assert from_pixels.to_dict() | {"image": str(xray)} == reading.to_dict()
+
+
+def test_heat_map_and_overlay_have_the_pixels_of_the_image(reading: Reading) -> None:
+    for text in ASKED:
+        heat = reading.heat_map(text)
+        assert (heat.shape, heat.dtype) == ((120, 150), np.float32)
+        assert (heat.min(), heat.max()) == (0, 1)
+        overlay = reading.overlay(text)
+        assert (overlay.size, overlay.mode) == ((150, 120), "RGB")
+
+
+class Pointer(torch.nn.Module):
+    """A method that looks at the brightest pixel of its square input, whatever it is asked."""
+
+    name = "pointer"
+    vocabulary = default_vocabulary()
+    preprocessing = Preprocessing(size=32)
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return torch.full((len(images), len(prompts)), 0.5)
+
+    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        grey = images[:, :1]
+        return (grey - grey.amin()).expand(-1, len(prompts), -1, -1)
+
+
+def test_heat_map_undoes_the_resizing_of_a_wide_image() -> None:
+    pixels = np.zeros((100, 300), np.uint8)
+    pixels[18:26, 236:250] = 255
+    reading = Reader(Pointer()).read(pixels)  # type: ignore[arg-type]
+    row, column = np.unravel_index(reading.heat_map("anything").argmax(), pixels.shape)
+    assert (18 <= row < 26, 236 <= column < 250) == (True, True)
+
+
+def test_a_method_without_places_reads_all_the_same() -> None:
+    reading = Reader(Pointer()).read(np.eye(64, dtype=np.uint8))  # type: ignore[arg-type]
+    assert all(finding.anatomies == () for finding in reading.findings)
+    with pytest.raises(MedLIPError, match="pointer"):
+        reading.matrix()
+
+
+def test_the_matrix_read_back_is_anatomies_by_pathologies(reading: Reading) -> None:
+    vocabulary = default_vocabulary()
+    matrix = reading.matrix()
+    assert matrix.shape == (len(vocabulary.anatomies), len(vocabulary.pathologies))
+    top = reading.findings[0]
+    column = vocabulary.pathology_index[top.pathology]
+    for place in top.anatomies:
+        assert matrix[vocabulary.anatomy_index[place.anatomy], column] == pytest.approx(place.probability, rel=1e-4)
+    assert matrix[:, column].max() == pytest.approx(top.anatomies[0].probability, rel=1e-4)
+
+
+def test_an_empty_question_is_an_error(reader: Reader, xray: Path) -> None:
+    with pytest.raises(MedLIPError, match="empty"):
+        reader.read(xray, ask=[" "])
+
+
+def predict(*arguments: object) -> tuple[int, Any, str]:
+    result = CliRunner().invoke(app, ["predict", *map(str, arguments), "--json"])
+    return result.exit_code, json.loads(result.stdout), result.stderr
+
+
+def test_one_image_gives_one_object(tiny_run: Path, xray: Path) -> None:
+    code, document, _ = predict(tiny_run, xray, "--ask", ASKED[0], "--ask", ASKED[1])
+    assert code == 0
+    assert document.keys() == {"image", "findings", "asked"}
+    assert document["image"] == str(xray)
+    assert document["findings"][0].keys() == {"pathology", "probability", "anatomies"}
+    assert document["findings"][0]["anatomies"][0].keys() == {"anatomy", "probability"}
+    assert [question["text"] for question in document["asked"]] == ASKED
+    assert document["asked"][0].keys() == {"text", "probability"}
+
+
+def test_a_bad_image_is_named_and_the_rest_goes_on(tiny_run: Path, xray: Path, tmp_path: Path) -> None:
+    truncated = tmp_path / "truncated.png"
+    truncated.write_bytes(xray.read_bytes()[:300])
+    code, document, errors = predict(tiny_run, truncated, tmp_path / "nowhere.png", xray)
+    assert code == 1
+    assert [set(entry) for entry in document] == [{"image", "error"}, {"image", "error"}, {"image", "findings", "asked"}]
+    last_line = errors.strip().splitlines()[-1]
+    assert "2 of 3 images could not be read" in last_line
+    assert "truncated.png" in last_line
+
+
+def test_overlays_are_saved_under_names_of_their_own(tiny_run: Path, xray: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, document, _ = predict(tiny_run, xray, xray, "--ask", "Effusion?", "--out", out)
+    assert code == 0
+    named = [file for entry in document for file in entry["overlays"].values()]
+    assert sorted(named) == sorted(map(str, out.iterdir()))
+    assert len(set(named)) == len(named) >= 4
+    assert {Image.open(file).size for file in named} == {(150, 120)}
+
+
+def test_dicom_is_read_and_no_identifier_gets_out(tiny_run: Path, xray: Path, tmp_path: Path) -> None:
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    pixels = np.asarray(Image.open(xray)).astype(np.uint16) * 16
+    file = tmp_path / "x.dcm"
+    dicom = FileDataset(str(file), {}, file_meta=meta, preamble=b"\0" * 128)
+    dicom.PatientName, dicom.PatientID, dicom.AccessionNumber = "Doe^Jane", "ID-4711", "ACC-0815"
+    dicom.SOPClassUID, dicom.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dicom.Rows, dicom.Columns, dicom.SamplesPerPixel = *pixels.shape, 1
+    dicom.BitsAllocated, dicom.BitsStored, dicom.HighBit, dicom.PixelRepresentation = 16, 12, 11, 0
+    dicom.PhotometricInterpretation, dicom.Modality = "MONOCHROME2", "DX"
+    dicom.PixelData = pixels.tobytes()
+    dicom.save_as(file, enforce_file_format=True)
+
+    code, document, errors = predict(tiny_run, file, "--out", tmp_path / "out")
+    assert code == 0
+    assert document["findings"]
+    written = json.dumps(document) + errors + "".join(p.read_bytes().decode("latin1") for p in (tmp_path / "out").iterdir())
+    assert not [secret for secret in ("Doe", "Jane", "4711", "0815") if secret in written]
