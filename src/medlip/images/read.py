@@ -124,6 +124,7 @@ def _read_dicom(path: Path) -> Pixels:
     if not any(f"{kind}PixelData" in dicom for kind in ("", "Float", "DoubleFloat")) or not dicom.get("Rows"):
         kind = dicom.SOPClassUID.name if "SOPClassUID" in dicom else "of an unknown kind"
         raise MedLIPError(f"is a DICOM file without an image ({kind}). Leave the file out.")
+    _check_length(dicom)
     _check_size(dicom.Columns, dicom.Rows)
     frames = int(dicom.get("NumberOfFrames") or 1)
     if frames > 1:
@@ -141,6 +142,16 @@ def _read_dicom(path: Path) -> Pixels:
     if stored.ndim == 3:
         return _scale(stored @ LUMINANCE, 0, 2**dicom.BitsStored - 1)
     return _show(stored, dicom)
+
+
+def _check_length(dicom: Any) -> None:
+    """Raise when the pixel data claim more bytes than the file has: pydicom takes what there is, without a word."""
+    pixels = dicom.get_item("PixelData")
+    claimed, found = getattr(pixels, "length", 0), len(pixels.value or b"") if pixels is not None else 0
+    if claimed != 0xFFFFFFFF and found < claimed:  # that one means: until a delimiter
+        raise MedLIPError(
+            f"broken or truncated (its pixel data claim {claimed:,} bytes and are {found:,}). Get the file again."
+        )
 
 
 def _show(stored: NDArray[Any], dicom: Any) -> Pixels:

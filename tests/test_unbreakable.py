@@ -1,0 +1,226 @@
+"""Broken files, kills and size: a store comes out whole, and says what it left out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
+
+from medlip.data.prepare import prepare
+from medlip.data.sources import Source
+from medlip.data.store import Store
+from medlip.data.study import Study, View
+from medlip.errors import MedLIPError
+from medlip.images import read_image
+
+
+def encoded(format: str) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).normal(128, 40, (96, 80)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(buffer, format)
+    return buffer.getvalue()
+
+
+def dicom(name: str) -> bytes:
+    path = get_testdata_file(name, download=False)
+    if path is None:
+        pytest.skip(f"this pydicom does not ship {name}")
+    return Path(str(path)).read_bytes()
+
+
+def bomb() -> bytes:
+    """Return a PNG that claims 30,000 x 30,000 pixels."""
+    buffer = io.BytesIO()
+    Image.new("1", (64, 64)).save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    content[16:24] = (30_000).to_bytes(4) * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+    return bytes(content)
+
+
+def one_value() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((64, 64), 4000, np.uint16)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def corpus() -> Iterator[tuple[str, bytes]]:
+    """Yield broken files by name."""
+    whole = {
+        "png": encoded("PNG"),
+        "jpg": encoded("JPEG"),
+        "dcm": dicom("CT_small.dcm"),
+        "rle.dcm": dicom("MR_small_RLE.dcm"),
+    }
+    for kind, content in whole.items():
+        for tenth in range(10):
+            yield f"cut-{tenth}.{kind}", content[: len(content) * tenth // 10]
+    yield "zeros.png", bytes(4000)
+    yield "page.jpg", b"<!DOCTYPE html><html><body>Sign in</body></html>"
+    yield "text.png", b"to follow"
+    yield "one-value.png", one_value()
+    yield "bomb.png", bomb()
+    yield "report.dcm", dicom("reportsi.dcm")
+    yield "plan.dcm", dicom("rtplan.dcm")
+    yield "directory.dcm", dicom("DICOMDIR")
+    length = whole["dcm"].index((0x7FE00010).to_bytes(4, "big")[1::-1] + (0x10).to_bytes(2, "little")) + 8
+    for claimed in (2**32 - 2, 10, 2**31):
+        yield f"length-{claimed}.dcm", whole["dcm"][:length] + claimed.to_bytes(4, "little") + whole["dcm"][length + 4 :]
+
+
+def test_every_broken_file_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
+    broken = dict(corpus())
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+    good = {"good.dcm": encoded("PNG"), "good.jpg": dicom("CT_small.dcm")}  # the extension says nothing
+    for name, content in good.items():
+        (tmp_path / name).write_bytes(content)
+    files = [*broken, *good]
+    studies = {name: Study(name, name, (View(tmp_path / name),)) for name in files}
+    summary = prepare([Source("corpus", studies)], tmp_path / "store", workers=2)
+    with (tmp_path / "store" / "skipped.csv").open(newline="") as file:
+        skipped = {row["study"]: row for row in csv.DictReader(file)}
+    assert set(skipped) == set(broken) and summary["skipped"] == len(broken)
+    assert sorted(Store.open(tmp_path / "store").column("study")) == sorted(good)
+    for name, row in skipped.items():
+        assert row["image"] == str(tmp_path / name) and row["reason"].startswith(f"{tmp_path / name}: ")
+        assert "unexpected" not in row["reason"]
+
+
+def fuzz(seconds: float, seed: int, folder: Path) -> int:
+    """Read files with random damage until the time is over; anything but a clear error or an image fails."""
+    draw = random.Random(seed)
+    names = (
+        "CT_small.dcm",
+        "MR_small_RLE.dcm",
+        "SC_rgb_rle_16bit.dcm",
+        "693_J2KI.dcm",
+        "SC_rgb_jpeg_dcmtk.dcm",
+        "image_dfl.dcm",
+    )
+    wholes = [dicom(name) for name in names] + [encoded("PNG"), encoded("JPEG")]
+    path = folder / "fuzzed"
+    count, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        content = bytearray(draw.choice(wholes))
+        for _ in range(draw.choice((1, 2, 8, 32))):
+            position = draw.randrange(len(content))
+            if draw.random() < 0.7:
+                content[position] = draw.randrange(256)
+            else:
+                del content[position : position + draw.randrange(1, 40)]
+        path.write_bytes(content)
+        count += 1
+        try:
+            pixels = read_image(path)
+        except MedLIPError as error:
+            assert str(path) in str(error)
+        else:
+            assert pixels.dtype == np.uint8 and pixels.ndim == 2
+    return count
+
+
+def test_damaged_bytes_never_get_through_as_another_error(tmp_path: Path) -> None:
+    assert fuzz(2, 0, tmp_path) > 20
+
+
+@pytest.mark.slow
+def test_damaged_bytes_for_longer(tmp_path: Path) -> None:
+    assert fuzz(120, 1, tmp_path) > 1000
+
+
+SCRIPT = """
+import sys
+from medlip.data.prepare import prepare
+
+if __name__ == "__main__":
+    prepare(["phantom:160"], sys.argv[1], size=64, shard_size=16, workers=2)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_loses_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+
+    def run(out: Path, kill_after: float | None) -> bool:
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(out)], start_new_session=True, stderr=subprocess.DEVNULL
+        )
+        try:
+            return process.wait(kill_after) == 0
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return False
+
+    start = time.monotonic()
+    assert run(tmp_path / "whole", None)
+    seconds = time.monotonic() - start
+    whole = Store.open(tmp_path / "whole")
+    draw = random.Random(0)
+    for _ in range(20):
+        run(tmp_path / "killed", draw.uniform(0.3, 1) * seconds)
+        if (tmp_path / "killed" / "manifest.json").exists() and json.loads(
+            (tmp_path / "killed" / "manifest.json").read_text()
+        )["shards"]:
+            seen = [record.id for record in Store.open(tmp_path / "killed")]
+            assert len(seen) == len(set(seen))
+    assert run(tmp_path / "killed", None)
+    resumed = Store.open(tmp_path / "killed")
+    assert sorted(resumed.column("id")) == sorted(whole.column("id")) and resumed.hash == whole.hash
+
+
+MILLION = """
+import sys, time
+from medlip.data.store import Store
+
+def memory():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
+
+start = time.perf_counter()
+store = Store.open(sys.argv[1])
+train = store.select("train")
+opened = time.perf_counter() - start
+import random
+draw = random.Random(0)
+start = time.perf_counter()
+for _ in range(200):
+    store[draw.randrange(len(store))]
+print(len(store), opened, (time.perf_counter() - start) / 200, memory())
+"""
+
+
+@pytest.mark.slow
+def test_a_million_studies_open_at_once_in_little_memory(tmp_path: Path) -> None:
+    """One real shard, listed again and again under links: what opening and reading cost depends on the manifest alone."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8)
+    study = Study("s", "p", (View(pixels),), "FINDINGS: Right effusion. Clear left lung.", split="train")
+    count = 5_000
+    prepare([Source("made", dict.fromkeys(map(str, range(count)), study))], tmp_path, shard_size=count, workers=2)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (shard,) = manifest["shards"]
+    for number in range(1, 200):
+        name = f"data/train-{number:05d}.parquet"
+        os.link(tmp_path / shard["file"], tmp_path / name)
+        manifest["shards"].append({**shard, "file": name})
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    out = subprocess.run([sys.executable, "-c", MILLION, str(tmp_path)], capture_output=True, text=True, check=True).stdout
+    images, opened, read, memory = map(float, out.split())
+    print(out)
+    assert images == 1_000_000 and opened < 1 and read < 0.1 and memory < 500
