@@ -63,6 +63,7 @@ class Sense:
     lung: bool = False
     device: bool = False
     part: bool = False
+    beside: bool = False
     normal: bool = False
     general: bool = False
     skip: bool = False
@@ -93,6 +94,7 @@ class Place(NamedTuple):
 
 _IN_LUNG = frozenset(["", "lung", "lobe", "lingula", "hilum", "retrocardiac", "interstitium", "parenchymal", "pulmonary", "chest"])
 _VAGUE = frozenset(Place(organ=organ) for organ in ("lung", "pulmonary", "chest"))
+_CENTRAL = frozenset(["svc", "cavoatrial_junction"])  # a tip there is a central venous catheter's
 _CHAMBERS = frozenset(["right_atrium", "right_ventricle"])
 # Organs that say little: the other of two wins ("pulmonary interstitium", "lung apex", "osseous structures of the spine").
 _WEAK = (
@@ -202,6 +204,8 @@ class Extractor:
 def _with_parts(mentions: list[Mention]) -> Iterable[Mention]:
     """Put a device where its parts are: "a pacemaker with its tip in the right atrium"."""
     rows = dict.fromkeys(mention.row for mention in mentions if mention.sense.part and mention.row)
+    if _CENTRAL & rows.keys() and not any(mention.sense.device and not mention.sense.part for mention in mentions):
+        yield from (m._replace(pathology="catheter") for m in mentions if m.pathology == "tip" and m.row in _CENTRAL)
     for mention in mentions:
         if rows and mention.sense.device and not mention.sense.part and not mention.row and mention.presence != "absent":
             yield from (mention._replace(row=row) for row in rows)
@@ -412,18 +416,26 @@ def _clauses(items: list[Item]) -> Iterable[tuple[int, int]]:
 
 
 def _new_subject(items: list[Item], i: int) -> bool:
-    """Tell whether a comma or "and" at `i` is followed by places and what is said of them."""
-    if items[i].value != "," and items[i].kind != "both":
+    """Tell whether at `i` new places begin, behind a comma, "and" or nothing, of which something is said."""
+    if items[i].value == "," or items[i].kind == "both":
+        j = i + 1
+    elif items[i].kind in ("places", "fresh") and items[i - 1].kind in _FINDING:  # "no pneumothorax the lungs are clear"
+        return _states(items, i + (items[i].kind == "fresh"), ("be",))
+    else:
         return False
-    j = i + 1
     while j < len(items) and items[j].kind in ("fresh", "", "both", "inside"):
         j += 1
-    if j == len(items) or items[j].kind != "places":
+    return _states(items, j, ("be", "normal", "adjective"))
+
+
+def _states(items: list[Item], j: int, kinds: tuple[str, ...]) -> bool:
+    """Tell whether at `j` stand places and then one of `kinds`."""
+    if j >= len(items) or items[j].kind != "places":
         return False
     j += 1
     while j < len(items) and items[j].kind in ("size", "contour", ""):
         j += 1
-    return j < len(items) and items[j].kind in ("be", "normal", "adjective")
+    return j < len(items) and items[j].kind in kinds
 
 
 class _Clause:
@@ -458,23 +470,24 @@ class _Clause:
     def _judge(self) -> None:
         items = self.items
         state: Presence = "present"
-        briefly = False  # "not" reaches to the next comma or "and" only
+        briefly = said = False  # "not" reaches to the next comma or "and" only; whether a finding followed the cue
         for i, item in enumerate(items):
             kind = item.kind
             if kind in _FINDING:
                 self.presence[i] = state
+                said = True
             elif kind == "absent":
-                state, briefly = "absent", item.value in ("not", "non")
+                state, briefly, said = "absent", item.value in ("not", "non"), False
             elif kind == "uncertain":
                 if state != "absent":
-                    state = "uncertain"
+                    state, said = "uncertain", False
                 if item.value in ("versus", "vs"):
                     self._doubt_before(i)
             elif kind in ("limits", "cause", "clause", "there"):
                 if kind != "cause" or state == "absent":
                     state = "present"
             elif item.value == "," or kind == "both":
-                if state != "present" and (briefly or self._begins_anew(i)):
+                if state != "present" and said and (briefly or self._begins_anew(i)):
                     state = "present"
             elif kind == "either":
                 if state != "absent" and self._doubt_before(i):
@@ -486,8 +499,10 @@ class _Clause:
 
     def _begins_anew(self, i: int) -> bool:
         """Tell whether behind the comma or "and" at `i` a new item begins, outside the list that was negated or hedged."""
-        following = self.items[i + 1 : i + 3]
+        following = self.items[i + 1 : i + 2]
         if not following or following[0].kind not in ("fresh", "normal", "adjective"):
+            return False
+        if following[0].kind == "adjective" and following[0].value.only:
             return False
         return not any(item.kind == "either" for item in self.items[i:]) or following[0].value == "there"
 
@@ -638,8 +653,8 @@ class _Clause:
                 self.taken.add(j)
                 places: tuple[Place, ...] = item.value
                 return self._with_contour(i, places) if self.items[i].kind == "normal" else places
-            if item.kind == "places" and item.value and self.items[i].kind == "adjective":
-                return ()
+            if item.kind == "noun" and self.items[i].value.beside:
+                return self.places[j]
             if item.kind not in ("", "fresh", "adjective", "normal", "both", "inside", "size", "within", "contour"):
                 break
         topic = self._topic(i)
