@@ -72,7 +72,7 @@ def _lungs_and_heart(film: Film) -> None:
     medial = film.rows(film.medial_table, window)
     half = np.maximum(film.rows((film.lateral_table - film.medial_table) * np.float32(0.5), window), np.float32(1e-3))
     t = np.abs((a - medial) / half - 1)
-    cavity = step((1 - t) * half, 2 * film.pixel) * (film.tau[window] > 0)
+    cavity = step((1 - t) * half, 2 * film.pixel)
     front = step(above_dome, 2.5 * film.pixel)
     film.cavity[window], film.lung[window] = cavity, cavity * front
     right, left = film.border_tables
@@ -126,13 +126,13 @@ def _ribs(film: Film) -> None:
     window = film.window(-chest.width - 0.05, chest.apex - 0.05, chest.width + 0.05, 0.85)
     a = film.a[window]
     cage = film.lateral_table + np.float32(0.025)
-    t = np.minimum(a * film.rows(np.float32(1) / cage, window), 1)
+    inverse = film.rows(np.float32(1) / cage, window)
+    t = np.minimum(a * inverse, 1)
     squared = t * t
     cosine = np.sqrt(1 - squared)
-    drops = rib_drop(film)
-    steep = film.rows(drops / cage, window) * t / np.maximum(cosine, np.float32(0.12))
-    slant = np.float32(spacing) / np.sqrt(1 + steep * steep)
-    fall = film.rows((drops / spacing).astype(np.float32), window)
+    fall = film.rows(rib_drop(film) * np.float32(1 / spacing), window)
+    steep = fall * inverse * t / np.maximum(cosine, np.float32(0.12))
+    slant = 1 / np.sqrt(np.float32(1 / spacing**2) + steep * steep)
     hind = (film.v[window] - np.float32(chest.apex - 0.02)) * np.float32(1 / spacing) - fall
     fall *= cosine
     fore = hind - fall
@@ -146,8 +146,8 @@ def _ribs(film: Film) -> None:
     front *= (number < 8) & (number >= 0)
     ribs += front * (np.float32(0.19) * np.clip(t * 4 - np.float32(1.7), 0, 1))
     ribs += np.clip(t * 3 - np.float32(2.9), 0, np.float32(0.1))  # the cage's edge, seen along the bone
-    ribs *= film.rows(np.where(film.tau_table > -0.03, chest.bone, 0).astype(np.float32), window)
-    ribs *= step(film.rows(cage, window) - a, 2 * film.pixel)
+    inside = np.where(film.tau_table > -0.03, cage, -1).astype(np.float32)
+    ribs *= np.float32(chest.bone) * step(film.rows(inside, window) - a, 2 * film.pixel)
     film.ribs[window] = film.bone[window] = ribs
 
 
@@ -210,15 +210,14 @@ def _shoulders(film: Film) -> None:
     ridge = np.array([(-0.06, 0.2), (0.2, -0.05), (0.3, -0.06)])
     border = np.array([(-0.02, 0.06), (-0.08, 0.28), (0.02, 0.72), (0.07, 0.64), (0.2, 0.16)])
     humerus = np.array([(0.34, 0.06), (0.43, 0.75)])
-    window = film.window(-1.3, level - 0.15, 1.3, level + 0.8)
-    canvas = Canvas(film, window, oversampled=1)
+    canvas = Canvas(film, film.window(-1.3, level - 0.15, 1.3, level + 0.8), oversampled=1)
     for side in (-1, 1):
         origin, mirror = np.array([edge, level]), np.array([side, 1])
         canvas.polygon((blade + origin) * mirror, 55)
         for part, width, value in ((border, 0.022, 120), (ridge, 0.03, 110), (humerus, 0.11, 105)):
             canvas.line((part + origin) * mirror, width, value)
         canvas.ellipse((side * (edge + 0.33), level + 0.06), 0.125, 0.125, 130)
-    film.bone[window] += np.float32(0.6 * film.chest.bone) * canvas.finish(0.014)
+    canvas.add_to(film.bone, 0.6 * film.chest.bone, 0.014)
 
 
 def _bowel_gas(film: Film, rng: np.random.Generator) -> None:
@@ -226,7 +225,7 @@ def _bowel_gas(film: Film, rng: np.random.Generator) -> None:
     full = film.chest.stomach
     bubbles = [(rng.uniform(0.25, 0.42), 0.05 + 0.06 * full, rng.uniform(0.1, 0.18), 0.05 + 0.06 * full, 0.75 * full)]
     bubbles += [
-        (rng.uniform(0.2, 0.7), rng.uniform(0.2, 0.55), rng.uniform(0.04, 0.1), rng.uniform(0.03, 0.08), 0.5)
+        (rng.uniform(0.15, 0.5), rng.uniform(0.2, 0.55), rng.uniform(0.04, 0.1), rng.uniform(0.03, 0.08), 0.5)
         for _ in range(3)
     ]
     for u, below, wide, tall, depth in bubbles:
@@ -248,8 +247,7 @@ _TRUNKS = np.array(
 
 def _vessels(film: Film, rng: np.random.Generator) -> None:
     """Draw vessels, trees that leave the hila, branch and taper, larger ones to the bases, and a hint of a fissure."""
-    window = film.window(-film.chest.width, film.chest.apex, film.chest.width, film.chest.sulcus)
-    canvas = Canvas(film, window)
+    canvas = Canvas(film, film.window(-film.chest.width, film.chest.apex, film.chest.width, film.chest.sulcus))
     count = len(_TRUNKS)
     for side in (-1, 1):
         hilum = film.hila[side]
@@ -267,8 +265,7 @@ def _vessels(film: Film, rng: np.random.Generator) -> None:
             paths += hilum
         taper = np.repeat([0.66, 0.56, 0.47, 0.39, 0.3], count) * np.tile(width, 5)
         canvas.branches(twigs, taper * 0.8)
-        canvas.branches(boughs[:, 2:], taper * 0.95)
-        canvas.branches(boughs[:, :3], taper * 1.4)
+        canvas.branches(boughs, taper * 1.2)
         for k, shrink in ((2, 0.9), (1, 1.45), (0, 2.0)):
             canvas.branches(trunks[:, 2 * k : 2 * k + 3], width * shrink)
         canvas.ellipse(hilum, 0.035, 0.08, 140)
@@ -276,7 +273,7 @@ def _vessels(film: Film, rng: np.random.Generator) -> None:
         run = np.linspace(0.15, 1.0, 8)
         points = [film.in_lung(-1, 0.43 + 0.03 * sigma - 0.06 * sigma * sigma, sigma) for sigma in run.tolist()]
         canvas.line(np.array(points), 0.006, 110)
-    film.vessels[window] = canvas.finish(0.007) * np.float32(0.6 * film.chest.vessels)
+    canvas.add_to(film.vessels, 0.6 * film.chest.vessels, 0.007)
 
 
 def _walk(rng: np.random.Generator, start: Points, angle: Points, length: Points, steps: int) -> tuple[Points, Points]:

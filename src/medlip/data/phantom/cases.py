@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -29,6 +29,7 @@ def draw_case(rng: np.random.Generator) -> Case:
     findings: list[Finding] = []
     for pathology in _choose(rng):
         findings += _place(rng, pathology, findings)
+    findings = [_shallow(finding, findings) for finding in findings]
     findings.sort(key=lambda finding: (PATHOLOGIES.index(finding.pathology), finding.anatomy))
     years = tables["age"]
     shift = sum(years.get(finding.pathology, 0) for finding in findings)
@@ -93,6 +94,15 @@ def _place(rng: np.random.Generator, pathology: str, others: list[Finding]) -> l
             side = allowed.copy().pop() if len(allowed) == 1 else 1 if left else -1
         found.append(Finding(pathology, anatomy, round(float(rng.uniform(0.0, 1.0)), 3), side))
     return found
+
+
+def _shallow(finding: Finding, others: list[Finding]) -> Finding:
+    """Return an effusion shallow enough not to drown another finding at the base of the same lung."""
+    if finding.pathology == "effusion":
+        beside = [other.anatomy.split("_") for other in others if other.side == finding.side]
+        if any({"lower", "middle", "mid"} & set(words) for words in beside):
+            return replace(finding, severity=round(0.5 * finding.severity, 3))
+    return finding
 
 
 def _pick(rng: np.random.Generator, weights: Any) -> int:

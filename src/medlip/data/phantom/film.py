@@ -219,18 +219,18 @@ class Film:
     def develop(self, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Return the film as uint8 (size, size), dense parts bright: summed attenuation through its curve, with noise."""
         chest, size = self.chest, self.size
+        white, mottle = _noise_fields(size)
         shade = self.body + self.soft
         shade += self.bone
         shade -= np.float32(1.42) * self.air
         shade += self.vessels * np.minimum(self.air * np.float32(1.6), 1)
-        shade += np.float32(0.025) * noise(rng, self.everywhere, 20) * np.minimum(self.body, 1)
-        shade += np.float32(0.028) * noise(rng, self.everywhere, 90) * self.lung
+        shade += _piece(mottle, size, rng) * (np.float32(0.025) * np.minimum(self.body, 1) + np.float32(0.02) * self.lung)
         shade -= np.float32(1.12 + chest.exposure)
         shade *= np.float32(-1.75 * chest.contrast)
         np.exp(shade, out=shade)
         shade += 1
         np.reciprocal(shade, out=shade)
-        grain = _grain(size, rng) * np.float32(chest.grain)
+        grain = _piece(white, size, rng) * np.float32(chest.grain)
         grain *= shade + np.float32(0.3)
         shade += grain
         shade *= np.float32(0.97 - chest.fog)
@@ -256,7 +256,7 @@ class Film:
         self.lateral_table = np.where(outside, 0.02, 0.25 + (chest.width - 0.25) * (1 - below**2.7) ** 0.52).astype(
             np.float32
         )
-        self.medial_table = np.where(outside, 0.3, 0.24 - 0.19 * (1 - below**9) ** 0.5).astype(np.float32)
+        self.medial_table = np.where(outside, 5, 0.24 - 0.19 * (1 - below**9) ** 0.5).astype(np.float32)
         self.dome_table = dome_table(chest, chest.domes)
         self.border_tables = self._borders()
 
@@ -289,15 +289,17 @@ def dome_table(chest: Chest, domes: tuple[float, float]) -> Table:
 
 
 @lru_cache(maxsize=4)
-def _grain_field(size: int) -> Map:
-    field = np.random.default_rng(size).standard_normal((4 * size, 4 * size))
-    return field.astype(np.float32)
+def _noise_fields(size: int) -> tuple[Map, Map]:
+    """Return large fields of white and of smooth noise: drawing them afresh would be the slowest part of a film."""
+    rng, wide = np.random.default_rng(size), 4 * size
+    white = rng.standard_normal((wide, wide))
+    whole = (slice(0, wide), slice(0, wide))
+    return white.astype(np.float32), noise(rng, whole, 80) + noise(rng, whole, 360)
 
 
-def _grain(size: int, rng: np.random.Generator) -> Map:
-    """Return white noise (size, size): a piece of one large field, since drawing it afresh is the slowest part of a film."""
-    row, column = rng.integers(0, 3 * size, 2).tolist()
-    return _grain_field(size)[row : row + size, column : column + size]
+def _piece(field: Map, size: int, rng: np.random.Generator) -> Map:
+    row, column = rng.integers(0, len(field) - size, 2).tolist()
+    return field[row : row + size, column : column + size]
 
 
 def _positions(values: Map) -> NDArray[np.intp]:
@@ -310,7 +312,7 @@ class Canvas:
     """A drawing board over a window of a film, for shapes given by points (n, 2) in chest coordinates."""
 
     def __init__(self, film: Film, window: Window, oversampled: int = 2) -> None:
-        self._film, self._oversampled = film, oversampled
+        self._film, self._window, self._oversampled = film, window, oversampled
         self._scale = oversampled / film.pixel * film.chest.zoom
         rows, columns = window
         self._corner = np.array([columns.start, rows.start], np.float64)
@@ -339,15 +341,18 @@ class Canvas:
         for points, width, value in zip(placed, thickness, values, strict=True):
             self._pen.line(points, fill=value, width=width)
 
-    def finish(self, blur: float) -> Map:
-        """Return the drawing as a map of the window in [0, 1], blurred over a radius of `blur` in chest units."""
+    def add_to(self, target: Map, amount: float, blur: float, within: Map | None = None) -> None:
+        """Add the drawing, from 0 to `amount`, to a map of the film; blurred over this radius, times the map `within`."""
         image = self._image if self._oversampled == 1 else self._image.reduce(self._oversampled)
-        return np.asarray(image.filter(ImageFilter.BoxBlur(blur / self._film.pixel)), np.float32) * np.float32(1 / 255)
+        drawn = np.asarray(image.filter(ImageFilter.BoxBlur(blur / self._film.pixel)), np.float32)
+        drawn *= np.float32(amount / 255)
+        if within is not None:
+            drawn *= within[self._window]
+        target[self._window] += drawn
 
     def region(self) -> Region:
-        """Return where anything was drawn, on a board that is not oversampled."""
-        region: Region = np.asarray(self._image) > 0
-        return region
+        """Return where anything was drawn, as a mask of the film; the board must not be oversampled."""
+        return self._film.mask(self._window, np.asarray(self._image) > 0)
 
     def _place(self, points: Points) -> list[float]:
         placed: list[float] = ((self._film.to_pixels(points) - self._corner) * self._oversampled).ravel().tolist()

@@ -14,6 +14,7 @@ from medlip.data.phantom.film import (
     Chest,
     Film,
     Map,
+    Points,
     Region,
     Window,
     blob,
@@ -128,7 +129,8 @@ def _hyperinflate(film: Film, finding: Finding, rng: np.random.Generator) -> Reg
 
 def _effusion(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     side, chest, amount = finding.side, film.chest, finding.severity**1.3
-    level = (1 - amount) * (chest.sulcus - 0.19) + amount * (film.dome(0.36 * side) - 0.5)
+    angle = film.dome(side * (chest.width - 0.02))
+    level = (1 - amount) * (angle - 0.07) + amount * (film.dome(0.36 * side) - 0.5)
     window = film.side_window(side, level - 0.3, chest.sulcus + 0.1)
     outward = np.clip((film.a[window] - np.float32(0.15)) * np.float32(1 / (chest.width - 0.15)), 0, 1)
     meniscus = np.float32(0.05 + 0.13 * amount) * outward**4 + np.float32(0.05) * (1 - outward) ** 6
@@ -145,8 +147,11 @@ def _pneumothorax(film: Film, finding: Finding, rng: np.random.Generator) -> Reg
     side, chest, severity = finding.side, film.chest, finding.severity
     fall, gap, reach = 0.12 + 0.22 * severity, 0.04 + 0.13 * severity, 0.55 + 0.4 * severity
     hold = np.clip(1 - film.tau_table / reach, 0, 1) ** 0.5
-    outer = (np.interp(AXIS - fall * hold, AXIS, film.lateral_table) - gap * hold).astype(np.float32)
-    inner = np.interp(AXIS - fall * hold, AXIS, film.medial_table).astype(np.float32)
+    origin = AXIS - fall * hold  # where in the whole lung each height of the smaller one comes from
+    top = chest.apex + 0.005
+    above, origin = np.minimum(origin - top, 0), np.maximum(origin, top)
+    outer = (np.interp(origin, AXIS, film.lateral_table) - gap * hold + above).astype(np.float32)
+    inner = (np.interp(origin, AXIS, film.medial_table) - above).astype(np.float32)
     window = film.side_window(side, chest.apex - 0.05, chest.apex + reach * chest.height)
     a, lung = film.a[window], film.lung[window] * (film.u[window] * side > 0)
     inside = np.minimum(film.rows(outer, window) - a, a - film.rows(inner, window) + np.float32(0.02))
@@ -228,7 +233,7 @@ def _edema(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     """Draw bat's wings around the hila, blurred vessels, and Kerley lines at the flanks of the bases."""
     severity = finding.severity
     mask = np.zeros((film.size, film.size), bool)
-    canvas = Canvas(film, film.everywhere)
+    canvas = Canvas(film, film.window(-film.chest.width, 0, film.chest.width, 0.5))
     for side, (u, v) in film.hila.items():
         window = film.window(u - 0.6, v - 0.6, u + 0.6, v + 0.75)
         du = (film.u[window] - np.float32(u + 0.1 * side)) * np.float32(1 / (0.27 + 0.05 * severity))
@@ -242,7 +247,7 @@ def _edema(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
             edge = film.lateral(b) - 0.01
             line = np.array([(edge, b), (edge - rng.uniform(0.06, 0.11), b + rng.uniform(-0.02, 0.02))])
             canvas.line(line * (side, 1), 0.008, 170)
-    film.soft += np.float32(0.3) * canvas.finish(0.003) * film.lung
+    canvas.add_to(film.soft, 0.3, 0.003, within=film.lung)
     return mask
 
 
@@ -257,11 +262,11 @@ def _nodule(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
 def _mass(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     radius = 0.13 + 0.07 * finding.severity
     u, v = _spot(film, finding, rng, radius)
-    canvas = Canvas(film, film.everywhere)
+    canvas = Canvas(film, film.window(u - 1.6 * radius, v - 1.6 * radius, u + 1.6 * radius, v + 1.6 * radius))
     for angle in rng.uniform(0, 2 * np.pi, 18):
         reach = radius * rng.uniform(1.15, 1.55)
         canvas.line(np.array([(u, v), (u + reach * np.cos(angle), v + reach * np.sin(angle))]), 0.011, 150)
-    film.soft += np.float32(0.35) * canvas.finish(0.006) * film.lung
+    canvas.add_to(film.soft, 0.35, 0.006, within=film.lung)
     window, weight = blob(film, rng, (u, v), radius, radius * rng.uniform(0.85, 1.15), rough=0.1, blur=0.2)
     weight *= film.cavity[window]
     film.air[window] *= 1 - np.float32(0.55) * weight
@@ -271,21 +276,24 @@ def _mass(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
 
 
 def _calcification(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    canvas, outline = Canvas(film, film.everywhere), Canvas(film, film.everywhere, 1)
-    severity, zone = finding.severity, finding.anatomy.split("_", 1)[-1]
+    severity, side, zone = finding.severity, finding.side, finding.anatomy.split("_", 1)[-1]
     if zone == "aorta":
+        window = film.window(0, -0.6, 0.5, 0)
+        canvas, outline = Canvas(film, window), Canvas(film, window, 1)
         heights = np.linspace(-0.45, -0.22 + 0.02 * severity, 12) + film.chest.heart_level
         arch = np.stack([np.interp(heights, AXIS, film.border_tables[1]) - 0.018, heights], -1)
         canvas.line(arch, 0.022 + 0.012 * severity)
         outline.line(arch, 0.07)
     else:
-        u, v = film.hila[finding.side] if zone == "hilar" else _spot(film, finding, rng, 0.05)
+        u, v = film.hila[side] if zone == "hilar" else _spot(film, finding, rng, 0.05)
+        window = film.window(u - 0.2, v - 0.2, u + 0.2, v + 0.2)
+        canvas, outline = Canvas(film, window), Canvas(film, window, 1)
         for _ in range(int(rng.integers(3, 6)) if zone == "hilar" else int(rng.integers(1, 4))):
             radius = rng.uniform(0.02, 0.03) + 0.008 * severity
-            spot = (u + 0.03 * finding.side + rng.normal(0, 0.028), v + rng.normal(0, 0.035))
+            spot = (u + 0.03 * side + rng.normal(0, 0.028), v + rng.normal(0, 0.035))
             canvas.ellipse(spot, radius, radius * rng.uniform(0.8, 1.2))
             outline.ellipse(spot, radius + 0.012, radius + 0.012)
-    film.bone += np.float32(0.85 + 0.25 * severity) * canvas.finish(0.006)
+    canvas.add_to(film.bone, 0.85 + 0.25 * severity, 0.006)
     return outline.region()
 
 
@@ -314,7 +322,8 @@ def _emphysema(film: Film, finding: Finding, rng: np.random.Generator) -> Region
 def _scar(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     """Draw strands that run from an apical cap towards the hilum."""
     side, chest = finding.side, film.chest
-    canvas, outline = Canvas(film, film.everywhere), Canvas(film, film.everywhere, 1)
+    window = film.side_window(side, chest.apex - 0.05, chest.apex + 0.5 * chest.height)
+    canvas, outline = Canvas(film, window), Canvas(film, window, 1)
     for sigma in np.linspace(0.15, 0.9, 5 + round(3 * finding.severity)) + rng.normal(0, 0.04):
         start = film.in_lung(side, rng.uniform(0.05, 0.1), sigma)
         end = film.in_lung(side, rng.uniform(0.2, 0.36), 0.1 + 0.5 * sigma + rng.normal(0, 0.08))
@@ -322,11 +331,10 @@ def _scar(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
         strand = smooth([start, middle, end])
         canvas.line(strand, (0.011 + 0.008 * finding.severity) * rng.uniform(0.7, 1.3), 200)
         outline.line(strand, 0.06)
-    window = film.side_window(side, chest.apex - 0.02, chest.apex + 0.25)
     edge = np.float32(0.07 + 0.045 * finding.severity) * (1 + np.float32(0.3) * noise(rng, window, 9))
     cap = step(edge - film.tau[window], 0.03) * film.cavity[window] * (film.u[window] * side > 0)
     film.air[window] *= 1 - np.float32(0.75) * cap
-    film.soft += np.float32(0.42 + 0.2 * finding.severity) * canvas.finish(0.006) * film.lung
+    canvas.add_to(film.soft, 0.42 + 0.2 * finding.severity, 0.006, within=film.lung)
     region = outline.region() & (film.lung > 0.5)
     region[window] |= cap > 0.5
     return region
@@ -362,8 +370,7 @@ def _break_clavicle(film: Film, finding: Finding, rng: np.random.Generator, outl
     side = finding.side
     u, v = film.clavicle(side, rng.uniform(0.4, 0.6))
     drop = 0.07 + 0.04 * finding.severity
-    window = film.window(u, v - 0.35, side * 1.2, v + 0.35)
-    _shift(film, film.clavicles, window, drop)
+    _shift(film, film.clavicles, film.window(u, v - 0.35, side * 1.2, v + 0.35), drop, abs(u), 3.0)
     fragment, distance = disc(film, u + 0.02 * side, v + drop / 2, 0.035)
     film.bone[fragment] += np.float32(0.35) * root(1 - distance)
     outline.ellipse((u + 0.02 * side, v + drop / 2), 0.085, 0.06 + drop / 2, 1)
@@ -379,16 +386,20 @@ def _break_ribs(film: Film, finding: Finding, rng: np.random.Generator, outline:
         for _ in range(2):  # the drop depends on the height, which depends on the drop
             v = start + float(np.interp(v, AXIS, drop_table)) * (1 - np.sqrt(1 - angle**2))
         u = side * angle * (film.lateral(v) + 0.025)
-        _shift(film, film.ribs, film.window(u, v - 0.045, u + 0.09 * side, v + 0.085), 0.03 + 0.02 * severity)
+        window = film.window(u, v - 0.05, u + 0.12 * side, v + 0.08)
+        _shift(film, film.ribs, window, 0.03 + 0.02 * severity, abs(u), 0.12)
         callus, distance = disc(film, u, v + 0.01, 0.038 + 0.012 * severity)
         film.bone[callus] += np.float32(0.4 + 0.2 * severity) * root(1 - distance)
         outline.ellipse((u, v + 0.01), 0.065, 0.065, 1)
 
 
-def _shift(film: Film, bones: Map, window: Window, drop: float) -> None:
-    """Move the bones of a window down."""
+def _shift(film: Film, bones: Map, window: Window, drop: float, start: float, reach: float) -> None:
+    """Move the bones of a window down from |u| = `start` on, less and less over `reach`."""
     rows = max(1, round(drop * film.chest.zoom / film.pixel))
-    film.bone[window] += np.roll(bones[window], rows, 0) - bones[window]
+    out = (film.a[window] - np.float32(start)) * np.float32(1 / reach)
+    amount = (out > 0) * np.clip(2 - 2 * out, 0, 1)
+    amount[:rows] = 0
+    film.bone[window] += amount * (np.roll(bones[window], rows, 0) - bones[window])
 
 
 # Devices
@@ -405,14 +416,14 @@ def _pacemaker(film: Film, finding: Finding, rng: np.random.Generator) -> Region
     leads = [[*vein, (-0.12, -0.1), (-0.14, 0.12), (-0.05, 0.22), (0.25, film.dome(0.25) - 0.09)]]
     if rng.random() < 0.6:  # one in the right atrium as well
         leads.append([*vein, (-0.13, -0.05), (-0.17, 0.1), (-0.2, 0.04), (-0.14, 0.02)])
-    canvas, outline = Canvas(film, film.everywhere), Canvas(film, film.everywhere, 1)
+    canvas, outline = _boards(film, np.concatenate([*map(np.array, leads), generator]))
     for path in map(smooth, leads):
         canvas.line(path, 0.013)
         canvas.line(path[-4:], 0.026)
         outline.line(path, 0.045, 1)
     canvas.polygon(generator)
     outline.polygon(generator, 1)
-    film.bone += np.float32(1.3) * canvas.finish(0.003)
+    canvas.add_to(film.bone, 1.3, 0.003)
     return outline.region()
 
 
@@ -428,11 +439,11 @@ def _tube(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
         edge = film.lateral(wall)
         top = film.in_lung(side, rng.uniform(0.1, 0.2), rng.uniform(0.35, 0.6))
         path = smooth([(side * (edge + 0.35), wall + 0.15), (side * edge, wall), (side * (edge - 0.15), wall - 0.25), top])
-    canvas, outline = Canvas(film, film.everywhere), Canvas(film, film.everywhere, 1)
+    canvas, outline = _boards(film, path)
     for width, value in ((0.048, 230), (0.026, 70), (0.011, 255)):  # walls, lumen, opaque stripe
         canvas.line(path, width, value)
     outline.line(path, 0.08, 1)
-    film.bone += np.float32(1.0) * canvas.finish(0.003)
+    canvas.add_to(film.bone, 1.0, 0.003)
     return outline.region()
 
 
@@ -443,10 +454,10 @@ def _catheter(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     neck = [(side * 0.24, -1.3), (side * 0.17, -0.9), (side * 0.13, -0.65)]
     arm = [(side * 1.15, -0.3), (side * 0.8, -0.5), (side * 0.5, -0.63), (side * 0.22, -0.6)]
     path = smooth([*(neck if rng.random() < 0.5 else arm), (-0.1, -0.42), tip])
-    canvas, outline = Canvas(film, film.everywhere), Canvas(film, film.everywhere, 1)
+    canvas, outline = _boards(film, path)
     canvas.line(path, 0.019)
     outline.line(path, 0.055, 1)
-    film.bone += np.float32(0.9 + 0.2 * finding.severity) * canvas.finish(0.003)
+    canvas.add_to(film.bone, 0.9 + 0.2 * finding.severity, 0.003)
     return outline.region()
 
 
@@ -474,6 +485,13 @@ _PAINT: dict[str, Callable[[Film, Finding, np.random.Generator], Region]] = {
     "catheter": _catheter,
 }
 PATHOLOGIES: tuple[str, ...] = tuple(_PAINT)
+
+
+def _boards(film: Film, points: Points) -> tuple[Canvas, Canvas]:
+    """Return two boards over the window of these points: one to draw a device on, one for its mask."""
+    (u0, v0), (u1, v1) = (points.min(0) - 0.06).tolist(), (points.max(0) + 0.06).tolist()
+    window = film.window(u0, v0, u1, v1)
+    return Canvas(film, window), Canvas(film, window, 1)
 
 
 def _spot(film: Film, finding: Finding, rng: np.random.Generator, radius: float) -> tuple[float, float]:
