@@ -92,12 +92,16 @@ class Place(NamedTuple):
         return self.organ in _IN_LUNG
 
 
-_IN_LUNG = frozenset(["", "lung", "lobe", "lingula", "hilum", "retrocardiac", "interstitium", "parenchymal", "pulmonary", "chest"])
+_IN_LUNG = frozenset(
+    ["", "lung", "lobe", "lingula", "hilum", "retrocardiac", "interstitium", "parenchymal", "pulmonary", "chest"]
+)
+_BOTH = Place("both")
 _VAGUE = frozenset(Place(organ=organ) for organ in ("lung", "pulmonary", "chest"))
 _CENTRAL = frozenset(["svc", "cavoatrial_junction"])  # a tip there is a central venous catheter's
 _CHAMBERS = frozenset(["right_atrium", "right_ventricle"])
 # Organs that say little: the other of two wins ("pulmonary interstitium", "lung apex", "osseous structures of the spine").
 _WEAK = (
+    "chest",
     "cardiopulmonary",
     "bones",
     "other place",
@@ -180,7 +184,9 @@ class Extractor:
         for mention, sentence in mentions:
             row = mention.row
             if mention.sense.part and row in _CHAMBERS and device is not None and sentence.start != device_in:
-                mention = mention._replace(pathology=device.pathology)  # "There is a pacemaker. Leads overlie the right atrium."
+                mention = mention._replace(
+                    pathology=device.pathology
+                )  # "There is a pacemaker. Leads overlie the right atrium."
             elif mention.pathology in ("pacemaker", "device"):
                 device, device_in = mention, sentence.start
             if not row and not mention.sense.device:
@@ -309,7 +315,8 @@ def _run(items: list[Item], start: int) -> tuple[tuple[Place, ...], int]:
             whole = None if joined else _merged(parts[-1], item.value)
             if whole is None:
                 # "in the left base and right effusion": the second place belongs to the finding behind it
-                if joined and inside_phrase and parts[-1].complete and _modifies(items, i):
+                # "heart size and aortic calcification": so it does
+                if joined and parts[-1].complete and (inside_phrase or said[-1]) and _modifies(items, i):
                     break
                 parts.append(item.value)
                 said.append(set())
@@ -419,7 +426,7 @@ def _new_subject(items: list[Item], i: int) -> bool:
     """Tell whether at `i` new places begin, behind a comma, "and" or nothing, of which something is said."""
     if items[i].value == "," or items[i].kind == "both":
         j = i + 1
-    elif items[i].kind in ("places", "fresh") and items[i - 1].kind in _FINDING:  # "no pneumothorax the lungs are clear"
+    elif items[i].kind in ("places", "fresh") and items[i - 1].kind == "noun":  # "no pneumothorax the lungs are clear"
         return _states(items, i + (items[i].kind == "fresh"), ("be",))
     else:
         return False
@@ -447,6 +454,7 @@ class _Clause:
         self.presence: dict[int, Presence] = {}
         self.places: dict[int, tuple[Place, ...]] = {}
         self.taken: set[int] = set()  # places that belong to a noun in front of them or behind them
+        self.described: set[int] = set()  # places that belong to an adjective in front of them
         self.lists = any(item.kind in ("either", "both") for item in items)
 
     def mentions(self) -> Iterable[Mention]:
@@ -632,7 +640,7 @@ class _Clause:
 
     def _place_after(self, j: int) -> int:
         """Return the index of the place that the preposition at `j` names, 0 if there is none."""
-        for k in range(j + 1, min(j + 6, len(self.items))):
+        for k in range(j + 1, min(j + 8, len(self.items))):
             if self.items[k].kind == "places":
                 return 0 if _modifies(self.items, k + 1) and not self._ends(k) else k
             if self.items[k].kind not in ("", "fresh", "inside", "within", "over", "size"):
@@ -650,12 +658,23 @@ class _Clause:
         for j in range(i + 1, min(i + _REACH, len(self.items))):
             item = self.items[j]
             if item.kind == "places" and j not in self.taken:
-                self.taken.add(j)
+                self.described.add(j)
                 places: tuple[Place, ...] = item.value
-                return self._with_contour(i, places) if self.items[i].kind == "normal" else places
+                return self._with_contour(i, places)
             if item.kind == "noun" and self.items[i].value.beside:
                 return self.places[j]
-            if item.kind not in ("", "fresh", "adjective", "normal", "both", "inside", "size", "within", "contour"):
+            if item.kind not in (
+                "places",
+                "",
+                "fresh",
+                "adjective",
+                "normal",
+                "both",
+                "inside",
+                "size",
+                "within",
+                "contour",
+            ):
                 break
         topic = self._topic(i)
         return self._with_contour(i, topic)
@@ -711,9 +730,10 @@ class _Clause:
     def _topic(self, i: int) -> tuple[Place, ...]:
         """Return the places that the clause speaks of before `i`: its subject, or what it begins with ("In the left base, …")."""
         for j in range(i - 1, -1, -1):
-            if self.items[j].kind == "places" and j not in self.taken:
+            if self.items[j].kind == "places" and j not in self.taken and j not in self.described:
                 places: tuple[Place, ...] = self.items[j].value
-                return places
+                if any(place != _BOTH for place in places):  # "the lungs are clear bilaterally, without …"
+                    return places
         return ()
 
     def _shared(self, i: int) -> tuple[Place, ...]:

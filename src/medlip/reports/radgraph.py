@@ -92,7 +92,9 @@ class _Graph:
             for target in targets:
                 for root in root_of.get(target, ()):
                     if self._sentence(root) == bisect_left(self.stops, entity["start_ix"]):
-                        yield self._fact(entity, row_of([self.entities[key]["tokens"].lower() for key in roots[root]]), presence)
+                        yield self._fact(
+                            entity, row_of([self.entities[key]["tokens"].lower() for key in roots[root]]), presence
+                        )
 
     def _targets(self, key: str, entity: Mapping[str, Any], kind: str = "") -> list[str]:
         """Return the entities that relations (of a kind, or any) lead to, and take note of those that don't exist."""
