@@ -214,9 +214,11 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     module.load_state_dict(state)
 
 
-@torch.no_grad()
-def initialise(module: nn.Module, std: float = 0.02) -> None:
-    """Draw every linear weight from N(0, std), as published."""
+def initialise(module: nn.Module, init: str) -> None:
+    """Draw every linear weight anew: `normal` from N(0, 0.02), `xavier` to keep the scale of what passes through."""
     for name, parameter in module.named_parameters():
         if parameter.ndim == 2 and name.endswith("weight"):
-            parameter.normal_(0, std)
+            if init == "normal":
+                nn.init.normal_(parameter, 0, 0.02)
+            else:
+                nn.init.xavier_uniform_(parameter)

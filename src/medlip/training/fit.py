@@ -59,7 +59,8 @@ def fit(recipe: Recipe, store: Store, out: Path, *, validation: Store | None = N
     settings = recipe.training
     manifest = _manifest(recipe, store)
     _claim(out, manifest, resume)
-    accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available())
+    precision = "no" if settings.precision == "fp32" else settings.precision
+    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
     try:
         torch.manual_seed(settings.seed)
         vocabulary = recipe.make_vocabulary()
@@ -148,7 +149,8 @@ class _Run:
                     self._log(log, batch, terms, loss, time.monotonic() - previous)
                     if not math.isfinite(loss):
                         raise MedLIPError(
-                            f"step {self.step}: the loss is {loss}, see {self.out / METRICS}. Lower training.lr, or set training.clip=1."
+                            f"step {self.step}: the loss is {loss} (see {self.out / METRICS}). "
+                            "Lower training.lr, or set training.clip=1."
                         )
                 if within == 0 and self.validation:
                     validated = self._validate()

@@ -53,7 +53,7 @@ class TrainingSection(_Section):
         weight_decay: of matrices and kernels; biases and other 1-D parameters have none.
         betas: of AdamW.
         clip: largest gradient norm; 0 for no clipping.
-        precision: `bf16` computes the networks under autocast, `no` all in float32.
+        precision: `bf16` computes the networks under autocast, `fp32` does without.
         seed: of initial weights, order, augmentation and dropout.
         checkpoint_minutes: how often the state is saved within an epoch; it is saved after every epoch anyway.
         validation_images: images of the validation split whose losses are measured after every epoch; 0 for none.
@@ -67,7 +67,7 @@ class TrainingSection(_Section):
     weight_decay: float = Field(0.02, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = Field(0.0, ge=0)
-    precision: Literal["no", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16"] = "bf16"
     seed: int = 0
     checkpoint_minutes: float = Field(10.0, gt=0)
     validation_images: int = Field(256, ge=0)

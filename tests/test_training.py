@@ -1,0 +1,203 @@
+"""The loop can be stopped anywhere and goes on bit by bit; recipes say what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from medlip.concepts import default_vocabulary
+from medlip.data.store import Store
+from medlip.errors import MedLIPError
+from medlip.methods import build_method, method_names
+from medlip.methods.base import read_safetensors
+from medlip.training import fit, load_recipe, load_run
+from medlip.training import fit as fit_module
+from medlip.training.recipe import recipe_names
+
+SETTINGS = ("image.size=64", "method.backbone=resnet10t", "method.layers=1", "training.batch_size=8", "training.epochs=2",
+            "training.validation_images=8")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(phantom_store):
+    return Store.open(phantom_store).select("train").take(range(24))
+
+
+def recipe(*changes):
+    return load_recipe("medslip-phantom", [*SETTINGS, *changes])
+
+
+def lines(run):
+    keep = ("step", "loss", "losses", "lr", "validation")
+    return [
+        {k: v for k, v in json.loads(line).items() if k in keep} for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+class StopAt:
+    """Stand-in for the progress bar that interrupts like Ctrl-C before a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, items, description, total=None, completed=0):
+        for done, item in enumerate(items, completed):
+            if done == self.step:
+                signal.raise_signal(signal.SIGINT)
+            yield item
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_an_interrupted_run_goes_on_bit_by_bit(store, tmp_path, monkeypatch, step):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    summary = fit(recipe(), store, whole, validation=store)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[fit_module.__module__], "track", StopAt(step))
+        with pytest.raises(KeyboardInterrupt):
+            fit(recipe(), store, parts, validation=store)
+    assert not (parts / "model.safetensors").exists()
+    with pytest.raises(MedLIPError, match="--resume"):
+        load_run(parts)
+    resumed = fit(recipe(), store, parts, validation=store, resume=True)
+    assert resumed["steps"] == summary["steps"] == 6
+    ours, theirs = (read_safetensors(run / "model.safetensors")[0] for run in (whole, parts))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert lines(whole) == lines(parts)
+
+
+def test_a_finished_run_resumes_to_itself(store, tmp_path):
+    fit(recipe("training.epochs=1"), store, tmp_path / "run")
+    before = read_safetensors(tmp_path / "run" / "model.safetensors")[0]
+    fit(recipe("training.epochs=1"), store, tmp_path / "run", resume=True)
+    after = read_safetensors(tmp_path / "run" / "model.safetensors")[0]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_is_not_overwritten_nor_resumed_with_something_else(store, tmp_path):
+    run = tmp_path / "run"
+    fit(recipe("training.epochs=1"), store, run)
+    with pytest.raises(MedLIPError, match="holds a run already"):
+        fit(recipe("training.epochs=1"), store, run)
+    with pytest.raises(MedLIPError, match=r"training\.lr was 0\.0\d+, now 0\.3"):
+        fit(recipe("training.epochs=1", "training.lr=0.3"), store, run, resume=True)
+    with pytest.raises(MedLIPError, match="other data"):
+        fit(recipe("training.epochs=1"), store.take(range(16)), run, resume=True)
+
+
+def test_a_truncated_checkpoint_is_an_error_that_names_it(store, tmp_path):
+    run = tmp_path / "run"
+    fit(recipe("training.epochs=1"), store, run)
+    checkpoint = run / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(MedLIPError, match=r"checkpoint\.safetensors"):
+        fit(recipe("training.epochs=1"), store, run, resume=True)
+
+
+def test_a_saved_model_needs_no_file_beside_it(store, tmp_path):
+    fit(recipe("training.epochs=1"), store, tmp_path / "run")
+    shutil.copy(tmp_path / "run" / "model.safetensors", tmp_path / "alone.safetensors")
+    images = torch.randn(2, 3, 64, 64)
+    asked = ["effusion", "anything"]
+    ours = load_run(tmp_path / "run").score(images, asked)
+    theirs = load_run(tmp_path / "alone.safetensors").score(images, asked)
+    assert torch.equal(ours, theirs)
+
+
+def test_another_vocabulary_than_the_stores_is_refused(store, tmp_path):
+    import yaml
+
+    content = default_vocabulary().model_dump(mode="json")
+    content["pathologies"] = content["pathologies"][:20]
+    content["overlapping_pathologies"] = []
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(MedLIPError, match="differ from the vocabulary"):
+        fit(recipe(f"vocabulary={tmp_path / 'mine.yaml'}"), store, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_advice(store, tmp_path):
+    with pytest.raises(MedLIPError, match=r"training\.lr"):
+        fit(
+            recipe("training.lr=1e30", "training.clip=0", "training.precision=fp32", "training.epochs=4"),
+            store,
+            tmp_path / "run",
+        )
+
+
+def test_the_loss_goes_down(store, tmp_path):
+    fit(recipe("training.epochs=8", "training.warmup=1"), store, tmp_path / "run")
+    losses = [line["loss"] for line in lines(tmp_path / "run") if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_of_the_package_is_valid(name):
+    loaded = load_recipe(name)
+    assert loaded.method["name"] in method_names()
+    loaded.make_augment()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epochs=0", r"training\.epochs"),
+        ("training.epoch=3", r"training\.epoch"),
+        ("epochs", "key=value"),
+        ("training.epochs.more=1", "is a value"),
+    ],
+)
+def test_a_bad_setting_is_named(override, message):
+    with pytest.raises(MedLIPError, match=message):
+        load_recipe("medslip-phantom", [override])
+
+
+def test_an_unknown_method_setting_or_backbone_is_named():
+    loaded = load_recipe("medslip-phantom")
+    for settings, message in (
+        ({"name": "medslip", "depth": 3}, r"method\.depth.*layers"),
+        ({"name": "medsleep"}, "Choose one of: medslip"),
+        ({"name": "medslip", "backbone": "resnet17"}, "resnet1"),
+        ({"name": "medslip", "stride": 7}, r"stride 7.*16"),
+    ):
+        with pytest.raises(MedLIPError, match=message):
+            build_method(settings, default_vocabulary(), loaded.make_preprocessing())
+
+
+def test_unknown_recipes_are_answered_with_those_there_are():
+    with pytest.raises(MedLIPError, match="medslip-phantom"):
+        load_recipe("medslip-mars")
+
+
+def test_weights_that_are_not_ours_are_refused_with_advice(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(MedLIPError, match="from_released"):
+        load_run(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MedLIPError, match="pretrain"):
+        load_run(tmp_path / "empty")
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_bit_by_bit(phantom_store, tmp_path):
+    """SIGKILL at ten random moments: what is on disk is always a whole checkpoint."""
+    changes = [*SETTINGS, "training.epochs=6", "training.checkpoint_minutes=0.01"]
+    command = [sys.executable, "-m", "medlip", "pretrain", "medslip-phantom", "--data", str(phantom_store), "--resume"]
+    command += [word for change in changes for word in ("--set", change)]
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
+    for moment in range(10):
+        killed = [*command, "--out", str(tmp_path / "killed")]
+        process = subprocess.Popen(killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(6 + 0.7 * moment)
+        process.kill()
+        process.wait()
+    subprocess.run([*command, "--out", str(tmp_path / "killed")], check=True, capture_output=True)
+    ours, theirs = (read_safetensors(tmp_path / run / "model.safetensors")[0] for run in ("whole", "killed"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
