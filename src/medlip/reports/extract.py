@@ -95,7 +95,7 @@ class Place(NamedTuple):
 _IN_LUNG = frozenset(
     ["", "lung", "lobe", "lingula", "hilum", "retrocardiac", "interstitium", "parenchymal", "pulmonary", "chest"]
 )
-_BOTH = Place("both")
+_NOWHERE = (Place("both"), Place(organ="chest"))
 _VAGUE = frozenset(Place(organ=organ) for organ in ("lung", "pulmonary", "chest"))
 _CENTRAL = frozenset(["svc", "cavoatrial_junction"])  # a tip there is a central venous catheter's
 _CHAMBERS = frozenset(["right_atrium", "right_ventricle"])
@@ -213,7 +213,8 @@ def _with_parts(mentions: list[Mention]) -> Iterable[Mention]:
     if _CENTRAL & rows.keys() and not any(mention.sense.device and not mention.sense.part for mention in mentions):
         yield from (m._replace(pathology="catheter") for m in mentions if m.pathology == "tip" and m.row in _CENTRAL)
     for mention in mentions:
-        if rows and mention.sense.device and not mention.sense.part and not mention.row and mention.presence != "absent":
+        own = mention.row not in ("", "other")  # "left subclavian catheter": where it enters, not where it is
+        if rows and mention.sense.device and not mention.sense.part and not own and mention.presence != "absent":
             yield from (mention._replace(row=row) for row in rows)
         else:
             yield mention
@@ -308,7 +309,10 @@ def _run(items: list[Item], start: int) -> tuple[tuple[Place, ...], int]:
     said: list[set[str]] = [set()]  # "size" or "contour" of each
     end = i = start + 1
     joined = False
-    inside_phrase = start > 0 and items[start - 1].kind in ("within", "over")
+    before = start - 1
+    while before > 0 and items[before].kind in ("inside", "fresh", ""):
+        before -= 1
+    inside_phrase = start > 0 and items[before].kind in ("within", "over")
     while i < len(items):
         item = items[i]
         if item.kind == "place":
@@ -330,7 +334,7 @@ def _run(items: list[Item], start: int) -> tuple[tuple[Place, ...], int]:
                 end = i + 1
         elif item.kind in ("both", "either") or item.value in (",", "/"):
             joined = True
-        elif item.kind not in ("inside", "fresh") and not (item.kind == "noun" and not item.value):
+        elif item.kind not in ("inside", "fresh") and not (item.kind == "" and item.value.isdigit()):
             break
         i += 1
     return tuple(_completed(parts, said)), end
@@ -579,12 +583,14 @@ class _Clause:
         for j in range(i - 1, max(i - _REACH, -1), -1):
             item = self.items[j]
             if item.kind == "places":
+                if j in self.taken:
+                    return ()
                 self.taken.add(j)
                 places: tuple[Place, ...] = item.value
                 return places
             if item.kind == "noun" and j == i - 1:
-                continue
-            if item.kind not in ("", "fresh", "inside", "size", "adjective", "nothing", "uncertain"):
+                return self.places.get(j, ())
+            if item.kind not in ("", "fresh", "inside", "size", "adjective", "nothing"):
                 return ()
         return ()
 
@@ -608,7 +614,9 @@ class _Clause:
                 places = tuple(place for place in merged if place)
                 j = k
             elif kind == "places" and not places and adjacent and not listed:
-                if _modifies(items, j + 1) or (j + 1 < len(items) and items[j + 1].kind in ("be", "normal", "adjective")):
+                if _modifies(items, j + 1) or (
+                    j + 1 < len(items) and items[j + 1].kind in ("be", "normal", "adjective", "compares")
+                ):
                     break
                 self.taken.add(j)
                 places = items[j].value
@@ -732,7 +740,7 @@ class _Clause:
         for j in range(i - 1, -1, -1):
             if self.items[j].kind == "places" and j not in self.taken and j not in self.described:
                 places: tuple[Place, ...] = self.items[j].value
-                if any(place != _BOTH for place in places):  # "the lungs are clear bilaterally, without …"
+                if any(place not in _NOWHERE for place in places):  # "the lungs are clear bilaterally, without …"
                     return places
         return ()
 
@@ -768,7 +776,7 @@ class _Clause:
         item = self.items[i]
         sense: Sense = item.value
         presence = self.presence[i]
-        if sense.skip or (sense.normal and presence != "present"):
+        if sense.skip or (sense.normal and presence != "present") or (sense.general and not self._sums_up(i)):
             return
         rows = dict.fromkeys(_settled(sense, place) for place in self.places[i])
         rows.pop("", None)
@@ -779,6 +787,12 @@ class _Clause:
         for row in rows:
             if not sense.only or row in sense.only:
                 yield Mention(sense, sense.at.get(row, sense.pathology), row, presence, item.start, item.end)
+
+    def _sums_up(self, i: int) -> bool:
+        """Tell whether a general word is negated alone: "no acute abnormality", but not "no findings of edema"."""
+        return self.presence[i] == "absent" and not any(
+            self.items[j].kind == "noun" and not self.items[j].value.general for j in self.found if j != i
+        )
 
 
 @lru_cache(maxsize=65536)
