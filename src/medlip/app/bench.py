@@ -20,7 +20,7 @@ def step(
     image_size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=32)] = 224,
     as_json: Json = False,
 ) -> Answer:
-    """Time a training step beside its image encoder alone."""
+    """Time a training step. Beside it stands its image encoder alone."""
     from medlip.training.bench import bench_step
 
     return _measured(bench_step(method, backbone, batch, image_size))
@@ -34,7 +34,7 @@ def facts(
     seed: int = 0,
     as_json: Json = False,
 ) -> Answer:
-    """Time the way from a file of reports, and of RadGraph graphs, to a file of facts, on one core."""
+    """Time reports to facts. From a file of reports, and of RadGraph graphs, to a file of facts, on one core."""
     from medlip.reports.bench import bench_facts
 
     return _measured(bench_facts(reports, graphs, seed))
@@ -52,7 +52,7 @@ def supervised(
     seed: int = 0,
     as_json: Json = False,
 ) -> Answer:
-    """Train a classifier on the labels of the train split: the yardstick for what reports alone give."""
+    """Train on labels instead. A classifier of the train split's labels: the yardstick for what reports alone give."""
     from medlip.app.input import evaluation_store
     from medlip.evaluation.supervised import bench_supervised
 

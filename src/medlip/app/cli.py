@@ -79,7 +79,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="The same path, smaller: about a minute.")] = False,
     as_json: Json = False,
 ) -> Answer:
-    """Make phantom X-rays with reports, pre-train, evaluate on unseen ones, and write a page to look at."""
+    """Show it all on phantoms. A model is pre-trained on generated X-rays and reports, evaluated on unseen ones, shown."""
     from medlip.app.demo import FULL, QUICK, run_demo
 
     scale = QUICK if quick else FULL
@@ -90,9 +90,9 @@ def demo(
     )
 
 
-app.command()(prepare)
-app.add_typer(data_sets, name="data")
-app.command()(facts)
+app.command(short_help="Read data sets into a store.")(prepare)
+app.add_typer(data_sets, name="data", short_help="List, check and compare data sets.")
+app.command(short_help="Read the facts of reports.")(facts)
 
 
 @app.command()
@@ -105,7 +105,7 @@ def pretrain(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
     as_json: Json = False,
 ) -> Answer:
-    """Pre-train on the train split of SOURCE; losses on its val split are logged, nothing else is seen."""
+    """Pre-train on images and reports. Learns from the train split of SOURCE; losses on its val split are logged."""
     from medlip.app.input import training_store
     from medlip.training import fit, load_recipe
 
@@ -127,7 +127,7 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> Answer:
-    """Ask a run what is in X-rays, and where; numbers with intervals, beside chance."""
+    """Measure a run on X-rays. What is there, and where; every number with its interval, beside chance."""
     from medlip import evaluation
     from medlip.app.input import evaluation_store
     from medlip.training import load_run
@@ -151,12 +151,12 @@ def predict(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for heat maps over the images.", metavar="DIR")] = None,
     as_json: Json = False,
 ) -> Answer:
-    """Read X-rays: findings, their anatomies, answers to questions, and overlays in the image's own pixels."""
+    """Read X-rays with a run. Findings, their anatomies, answers to questions, and overlays in the image's own pixels."""
     from medlip.app.predict import predict_all
     from medlip.app.reader import Reader
     from medlip.work import track
 
-    entries = list(predict_all(Reader.open(run), list(track(images, "reading")), ask or (), out))
+    entries = list(track(predict_all(Reader.open(run), images, ask or (), out), "reading", len(images)))
     bad = [entry for entry in entries if "error" in entry]
     for entry in bad:
         print("note: skipped:", entry["error"], file=sys.stderr)
