@@ -45,7 +45,8 @@ def resolve(facts: Iterable[Fact], *, uncertain_hides_absent: bool = True) -> tu
 
     Args:
         facts: mentions of one study.
-        uncertain_hides_absent: False for facts from RadGraph, whose rule is that an uncertain mention takes nothing away: a pair
+        uncertain_hides_absent: False for facts from RadGraph, whose rule is that an uncertain mention takes nothing away: a
+        pair
             that is absent in one place and uncertain in another keeps both.
     """
     kept: dict[tuple[str, str, bool], Fact] = {}

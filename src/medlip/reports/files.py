@@ -1,4 +1,4 @@
-"""Files of reports, in every layout they ship in: one stream of (study, text), read lazily, with bad input named and not lost."""
+"""Files of reports, in every layout they ship in: one lazy stream of (study, text), with bad input named and not lost."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Report(NamedTuple):
 def read_reports(path: str | Path, text: Sequence[str] = (), study: str | None = None) -> Iterator[Report]:
     """Yield the reports of a file or folder, in its order.
 
-    Layouts are told by content and name: CSV, TSV, JSON lines or a JSON array, and Parquet (a row a report); RadGraph JSON, of
-    version 1.0 or as the `radgraph` package writes it; text files, alone or in folders (MIMIC-CXR's among them); Open-i XML,
-    alone, in folders or as the published archive. All may be gzipped.
+    Layouts are told by content and name: CSV, TSV, JSON lines or a JSON array, and Parquet (a row a report); RadGraph JSON,
+    of version 1.0 or as the `radgraph` package writes it; text files, alone or in folders (MIMIC-CXR's among them); Open-i
+    XML, alone, in folders or as the published archive. All may be gzipped.
 
     Args:
         path: file or folder.
@@ -55,7 +55,8 @@ def read_reports(path: str | Path, text: Sequence[str] = (), study: str | None =
         study: column that holds the identifier. By default `study`, `uid` or `study_id`, else rows are numbered from 0.
 
     Raises:
-        MedLIPError: nothing is there, no such layout, or no such column. What is wrong with one report becomes its `problem`.
+        MedLIPError: nothing is there, no such layout, or no such column. What is wrong with one report becomes its
+        `problem`.
     """
     path = Path(path)
     if not path.exists():
@@ -70,7 +71,7 @@ def read_reports(path: str | Path, text: Sequence[str] = (), study: str | None =
         yield Report(f"(rest of {path.name})", problem=f"the file is cut off or damaged here ({error})")
 
 
-# --- layouts -----------------------------------------------------------------------------------------------------------------
+# --- layouts ---
 
 _Reader = Callable[[Path, "_Columns"], Iterator[Report]]
 
@@ -139,7 +140,7 @@ _MIMIC = re.compile(r"p\d{2}/p\d{8}/(s\d{8})\.txt$")
 
 
 def _one_file(name: Path, read: Callable[[], bytes]) -> Report:
-    """Read a report that is a file of its own; its study is its name in the folder, in MIMIC-CXR's layout the study's number."""
+    """Read a report that is a file of its own; its study is its name in the folder, in MIMIC-CXR's layout its number."""
     mimic = _MIMIC.search(name.as_posix())
     study = mimic[1] if mimic else name.with_suffix("").as_posix()
     try:
@@ -312,7 +313,7 @@ def _end(match: re.Match[str] | None) -> int:
     return match.end() if match else 0
 
 
-# --- columns -------------------------------------------------------------------------------------------------------------------
+# --- columns ---
 
 
 class _Columns:

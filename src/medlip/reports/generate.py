@@ -37,14 +37,16 @@ def generated_reports(count: int, seed: int = 0, length: int = 40) -> Iterator[s
 
 
 def _sentence(draw: random.Random, number: int) -> str:
-    side, zone, size = draw.choice(_SIDES), draw.choice(_ZONES), draw.choice(_SIZES)
-    lung, other = draw.choice(_LUNG), draw.choice(_OTHER)
+    side, zone, size, other_size = draw.choice(_SIDES), draw.choice(_ZONES), draw.choice(_SIZES), draw.choice(_SIZES)
+    lung, cause, differential = (draw.choice(_LUNG) for _ in range(3))
+    other, another = draw.choice(_OTHER), draw.choice(_OTHER)
+    structure, neighbour = draw.choice(_NORMAL).capitalize(), draw.choice(_NORMAL)
     forms = (
         f"There is a {size} {lung} in the {side} {zone} lung measuring {number % 97}.{draw.randrange(100)} mm.",
-        f"No {size} {side} {lung}, {other}, or {draw.choice(_OTHER)} is seen on image {number}.",
-        f"{side.capitalize()} {zone} lung zone {lung} of {number} units may represent {draw.choice(_LUNG)} or {draw.choice(_LUNG)}.",
-        f"{draw.choice(_NORMAL).capitalize()} is within normal limits, and the {draw.choice(_NORMAL)} is unchanged since film {number}.",
-        f"{size.capitalize()} {other} has decreased, but a {draw.choice(_SIZES)} {lung} persists at the {side} base, {number} today.",
+        f"No {size} {side} {lung}, {other}, or {another} is seen on image {number}.",
+        f"{side.capitalize()} {zone} lung {lung} of {number} units may represent {cause} or {differential}.",
+        f"{structure} is within normal limits, and the {neighbour} is unchanged since film {number}.",
+        f"{size.capitalize()} {other} has decreased, but a {other_size} {lung} persists at the {side} base, {number} today.",
     )
     return draw.choice(forms)
 
@@ -53,32 +55,29 @@ def generated_graphs(count: int, seed: int = 0) -> Iterator[tuple[str, dict[str,
     """Yield `count` distinct (key, RadGraph graph), each of three to seven sentences."""
     draw = random.Random(seed)
     for number in range(count):
-        tokens: list[str] = []
-        entities: dict[str, dict[str, Any]] = {}
+        yield f"p10/p{10_000_000 + number}/s{50_000_000 + number}.txt", _graph(draw, number)
 
-        def entity(word: str, label: str, relations: list[list[str]]) -> str:
-            key = str(len(entities) + 1)
-            entities[key] = {
-                "tokens": word,
-                "label": label,
-                "start_ix": len(tokens),
-                "end_ix": len(tokens),
-                "relations": relations,
-            }
-            tokens.append(word)
-            return key
 
-        for _ in range(draw.randint(3, 7)):
-            side = entity(draw.choice(_SIDES), "ANAT-DP", [])
-            organ = entity(draw.choice(("lung", "base", "hilum", "pleural", "costophrenic", "lobe")), "ANAT-DP", [])
-            entities[side]["relations"] = [["modify", organ]]
-            tokens += ["shows", str(number)]
-            label = draw.choice(("OBS-DP", "OBS-DA", "OBS-U"))
-            found = entity(
-                draw.choice(("opacity", "effusion", "edema", "nodules", "thickening")), label, [["located_at", organ]]
-            )
-            tokens.append("and")
-            entity(draw.choice(("unchanged", "mild", "calcified")), "OBS-DP", [["modify", found]])
-            entity(draw.choice(("clips", "atelectasis", "scarring")), label, [])
-            tokens.append(".")
-        yield f"p10/p{10_000_000 + number}/s{50_000_000 + number}.txt", {"text": " ".join(tokens), "entities": entities}
+def _graph(draw: random.Random, number: int) -> dict[str, Any]:
+    tokens: list[str] = []
+    entities: dict[str, dict[str, Any]] = {}
+
+    def entity(word: str, label: str, relations: list[list[str]]) -> str:
+        key, at = str(len(entities) + 1), len(tokens)
+        entities[key] = {"tokens": word, "label": label, "start_ix": at, "end_ix": at, "relations": relations}
+        tokens.append(word)
+        return key
+
+    for _ in range(draw.randint(3, 7)):
+        side = entity(draw.choice(_SIDES), "ANAT-DP", [])
+        organ = entity(draw.choice(("lung", "base", "hilum", "pleural", "costophrenic", "lobe")), "ANAT-DP", [])
+        entities[side]["relations"] = [["modify", organ]]
+        tokens += ["shows", str(number)]
+        label = draw.choice(("OBS-DP", "OBS-DA", "OBS-U"))
+        finding = draw.choice(("opacity", "effusion", "edema", "nodules", "thickening"))
+        found = entity(finding, label, [["located_at", organ]])
+        tokens.append("and")
+        entity(draw.choice(("unchanged", "mild", "calcified")), "OBS-DP", [["modify", found]])
+        entity(draw.choice(("clips", "atelectasis", "scarring")), label, [])
+        tokens.append(".")
+    return {"text": " ".join(tokens), "entities": entities}

@@ -1,4 +1,4 @@
-"""What normal statements entail: "the lungs are clear" says that there is no consolidation. A step of its own, never taken unasked."""
+"""What normal statements entail: "clear lungs" have no consolidation. A step of its own, never taken unasked."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from medlip.reports.lexicon import words
 def implied_absent(facts: Iterable[Fact], vocabulary: Vocabulary | None = None) -> tuple[Fact, ...]:
     """Return the absent facts that the normal statements of one report entail, by the table `words/implied.yaml`.
 
-    A pathology that the report calls present or uncertain anywhere is not entailed to be absent, nor is a pair that it states.
-    Each fact carries the sentence and span of the statement that entails it.
+    A pathology that the report calls present or uncertain anywhere is not entailed to be absent, nor is a pair that it
+    states. Each fact carries the sentence and span of the statement that entails it.
 
     Args:
         facts: all facts of one report.

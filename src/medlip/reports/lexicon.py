@@ -62,14 +62,18 @@ class Lexicon:
         return self
 
     def items(self, sentence: str) -> list[Item]:
-        """Read a sentence as phrases, the longest at each place; an unknown word becomes an item of kind ""."""
+        """Read a sentence as phrases, the longest at each place.
+
+        An unknown word becomes an item of kind "", a sign (",", "/") an item of its own kind.
+        """
         matches = list(TOKEN.finditer(sentence))
         spelled = [self.spell(match[0]) for match in matches]
         found: list[Item] = []
         tree, count, i = self._tree, len(spelled), 0
         while i < count:
             branch = tree.get(spelled[i])
-            meaning, last, j = ("", spelled[i]), i, i
+            word = spelled[i]
+            meaning, last, j = ("" if word.isalnum() else word, word), i, i
             while branch is not None:
                 if _MEANING in branch:
                     meaning, last = branch[_MEANING], j
@@ -81,7 +85,7 @@ class Lexicon:
         return found
 
     def spell(self, word: str) -> str:
-        """Return the singular, lower-case form of `word`; in long words one wrong, missing, extra or swapped letter is forgiven."""
+        """Return the singular, lower-case form of `word`; one wrong letter is forgiven where it is long."""
         spelled = self._spelling.get(word)
         if spelled is None:
             lower = word.lower()

@@ -1,12 +1,170 @@
-"""From the parts of a place ("base", "left") to its row of the fact matrix."""
+"""Places: the words of one composed from side, zone and organ, and its row of the fact matrix."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-from medlip.reports.lexicon import words
+from medlip.reports.lexicon import Item, words
+
+
+class Place(NamedTuple):
+    """A place by its parts, each possibly empty: side (left, right, both), zone, organ."""
+
+    side: str = ""
+    zone: str = ""
+    organ: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether it stands for a place without a neighbour's words."""
+        return bool(self.organ) or self.zone in ("base", "apical")
+
+    @property
+    def vague(self) -> bool:
+        """Whether it says no more than "lung"."""
+        return self in _VAGUE
+
+    @property
+    def in_lung(self) -> bool:
+        """Whether a finding of the lung can be there."""
+        return self.organ in _IN_LUNG
+
+
+_IN_LUNG = frozenset(
+    ["", "lung", "lobe", "lingula", "hilum", "retrocardiac", "interstitium", "parenchymal", "pulmonary", "chest"]
+)
+_VAGUE = frozenset(Place(organ=organ) for organ in ("lung", "pulmonary", "chest"))
+# Organs that say little: of two, the other one stands ("pulmonary interstitium", "osseous structures of the spine").
+_WEAK = (
+    "chest", "cardiopulmonary", "bones", "soft tissue", "other place",
+    "pulmonary", "lung", "parenchymal", "interstitium", "lobe",
+)  # fmt: skip
+
+
+def composed(items: list[Item]) -> list[Item]:
+    """Join the words of each place ("left", "and", "right", "upper", "lobe") into one item that holds its places."""
+    composed: list[Item] = []
+    i = 0
+    while i < len(items):
+        if items[i].kind != "place":
+            composed.append(items[i])
+            i += 1
+            continue
+        places, end = _run(items, i)
+        composed.append(Item("places", places, items[i].start, items[end - 1].end))
+        i = end
+    return composed
+
+
+def _run(items: list[Item], start: int) -> tuple[tuple[Place, ...], int]:
+    """Read the places that begin at `start`, and return them with the index behind their last word."""
+    parts: list[Place] = [items[start].value]
+    said: list[set[str]] = [set()]  # "size" or "contour" of each
+    end = i = start + 1
+    joined = False
+    before = start - 1
+    while before > 0 and items[before].kind in ("inside", "fresh", ""):
+        before -= 1
+    inside_phrase = start > 0 and items[before].kind in ("within", "over")
+    while i < len(items):
+        item = items[i]
+        if item.kind == "place":
+            whole = None if joined else merged(parts[-1], item.value)
+            if whole is None:
+                # "in the left base and right effusion": the second place belongs to the finding behind it
+                # "heart size and aortic calcification": so it does
+                if joined and parts[-1].complete and (inside_phrase or said[-1]) and modifies(items, i):
+                    break
+                parts.append(item.value)
+                said.append(set())
+            else:
+                parts[-1] = whole
+            joined = False
+            end = i + 1
+        elif item.kind in ("size", "contour"):
+            said[-1].add(item.kind)
+            if not joined:
+                end = i + 1
+        elif item.kind in ("both", "either", ",", "/"):
+            joined = True
+        elif not (item.kind in ("inside", "fresh") or item.value == "of" or (item.kind == "" and item.value.isdigit())):
+            break
+        i += 1
+    return tuple(_completed(parts, said)), end
+
+
+def modifies(items: list[Item], i: int) -> bool:
+    """Tell whether the place at `i` stands before a finding that it belongs to."""
+    while i < len(items) and items[i].kind in ("place", "inside", "fresh", ""):
+        i += 1
+    return i < len(items) and items[i].kind == "noun"
+
+
+def merged(a: Place, b: Place) -> Place | None:
+    """Return both as one place, or None if they contradict each other."""
+    if (a.side and b.side and a.side != b.side) or (a.zone and b.zone and a.zone != b.zone):
+        return None
+    if a.organ and b.organ and a.organ != b.organ:
+        weak = next((organ for organ in _WEAK if organ in (a.organ, b.organ)), None)
+        if weak is None:
+            return None
+        organ = b.organ if weak == a.organ else a.organ
+    else:
+        organ = a.organ or b.organ
+    return Place(a.side or b.side, a.zone or b.zone, organ)
+
+
+def _completed(parts: list[Place], said: list[set[str]]) -> Iterable[Place]:
+    """Let coordinated places share what only one of them says ("right upper and lower lobes")."""
+    whole = list(parts)
+    for i in range(len(parts) - 2, -1, -1):  # a bare side or zone takes the organ that follows
+        if not parts[i].complete:
+            following = whole[i + 1]
+            whole[i] = Place(parts[i].side, parts[i].zone or following.zone, following.organ)
+        if not said[i]:
+            said[i] = said[i + 1]
+    for i in range(1, len(parts)):
+        if not whole[i].side and not parts[i - 1].complete and whole[i].organ == whole[i - 1].organ:
+            whole[i] = whole[i]._replace(side=whole[i - 1].side)
+    for place, attributes in zip(whole, said, strict=True):
+        if place.organ == "heart" and "contour" in attributes:
+            yield place._replace(organ="heart border")
+            if "size" not in attributes:
+                continue
+        if place.side == "both" and (place.zone == "mid" or (place.zone, place.organ) == ("upper", "lobe")):
+            yield from (place._replace(side=side) for side in ("left", "right"))
+            continue
+        yield place
+
+
+@lru_cache(maxsize=4096)
+def row(place: Place) -> str:
+    """Return the row of a place, "" for a bare "both sides"."""
+    side, zone, organ = place
+    if organ.startswith("="):
+        return organ[1:]
+    sided = side in ("left", "right")
+    if organ in ("pulmonary", "chest") and (sided or zone):
+        organ = "lung"
+    if organ == "lingula":
+        return row_of(("lobe", "right", "upper") if side == "right" else ("lingula",))
+    if organ == "lobe" and zone == "mid":
+        zone = "middle"
+        side, organ = (side, "lung" if side == "left" else organ) if sided else ("right", organ)
+        sided = True
+    if not organ and zone:
+        organ = "lung"
+    if organ in ("lung", "lobe") and not sided:
+        if zone == "upper":
+            organ = "lungs"
+        zone = "" if zone == "mid" else zone
+        organ = "lung" if organ == "lobe" and zone != "lower" else organ
+    if organ == "lobe" and zone not in ("upper", "lower", "middle"):
+        organ = "lung"
+    parts = [*(organ.split() if organ != "cavoatrial junction" else [organ]), side if sided else "", zone]
+    return row_of([part for part in parts if part]) if any(parts) else ""
 
 
 class _Rule(NamedTuple):

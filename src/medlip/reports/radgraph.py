@@ -1,4 +1,4 @@
-"""RadGraph graphs to facts: the published rules, cell for cell (Jain et al., RadGraph, 2021; the matrix of MedKLIP and MeDSLIP)."""
+"""RadGraph graphs (Jain et al., 2021) to facts: the rules published with MedKLIP and MeDSLIP, cell for cell."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ def facts_from_radgraph(graph: Mapping[str, Any]) -> tuple[Fact, ...]:
     """Return the facts of one study's graph: one for each observation at each anatomy that it is located at.
 
     Args:
-        graph: {"text", "entities"} in RadGraph's own format (labels "OBS-DP", …) or the `radgraph` package's ("Observation::definitely
+        graph: {"text", "entities"} in RadGraph's own format (labels "OBS-DP", …) or the `radgraph` package's
+        ("Observation::definitely
             present", …). Relations to entities that don't exist are passed over; `read_graph` tells them.
 
     Returns:
-        All mentions. `fact_matrix` gives the published matrix of them; `resolve(facts, uncertain_hides_absent=False)` the published
-        rule, where an uncertain mention takes no absent one away.
+        All mentions. `fact_matrix` gives the published matrix of them; `resolve(facts, uncertain_hides_absent=False)` the
+        published rule, where an uncertain mention takes no absent one away.
 
     Raises:
         MedLIPError: it is no graph.
@@ -154,7 +155,7 @@ def _lemmas() -> Mapping[str, str]:
 
 
 def lemma(word: str) -> tuple[str, bool]:
-    """Return a lower-case word's lemma and whether it is from the table; a word that isn't there loses its ending by rule."""
+    """Return a lower-case word's lemma and whether the table has it; another word loses its plural ending by rule."""
     known = _lemmas().get(word)
     if known is not None:
         return known, True

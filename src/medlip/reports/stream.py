@@ -107,9 +107,9 @@ def extract_file(
 ) -> Summary:
     """Read the facts of all reports of a file or folder into a Parquet, CSV or JSON lines file.
 
-    One row a (study, pathology, anatomy) with its presence, deciding sentence and character span; rows are in the order of the
-    reports. Spans count characters of the text as `medlip.reports.files` composes it. Facts of RadGraph files follow the published
-    rule: a pair that is absent and uncertain keeps both.
+    One row a (study, pathology, anatomy) with its presence, deciding sentence and character span; rows are in the order of
+    the reports. Spans count characters of the text as `medlip.reports.files` composes it. Facts of RadGraph files follow
+    the published rule: a pair that is absent and uncertain keeps both.
 
     Args:
         source: any layout of `read_reports`.
@@ -202,7 +202,7 @@ def _vocabulary(path: str | None) -> Vocabulary:
     return load_vocabulary(path) if path else default_vocabulary()
 
 
-# --- the radgraph package ------------------------------------------------------------------------------------------------------
+# --- the radgraph package ---
 
 
 def _radgraph_model() -> Any:
@@ -210,7 +210,8 @@ def _radgraph_model() -> Any:
         package = import_module("radgraph")
     except ImportError as error:
         raise MedLIPError(
-            "the extractor radgraph needs the package of that name: pip install radgraph. It downloads its weights on first use."
+            "the extractor radgraph needs the package of that name, which downloads its weights on first use: "
+            "pip install radgraph."
         ) from error
     return package.RadGraph(model_type="radgraph-xl")
 
@@ -225,7 +226,7 @@ def _annotated(model: Any, options: Options, report: Report) -> Read:
     return read_report(report._replace(content=graph), options)
 
 
-# --- files of facts --------------------------------------------------------------------------------------------------------------
+# --- files of facts ---
 
 
 def _writer(out: Path, fields: Sequence[str]) -> _Writer:

@@ -36,8 +36,8 @@ class Sentence(NamedTuple):
 def sections(text: str) -> tuple[Section, ...]:
     """Divide a report by its headings ("IMPRESSION: …").
 
-    Names are those of `words/sections.yaml`: findings, impression, indication, history, comparison, technique, … Text without
-    a heading, and a paragraph of its own after a section that is not read, counts as findings.
+    Names are those of `words/sections.yaml`: findings, impression, indication, history, comparison, technique, … Text
+    without a heading, and a paragraph of its own after a section that is not read, counts as findings.
     """
     starts = [(0, 0, "findings"), *_headings(text)]
     ends = [heading for heading, _, _ in starts[1:]] + [len(text)]

@@ -1,0 +1,444 @@
+"""Clauses: what each finding of one is said to be (present, absent, uncertain), and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+
+from medlip.reports.facts import Presence
+from medlip.reports.lexicon import Item
+from medlip.reports.places import Place, merged, modifies, row
+
+FINDING = frozenset(["noun", "adjective", "normal"])
+LINKS = frozenset(["explains", "cause", "uncertain"])
+_REACH = 12  # how many phrases a finding looks to each side for its place
+_NOWHERE = (Place("both"), Place(organ="chest"))  # places that tell nothing of what is said behind them
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sense:
+    """One meaning of words for a finding; see `words/findings.yaml` for the fields."""
+
+    pathology: str
+    row: str = "unspecified"
+    organ: str = ""
+    fixed: bool = False
+    at: Mapping[str, str] = field(default_factory=dict)
+    only: Sequence[str] = ()
+    never: Sequence[str] = ()
+    lung: bool = False
+    device: bool = False
+    part: bool = False
+    beside: bool = False
+    normal: bool = False
+    general: bool = False
+    skip: bool = False
+
+
+class Mention(NamedTuple):
+    """A finding in a sentence: `row` is empty where the sentence names no place."""
+
+    sense: Sense
+    pathology: str
+    row: str
+    presence: Presence
+    start: int
+    end: int
+
+
+def clauses(items: list[Item]) -> Iterable[tuple[int, int]]:
+    """Yield the bounds of the clauses: at "but", before "there is", and before a new subject ("…, the heart is normal")."""
+    start, said = 0, False
+    for i, item in enumerate(items):
+        if i > start and (item.kind == "clause" or (said and (item.kind == "there" or _new_subject(items, i)))):
+            yield start, i
+            start, said = i, False
+        said = said or item.kind in FINDING
+    yield start, len(items)
+
+
+def _new_subject(items: list[Item], i: int) -> bool:
+    """Tell whether at `i` new places begin, behind a comma, "and" or nothing, of which something is said."""
+    if items[i].kind in (",", "both"):
+        j = i + 1
+    elif items[i].kind in ("places", "fresh") and items[i - 1].kind == "noun":  # "no pneumothorax the lungs are clear"
+        return _states(items, i + (items[i].kind == "fresh"), ("be",))
+    else:
+        return False
+    while j < len(items) and items[j].kind in ("fresh", "", "both", "inside"):
+        j += 1
+    return _states(items, j, ("be", "normal", "adjective"))
+
+
+def _states(items: list[Item], j: int, kinds: tuple[str, ...]) -> bool:
+    """Tell whether at `j` stand places and then one of `kinds`."""
+    if j >= len(items) or items[j].kind != "places":
+        return False
+    j += 1
+    while j < len(items) and items[j].kind in ("size", "contour", ""):
+        j += 1
+    return j < len(items) and items[j].kind in kinds
+
+
+class Clause:
+    """One clause: gives each finding its presence and its places."""
+
+    def __init__(self, items: list[Item]) -> None:
+        self.items = items
+        self.found = [i for i, item in enumerate(items) if item.kind in FINDING]
+        self.presence: dict[int, Presence] = {}
+        self.places: dict[int, tuple[Place, ...]] = {}
+        self.taken: set[int] = set()  # places that belong to a noun in front of them or behind them
+        self.described: set[int] = set()  # places that belong to an adjective in front of them
+        self.lists = any(item.kind in ("either", "both") for item in items)
+
+    def mentions(self) -> Iterable[Mention]:
+        """Yield a mention for each finding at each of its places, in the order of the text."""
+        if not self.found:
+            return
+        self._judge()
+        for i in self.found:
+            if self.items[i].kind == "noun":
+                self.places[i] = self._around(i)
+        for i in self.found:
+            if self.items[i].kind != "noun":
+                self.places[i] = self._described(i)
+        for i in self.found:
+            if self.items[i].kind == "noun" and not self.places[i]:
+                self.places[i] = self._shared(i)
+        for i in self.found:
+            yield from self._mentions(i)
+
+    # What is stated, negated, hedged
+
+    def _judge(self) -> None:
+        items = self.items
+        state: Presence = "present"
+        briefly = said = False  # "not" reaches to the next comma or "and" only; whether a finding followed the cue
+        for i, item in enumerate(items):
+            kind = item.kind
+            if kind in FINDING:
+                self.presence[i] = state
+                said = True
+            elif kind == "absent":
+                state, briefly, said = "absent", item.value in ("not", "non"), False
+            elif kind == "uncertain":
+                if state != "absent":
+                    state, said = "uncertain", False
+                if item.value in ("versus", "vs"):
+                    self._doubt_before(i)
+            elif kind in ("limits", "cause", "clause", "there"):
+                if kind != "cause" or state == "absent":
+                    state = "present"
+            elif kind in (",", "both"):
+                if state != "present" and said and (briefly or self._begins_anew(i)):
+                    state = "present"
+            elif kind == "either":
+                if state != "absent" and self._doubt_before(i):
+                    state = "uncertain"
+            elif kind in ("absent_behind", "uncertain_behind"):
+                value: Presence = "absent" if kind == "absent_behind" else "uncertain"
+                if not self._reaches_back(i, value):
+                    state = value
+
+    def _begins_anew(self, i: int) -> bool:
+        """Tell whether behind the comma or "and" at `i` a new item begins, outside the list that was negated or hedged."""
+        following = self.items[i + 1 : i + 2]
+        if not following or following[0].kind not in ("fresh", "normal", "adjective"):
+            return False
+        if following[0].kind == "adjective" and following[0].value.only:
+            return False
+        return not any(item.kind == "either" for item in self.items[i:]) or following[0].value == "there"
+
+    def _doubt_before(self, i: int) -> bool:
+        """Make the finding before "versus" or "or" uncertain; return whether there was one that is stated."""
+        oxford = i > 0 and self.items[i - 1].kind == ","
+        done = False
+        for j in range(i - 1, max(i - 1 - _REACH, -1), -1):
+            item = self.items[j]
+            if item.kind == "noun":
+                if self.presence[j] == "absent":
+                    return done
+                self.presence[j] = "uncertain"
+                done = True
+                if not oxford:
+                    return done
+            elif item.kind == ",":
+                if done and not oxford:
+                    return done
+            elif item.kind not in ("", "fresh", "places", "inside", "within"):
+                return done
+        return done
+
+    def _reaches_back(self, i: int, value: Presence) -> bool:
+        """Apply "… is not seen" at `i` to the findings before it; False if it is rather said of what follows."""
+        before = self.items[i - 1].kind if i else ""
+        following = self.items[i + 1].kind if i + 1 < len(self.items) else None
+        if before not in ("be", "noun") and following in (*FINDING, "places", "fresh", ""):
+            return False
+        reached = False
+        for j in range(i - 1, -1, -1):
+            item = self.items[j]
+            if item.kind in FINDING:
+                if item.kind == "noun":
+                    self.presence[j] = value
+                    reached = True
+            elif (
+                item.kind in ("absent", "there", "clause")
+                or (reached and item.kind in ("be", "limits", "explains", "cause"))
+                or (item.kind == "," and reached and not self.lists)
+            ):
+                break
+        return reached or following is None
+
+    # Where it is
+
+    def _around(self, i: int) -> tuple[Place, ...]:
+        """Return the places that a noun's own phrase names, before it ("left base opacity") and behind it."""
+        before = self._before(i)
+        behind = self._behind(i)
+        if not before or not behind:
+            named = before or behind
+            if len(named) == 1 and named[0].vague:  # "In the left base there is a lung nodule."
+                narrowed = [merged(named[0], place) for place in self._topic(i)]
+                return tuple(place for place in narrowed if place) or named
+            return named
+        joined = [merged(a, b) for a in before for b in behind]
+        if all(joined) and (len(before) == 1 or len(behind) == 1):
+            return tuple(place for place in joined if place)
+        return before if any(place.complete for place in before) else behind
+
+    def _before(self, i: int) -> tuple[Place, ...]:
+        for j in range(i - 1, max(i - _REACH, -1), -1):
+            item = self.items[j]
+            if item.kind == "places":
+                if j in self.taken:
+                    return ()
+                self.taken.add(j)
+                places: tuple[Place, ...] = item.value
+                return places
+            if item.kind == "noun" and j == i - 1:
+                return self.places.get(j, ())
+            if item.kind not in ("", "fresh", "inside", "size", "adjective", "nothing", "/"):
+                return ()
+        return ()
+
+    def _behind(self, i: int) -> tuple[Place, ...]:
+        items = self.items
+        places: tuple[Place, ...] = ()
+        adjacent, listed = True, False
+        j = i + 1
+        while j < min(i + _REACH, len(items)):
+            kind = items[j].kind
+            if kind in ("within", "over") and (k := self._place_after(j)):
+                reached: tuple[Place, ...] = items[k].value
+                if kind == "over" and not items[i].value.device:
+                    reached = tuple(
+                        place if place.in_lung or place.organ == "mediastinal" else Place(place.side) for place in reached
+                    )
+                self.taken.add(k)
+                joined = [merged(a, b) for a in places for b in reached] if places else list(reached)
+                if places and not all(joined):
+                    break
+                places = tuple(place for place in joined if place)
+                j = k
+            elif kind == "places" and not places and adjacent and not listed:
+                if modifies(items, j + 1) or (
+                    j + 1 < len(items) and items[j + 1].kind in ("be", "normal", "adjective", "compares")
+                ):
+                    break
+                self.taken.add(j)
+                places = items[j].value
+            elif kind in ("both", "either", ","):
+                if places or not (self.lists or self._apposed(j)):
+                    break
+                listed = listed or self.lists
+            elif kind in ("noun", "adjective"):
+                if not listed or places:
+                    break
+            elif kind in ("", "fresh", "be", "size", "inside", "nothing", "absent_behind", "uncertain_behind", "contour"):
+                adjacent = adjacent and kind != "be"
+            elif kind == "places" and listed and not places:
+                pass  # "effusion and left basilar atelectasis": the other noun's own
+            else:
+                break
+            j += 1
+        return places
+
+    def _apposed(self, j: int) -> bool:
+        """Tell whether the comma at `j` is followed by a place alone ("nodule, right upper lobe")."""
+        behind = self.items[j + 1 : j + 3]
+        return (
+            bool(behind)
+            and behind[0].kind == "places"
+            and all(place.complete for place in behind[0].value)
+            and (len(behind) == 1 or behind[1].kind == ",")
+        )
+
+    def _place_after(self, j: int) -> int:
+        """Return the index of the place that the preposition at `j` names, 0 if there is none."""
+        for k in range(j + 1, min(j + 8, len(self.items))):
+            if self.items[k].kind == "places":
+                return 0 if modifies(self.items, k + 1) and not self._ends(k) else k
+            if self.items[k].kind not in ("", "fresh", "inside", "within", "over", "size", "both"):
+                return 0
+        return 0
+
+    def _ends(self, k: int) -> bool:
+        return k + 1 < len(self.items) and self.items[k + 1].kind == "fresh"
+
+    def _described(self, i: int) -> tuple[Place, ...]:
+        """Return the places that an adjective is said of: the subject before it, or the noun behind it."""
+        subject = self._subject(i)
+        if subject is not None:
+            return self._with_contour(i, self.items[subject].value)
+        for j in range(i + 1, min(i + _REACH, len(self.items))):
+            item = self.items[j]
+            if item.kind == "places" and j not in self.taken:
+                self.described.add(j)
+                places: tuple[Place, ...] = item.value
+                return self._with_contour(i, places)
+            if item.kind == "noun" and self.items[i].value.beside:
+                return self.places[j]
+            if item.kind not in (
+                "places",
+                "",
+                "fresh",
+                "adjective",
+                "normal",
+                "both",
+                "inside",
+                "size",
+                "within",
+                "contour",
+            ):
+                break
+        topic = self._topic(i)
+        return self._with_contour(i, topic)
+
+    def _subject(self, i: int) -> int | None:
+        """Return the index of the places that stand right before an adjective, as its subject."""
+        listed = False
+        for j in range(i - 1, -1, -1):
+            item = self.items[j]
+            if item.kind == "places":
+                object_of_noun = j in self.taken or self._is_object(j)
+                return None if object_of_noun else j
+            if item.kind in ("adjective", "normal"):
+                listed = False
+            elif item.kind in (",", "both"):
+                listed = True
+            elif item.kind not in (
+                "",
+                "be",
+                "fresh",
+                "size",
+                "contour",
+                "absent",
+                "uncertain",
+                "nothing",
+                "refers",
+                "inside",
+                "within",
+            ):
+                return None
+            if listed and self.items[j - 1].kind not in ("adjective", "normal", ",", "both", "size", "contour"):
+                return None
+        return None
+
+    def _is_object(self, j: int) -> bool:
+        """Tell whether the places at `j` stand behind a preposition that belongs to a noun before it."""
+        while j > 0 and self.items[j - 1].kind in ("inside", "fresh", ""):
+            j -= 1
+        return j > 0 and self.items[j - 1].kind in ("within", "over") and any(k < j for k in self.found)
+
+    def _with_contour(self, i: int, places: tuple[Place, ...]) -> tuple[Place, ...]:
+        """Add the heart's border to "the heart is normal in size and contour"."""
+        if self.items[i].kind != "normal" or not any(place.organ == "heart" for place in places):
+            return places
+        for j in range(i + 1, min(i + 6, len(self.items))):
+            item = self.items[j]
+            if item.kind == "contour":
+                return (*places, Place(organ="heart border"))
+            if item.kind not in ("size", "both", "within", "", "either", ","):
+                break
+        return places
+
+    def _topic(self, i: int) -> tuple[Place, ...]:
+        """Return the places that the clause speaks of before `i`: its subject, or its first words ("In the left base …")."""
+        for j in range(i - 1, -1, -1):
+            if self.items[j].kind == "places" and j not in self.taken and j not in self.described:
+                places: tuple[Place, ...] = self.items[j].value
+                if any(place not in _NOWHERE for place in places):  # "the lungs are clear bilaterally, without …"
+                    return places
+        return ()
+
+    def _shared(self, i: int) -> tuple[Place, ...]:
+        """Return the places of a noun that names none: of what it explains or is listed with, or of the clause's topic."""
+        sense: Sense = self.items[i].value
+        linked = False
+        for j in range(i - 1, -1, -1):
+            item = self.items[j]
+            if item.kind in LINKS:
+                linked = True
+            elif item.kind == "noun":
+                apposed = self.presence[i] != "absent" and sense.lung and item.value.lung
+                if self.places.get(j) and ((linked and (sense.lung or sense.organ)) or apposed):
+                    return self.places[j]
+            elif item.kind in ("there", "clause", "absent"):
+                break
+        if not self.places[i]:
+            for j in range(i + 1, len(self.items)):
+                item = self.items[j]
+                if item.kind in LINKS:
+                    linked = True
+                elif item.kind == "noun" and linked and self.places.get(j) and sense.lung:
+                    return self.places[j]
+                elif item.kind in ("there", "clause", "absent"):
+                    break
+        topic = self._topic(i)
+        return topic if not sense.lung or all(place.in_lung for place in topic) else ()
+
+    # What comes of it
+
+    def _mentions(self, i: int) -> Iterable[Mention]:
+        item = self.items[i]
+        sense: Sense = item.value
+        presence = self.presence[i]
+        if sense.skip or (sense.normal and presence != "present") or (sense.general and not self._sums_up(i)):
+            return
+        rows = dict.fromkeys(_settled(sense, place) for place in self.places[i])
+        rows.pop("", None)
+        if not rows:
+            if item.kind == "noun":
+                yield Mention(sense, sense.pathology, "", presence, item.start, item.end)
+            return
+        for here in rows:
+            if not sense.only or here in sense.only:
+                yield Mention(sense, sense.at.get(here, sense.pathology), here, presence, item.start, item.end)
+
+    def _sums_up(self, i: int) -> bool:
+        """Tell whether a general word is negated alone: "no acute abnormality", but not "no findings of edema"."""
+        return self.presence[i] == "absent" and not any(
+            self.items[j].kind == "noun" and not self.items[j].value.general and self.presence[j] == "absent"
+            for j in self.found
+        )
+
+
+@lru_cache(maxsize=65536)
+def _settled(sense: Sense, place: Place) -> str:
+    """Return the row of a finding at a place, "" where the place says nothing for it."""
+    if sense.fixed:
+        return sense.row
+    if sense.normal and place.organ == "chest" and not place.side:
+        return ""  # "normal chest" names no structure
+    if sense.device and not place.organ and not place.zone:
+        return ""
+    if sense.organ:
+        place = Place(place.side, "", sense.organ)
+    elif sense.lung and place.organ == "pleural" and place.side:
+        place = Place(place.side)
+    here = row(place)
+    return "" if here in sense.never else here
