@@ -152,6 +152,16 @@ def test_wrong_settings_are_named(store: Store) -> None:
         TrainingBatches(store, PREPROCESSING, Augment(32), COUNT + 1, 0, VOCABULARY)
     with pytest.raises(MedLIPError, match="one size to both"):
         batches(store, augment=Augment(64))
-    other = Vocabulary.model_validate(VOCABULARY.model_dump() | {"pathologies": VOCABULARY.model_dump()["pathologies"][::-1]})
+    other = Vocabulary.model_validate(
+        VOCABULARY.model_dump() | {"pathologies": VOCABULARY.model_dump()["pathologies"][::-1]}
+    )
     with pytest.raises(MedLIPError, match="differ from the vocabulary in use"):
         TrainingBatches(store, PREPROCESSING, Augment(32), 4, 0, other)
+
+
+def test_a_store_is_read_faster_than_originals() -> None:
+    from medlip.data.bench import bench_store
+
+    result = bench_store(images=64, originals=2, size=64)
+    assert result["speedup"] == pytest.approx(result["images_per_second"] / result["raw_images_per_second"], rel=0.1)
+    assert result["images_per_second"] > result["raw_images_per_second"] > 0 and result["peak_memory_mb"] > 0

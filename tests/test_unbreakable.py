@@ -60,12 +60,7 @@ def one_value() -> bytes:
 
 def corpus() -> Iterator[tuple[str, bytes]]:
     """Yield broken files by name."""
-    whole = {
-        "png": encoded("PNG"),
-        "jpg": encoded("JPEG"),
-        "dcm": dicom("CT_small.dcm"),
-        "rle.dcm": dicom("MR_small_RLE.dcm"),
-    }
+    whole = {"png": encoded("PNG"), "jpg": encoded("JPEG"), "dcm": dicom("CT_small.dcm"), "rle": dicom("MR_small_RLE.dcm")}
     for kind, content in whole.items():
         for tenth in range(10):
             yield f"cut-{tenth}.{kind}", content[: len(content) * tenth // 10]
@@ -104,15 +99,8 @@ def test_every_broken_file_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
 def fuzz(seconds: float, seed: int, folder: Path) -> int:
     """Read files with random damage until the time is over; anything but a clear error or an image fails."""
     draw = random.Random(seed)
-    names = (
-        "CT_small.dcm",
-        "MR_small_RLE.dcm",
-        "SC_rgb_rle_16bit.dcm",
-        "693_J2KI.dcm",
-        "SC_rgb_jpeg_dcmtk.dcm",
-        "image_dfl.dcm",
-    )
-    wholes = [dicom(name) for name in names] + [encoded("PNG"), encoded("JPEG")]
+    names = ("CT_small", "MR_small_RLE", "SC_rgb_rle_16bit", "693_J2KI", "SC_rgb_jpeg_dcmtk", "image_dfl")
+    wholes = [dicom(f"{name}.dcm") for name in names] + [encoded("PNG"), encoded("JPEG")]
     path = folder / "fuzzed"
     count, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
@@ -148,7 +136,7 @@ import sys
 from medlip.data.prepare import prepare
 
 if __name__ == "__main__":
-    prepare(["phantom:160"], sys.argv[1], size=64, shard_size=16, workers=2)
+    prepare(["phantom:80"], sys.argv[1], size=64, shard_size=8, workers=2)
 """
 
 
@@ -158,9 +146,8 @@ def test_a_kill_at_any_moment_loses_nothing(tmp_path: Path) -> None:
     script.write_text(SCRIPT)
 
     def run(out: Path, kill_after: float | None) -> bool:
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(out)], start_new_session=True, stderr=subprocess.DEVNULL
-        )
+        command = [sys.executable, str(script), str(out)]
+        process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
         try:
             return process.wait(kill_after) == 0
         except subprocess.TimeoutExpired:
@@ -175,9 +162,8 @@ def test_a_kill_at_any_moment_loses_nothing(tmp_path: Path) -> None:
     draw = random.Random(0)
     for _ in range(20):
         run(tmp_path / "killed", draw.uniform(0.3, 1) * seconds)
-        if (tmp_path / "killed" / "manifest.json").exists() and json.loads(
-            (tmp_path / "killed" / "manifest.json").read_text()
-        )["shards"]:
+        manifest = tmp_path / "killed" / "manifest.json"
+        if manifest.exists() and json.loads(manifest.read_text())["shards"]:
             seen = [record.id for record in Store.open(tmp_path / "killed")]
             assert len(seen) == len(set(seen))
     assert run(tmp_path / "killed", None)

@@ -68,6 +68,18 @@ def overlap(
     return Answer(document, "\n".join(lines))
 
 
+@answers
+def bench_store(
+    images: Annotated[int, typer.Option(help="Images in the store.")] = 512,
+    as_json: Json = False,
+) -> Answer:
+    """Measure how fast images come out of a store, beside the usual way of reading originals."""
+    from medlip.data.bench import bench_store as measure
+
+    result = measure(images)
+    return Answer(result, _lines(result))
+
+
 def _lines(document: Mapping[str, Any]) -> str:
     """Write a document with one level of nesting, a line an entry."""
 

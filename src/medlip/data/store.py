@@ -149,7 +149,8 @@ class Store:
             if size != shard["bytes"]:
                 what = "missing" if size is None else f"truncated or changed ({size} bytes instead of {shard['bytes']})"
                 raise MedLIPError(f"{root}/{shard['file']}: {what}. Copy the store again, or prepare it again.")
-        return cls(root, manifest, manifest["shards"])
+        # By name, so that the order of records does not depend on which split's shard was complete first.
+        return cls(root, manifest, sorted(manifest["shards"], key=lambda shard: str(shard["file"])))
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._rows is None else len(self._rows)
