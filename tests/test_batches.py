@@ -159,6 +159,7 @@ def test_wrong_settings_are_named(store: Store) -> None:
         TrainingBatches(store, PREPROCESSING, Augment(32), 4, 0, other)
 
 
+@pytest.mark.slow
 def test_a_store_is_read_faster_than_originals() -> None:
     from medlip.data.bench import bench_store
 
