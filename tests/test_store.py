@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from PIL import Image
 
 from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.data import prepare as preparing
-from medlip.data.prepare import open_store, prepare
+from medlip.data.prepare import prepare
 from medlip.data.sources import Source
 from medlip.data.store import ROWS_PER_GROUP, Store
 from medlip.data.study import Box, Mask, Study, View
@@ -72,6 +71,15 @@ def test_known_facts_are_not_extracted(tmp_path: Path) -> None:
     known = replace(study(1), facts=(replace(EFFUSION, anatomy=default_vocabulary().anatomies[1].name),))
     (record,) = made(tmp_path / "s", known)
     assert record.facts == known.facts
+
+
+def test_implied_absences_are_kept_apart(tmp_path: Path) -> None:
+    clear = replace(study(1), report="FINDINGS: The lungs are clear.")
+    prepare([source(clear)], tmp_path / "s", workers=0)
+    record = Store.open(tmp_path / "s")[0]
+    stated = {(fact.pathology, fact.anatomy) for fact in record.facts}
+    assert record.implied and {fact.presence for fact in record.implied} == {"absent"}
+    assert stated.isdisjoint((fact.pathology, fact.anatomy) for fact in record.implied)
 
 
 def test_splits_are_selected_and_counted(tmp_path: Path) -> None:
@@ -264,12 +272,3 @@ def test_a_store_opens_from_a_url(tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(tmp_path / "s"), "/medlip-test", recursive=True)
     assert [record.study for record in Store.open("memory://medlip-test")] == ["1", "2"]
-
-
-def test_any_source_opens_as_a_store(tmp_path: Path) -> None:
-    made(tmp_path / "s", study(1))
-    assert len(open_store(tmp_path / "s")) == 1
-    store = open_store(source(study(1, "")), workers=0)
-    folder = Path(store.root)
-    assert store.splits == {"test": 1} and folder.is_dir()
-    shutil.rmtree(folder)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from medlip.data.study import Mask, Study, View
 from medlip.errors import MedLIPError
 from medlip.images import read_image, resize_short_side
 from medlip.reports import Fact, extract_facts, resolve, sections, split_sentences
+from medlip.reports.implied import implied_absent
 from medlip.work import process
 
 Extract = Callable[[str, Vocabulary], Iterable[Fact]]
@@ -114,23 +114,6 @@ def prepare(
         "splits": store.splits,
         "hash": store.hash,
     }
-
-
-_temporary: list[TemporaryDirectory[str]] = []
-
-
-def open_store(source: str | Path | Source, *, size: int = 256, workers: int | None = None) -> Store:
-    """Open a prepared store, or prepare any other source into a temporary folder that goes with this process.
-
-    Studies whose source has no split (phantoms) are all split "test".
-    """
-    opened = open_source(source) if not isinstance(source, Source) else source
-    if isinstance(opened, Store):
-        return opened
-    folder = TemporaryDirectory(prefix="medlip-")
-    _temporary.append(folder)
-    prepare([opened], folder.name, size=size, shares={"test": 1.0}, workers=workers)
-    return Store.open(folder.name)
 
 
 def _check(settings: Mapping[str, Any]) -> None:
@@ -249,19 +232,13 @@ def _shrink_mask(mask: Mask, shape: tuple[int, ...], small: tuple[int, ...]) -> 
 
 
 def _facts(study: Study, vocabulary: Vocabulary, extract: Extract) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
-    import medlip.reports as reports
-
-    implied_absent = getattr(reports, "implied_absent", lambda facts, vocabulary: ())
     facts = resolve(extract(study.report, vocabulary) if study.facts is None else study.facts)
     for fact in facts:
         if fact.pathology not in vocabulary.pathology_index or fact.anatomy not in vocabulary.anatomy_index:
             raise MedLIPError(
                 f"its fact ({fact.pathology}, {fact.anatomy}) is not in the vocabulary. Give a vocabulary that names both."
             )
-    mentioned = {(fact.pathology, fact.anatomy) for fact in facts}
-    return facts, tuple(
-        fact for fact in resolve(implied_absent(facts, vocabulary)) if (fact.pathology, fact.anatomy) not in mentioned
-    )
+    return facts, implied_absent(facts, vocabulary)
 
 
 def _sentences(report: str) -> tuple[str, ...]:
