@@ -112,7 +112,7 @@ WRONG: Sequence[tuple[str, str]] = [
     ("phantom:many", "a number of phantoms"),
     ("phantom:0", "a number of phantoms"),
     ("{0}/empty", r"holds no manifest\.json"),
-    ("mimik:{0}", "Give a prepared store's folder or one of phantom:N, openi:DIR, nih:DIR"),
+    ("mimik:{0}", "no data set 'mimik'. Give a prepared store's folder or one of phantom:N, openi:DIR, nih:DIR"),
 ]
 
 

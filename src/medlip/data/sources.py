@@ -91,8 +91,13 @@ def open_source(text: str | Path) -> Source | Store:
         from medlip.data.store import Store
 
         return Store.open(text)
-    known = ", ".join(["phantom:N", *(f"{known}:DIR" for known in data_sets())])
-    found = "there is no such folder" if not Path(text).exists() else "it holds no manifest.json, so it is no prepared store"
+    known = ", ".join(["phantom:N", *(f"{known}:{'FILE' if known == 'csv' else 'DIR'}" for known in data_sets())])
+    if colon and name.isidentifier():
+        found = f"there is no data set {name!r}"
+    elif Path(text).exists():
+        found = "it holds no manifest.json, so it is no prepared store"
+    else:
+        found = "there is no such folder"
     raise MedLIPError(f"{text}: {found}. Give a prepared store's folder or one of {known}.")
 
 

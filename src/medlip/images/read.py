@@ -130,7 +130,7 @@ def _read_dicom(path: Path) -> Pixels:
     if frames > 1:
         raise MedLIPError(f"is a DICOM film of {frames} frames. Give a single image.")
     try:
-        stored = pixel_array(dicom)
+        stored = pixel_array(dicom, decoding_plugin=_decoder(dicom.file_meta.TransferSyntaxUID))
     except (NotImplementedError, RuntimeError) as error:
         if not any(hint in str(error) for hint in ("missing dependencies", "does not support", "no pixel data decoders")):
             raise
@@ -142,6 +142,14 @@ def _read_dicom(path: Path) -> Pixels:
     if stored.ndim == 3:
         return _scale(stored @ LUMINANCE, 0, 2**dicom.BitsStored - 1)
     return _show(stored, dicom)
+
+
+def _decoder(syntax: Any) -> str:
+    """Choose who decompresses, "" for pydicom's own order: GDCM, which ends the process at some broken files, comes last."""
+    from pydicom.pixels import get_decoder
+
+    available = get_decoder(syntax).available_plugins if syntax.is_encapsulated else ()
+    return next((plugin for plugin in ("pydicom", "pylibjpeg", "pillow") if plugin in available), "")
 
 
 def _check_length(dicom: Any) -> None:
