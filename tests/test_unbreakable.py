@@ -26,6 +26,7 @@ from medlip.data.store import Store
 from medlip.data.study import Study, View
 from medlip.errors import MedLIPError
 from medlip.images import read_image
+from medlip.work import process
 
 
 def encoded(format: str) -> bytes:
@@ -96,6 +97,19 @@ def test_every_broken_file_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
         assert "unexpected" not in row["reason"]
 
 
+def crash_at_70(item: int) -> int:
+    if item == 70:
+        os.abort()
+    return 2 * item
+
+
+def test_an_item_that_takes_its_process_down_is_skipped_alone() -> None:
+    outcomes = list(process(crash_at_70, range(100), "doubling", workers=2))
+    assert [outcome.item for outcome in outcomes] == list(range(100))
+    assert [outcome.item for outcome in outcomes if outcome.skipped] == [70] and "crashed" in outcomes[70].skipped
+    assert all(outcome.value == 2 * outcome.item for outcome in outcomes if not outcome.skipped)
+
+
 def fuzz(seconds: float, seed: int, folder: Path) -> int:
     """Read files with random damage until the time is over; anything but a clear error or an image fails."""
     draw = random.Random(seed)
@@ -147,12 +161,12 @@ def test_a_kill_at_any_moment_loses_nothing(tmp_path: Path) -> None:
 
     def run(out: Path, kill_after: float | None) -> bool:
         command = [sys.executable, str(script), str(out)]
-        process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
         try:
-            return process.wait(kill_after) == 0
+            return child.wait(kill_after) == 0
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
             return False
 
     start = time.monotonic()

@@ -1,0 +1,321 @@
+"""Files of reports in every layout, bad input named, and the files of facts that come of them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from medlip.errors import MedLIPError
+from medlip.reports.bench import bench_facts
+from medlip.reports.files import read_reports
+from medlip.reports.generate import generated_graphs, generated_reports
+from medlip.reports.review import Review, marked
+from medlip.reports.stream import Options, Summary, extract_file
+
+ROWS = [("a", "Small left pleural effusion."), ("b", "Clear lungs."), ("c", "No pneumothorax.")]
+XML = """<?xml version="1.0"?><eCitation><MedlineCitation><Article><Abstract>
+<AbstractText Label="COMPARISON">Chest with effusion.</AbstractText><AbstractText Label="INDICATION"/>
+<AbstractText Label="FINDINGS">The <i>heart</i> is enlarged.</AbstractText>
+<AbstractText Label="IMPRESSION">Cardiomegaly.</AbstractText>
+</Abstract></Article></MedlineCitation></eCitation>"""
+
+
+def _csv(path: Path, header: str = "study,report") -> Path:
+    path.write_text(header + "\n" + "\n".join(f"{study},{text}" for study, text in ROWS) + "\n")
+    return path
+
+
+def _facts(source: Path, out: Path, **options: Any) -> tuple[list[dict[str, Any]], Summary]:
+    summary = extract_file(source, out, workers=0, **options)
+    return [json.loads(line) for line in out.read_text().splitlines()], summary
+
+
+def _read(path: Path, **options: Any) -> list[tuple[str, str]]:
+    return [(report.study, str(report.content)) for report in read_reports(path, **options)]
+
+
+def test_all_tables_give_the_same_reports(tmp_path: Path) -> None:
+    lines = [json.dumps({"study": study, "report": text}) for study, text in ROWS]
+    (tmp_path / "r.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "r.json").write_text("[" + ",\n".join(lines) + "]")
+    (tmp_path / "r.tsv").write_text("study\treport\n" + "\n".join("\t".join(row) for row in ROWS))
+    (tmp_path / "r.csv.gz").write_bytes(gzip.compress(_csv(tmp_path / "r.csv").read_bytes()))
+    pq.write_table(pa.table({"study": [r[0] for r in ROWS], "report": [r[1] for r in ROWS]}), tmp_path / "r.parquet")
+    for name in ("r.csv", "r.csv.gz", "r.tsv", "r.jsonl", "r.json", "r.parquet"):
+        assert _read(tmp_path / name) == ROWS, name
+
+
+def test_findings_and_impression_become_sections(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("uid,findings,impression\n7,Clear lungs.,No disease.\n")
+    assert _read(path) == [("7", "FINDINGS: Clear lungs.\n\nIMPRESSION: No disease.")]
+
+
+def test_columns_can_be_named_and_rows_are_numbered_without_an_identifier(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "r.csv", header="accession,narrative")
+    assert _read(path, text=["narrative"], study="accession") == ROWS
+    assert [study for study, _ in _read(path, text=["narrative"])] == ["0", "1", "2"]
+
+
+def test_a_wrong_column_name_says_which_there_are(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "r.csv")
+    with pytest.raises(MedLIPError, match=r"no column 'text'\. It has: study, report"):
+        _read(path, text=["text"])
+    with pytest.raises(MedLIPError, match=r"no column of reports .* It has: a, b"):
+        _read(_csv(tmp_path / "s.csv", header="a,b"))
+
+
+def test_folders_of_text_name_their_studies(tmp_path: Path) -> None:
+    study = tmp_path / "p10" / "p10000032" / "s50414267.txt"
+    study.parent.mkdir(parents=True)
+    study.write_text("FINDINGS: Clear lungs.")
+    (tmp_path / "other.txt").write_text("No effusion.")
+    assert _read(tmp_path) == [("other", "No effusion."), ("s50414267", "FINDINGS: Clear lungs.")]
+
+
+def test_openi_xml_is_read_alone_in_folders_and_archives(tmp_path: Path) -> None:
+    folder = tmp_path / "xml"
+    folder.mkdir()
+    (folder / "17.xml").write_text(XML)
+    with tarfile.open(tmp_path / "reports.tgz", "w:gz") as archive:
+        member = tarfile.TarInfo("ecgen-radiology/17.xml")
+        member.size = len(XML.encode())
+        archive.addfile(member, io.BytesIO(XML.encode()))
+    text = "COMPARISON: Chest with effusion.\n\nFINDINGS: The heart is enlarged.\n\nIMPRESSION: Cardiomegaly."
+    for path in (folder / "17.xml", folder, tmp_path / "reports.tgz"):
+        assert _read(path) == [("17", text)], path
+
+
+def test_radgraph_files_are_known_by_their_content(tmp_path: Path) -> None:
+    path = tmp_path / "graphs.json"
+    graphs = dict(generated_graphs(600))
+    path.write_text(json.dumps(graphs, indent=1))
+    assert {report.study: report.content for report in read_reports(path)} == graphs
+    facts, summary = _facts(path, tmp_path / "f.jsonl")
+    assert summary.reports == 600
+    assert facts[0]["study"] == next(iter(graphs))
+
+
+def test_a_row_is_a_study_pathology_and_anatomy(tmp_path: Path) -> None:
+    facts, summary = _facts(_csv(tmp_path / "r.csv"), tmp_path / "f.jsonl")
+    assert facts[0] == {
+        "study": "a", "pathology": "effusion", "anatomy": "left_pleural", "presence": "present",
+        "sentence": "Small left pleural effusion.", "start": 11, "end": 27,
+    }  # fmt: skip
+    assert [row["study"] for row in facts] == ["a", "b", "c"]
+    assert (summary.reports, summary.facts, summary.without_facts) == (3, 3, 0)
+
+
+def test_all_outputs_hold_the_same_facts(tmp_path: Path) -> None:
+    source = _csv(tmp_path / "r.csv")
+    facts, _ = _facts(source, tmp_path / "f.jsonl")
+    extract_file(source, tmp_path / "f.parquet", workers=0)
+    extract_file(source, tmp_path / "f.csv", workers=0)
+    assert pq.read_table(tmp_path / "f.parquet").to_pylist() == facts
+    assert (tmp_path / "f.csv").read_text().splitlines()[
+        1
+    ] == "a,effusion,left_pleural,present,Small left pleural effusion.,11,27"
+
+
+def test_several_processes_keep_the_order_of_the_reports(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text("\n".join(json.dumps({"report": text}) for text in generated_reports(200)))
+    alone, _ = _facts(path, tmp_path / "alone.jsonl")
+    extract_file(path, tmp_path / "both.jsonl", workers=2)
+    assert (tmp_path / "both.jsonl").read_text() == (tmp_path / "alone.jsonl").read_text()
+    studies = [int(row["study"]) for row in alone]
+    assert studies == sorted(studies)
+
+
+def test_mentions_are_given_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps({"report": "FINDINGS: No effusion. IMPRESSION: No effusion."}))
+    assert len(_facts(path, tmp_path / "f.jsonl")[0]) == 1
+    assert len(_facts(path, tmp_path / "f.jsonl", options=Options(mentions=True))[0]) == 2
+
+
+def test_implied_facts_are_marked(tmp_path: Path) -> None:
+    facts, _ = _facts(_csv(tmp_path / "r.csv"), tmp_path / "f.jsonl", options=Options(implied=True))
+    clear = [row for row in facts if row["study"] == "b"]
+    assert [row["pathology"] for row in clear if not row["implied"]] == ["clear"]
+    assert {"consolidation", "nodule"} <= {row["pathology"] for row in clear if row["implied"]}
+
+
+def test_bad_reports_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    good = json.dumps({"study": "good", "report": "Effusion."})
+    bad = ['{"study": "empty", "report": " "}', '{"study": "none"}', '{"study": "null", "report": null}', "{broken", "[1]"]
+    path.write_text("\n".join([good.replace("good", "first"), *bad, good]))
+    facts, summary = _facts(path, tmp_path / "f.jsonl")
+    assert [row["study"] for row in facts] == ["first", "good"]
+    assert summary.skipped == {"no text": 3, "broken row": 2}
+    assert {problem["study"] for problem in summary.problems} >= {"empty", "none", "null"}
+
+
+def test_what_is_odd_about_a_report_is_noted(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_bytes(b"study,report\n1,IMPRESSION: Effusion.\n2,Caf\xe9 effusion.\n3,INDICATION: cough\n")
+    facts, summary = _facts(path, tmp_path / "f.jsonl")
+    assert [row["study"] for row in facts] == ["1", "2"]
+    assert set(summary.notes) == {
+        "no findings, all impression", "not UTF-8: read as Windows-1252", "neither findings nor impression",
+    }  # fmt: skip
+
+
+def test_a_truncated_gzip_keeps_what_came_before(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv.gz"
+    whole = gzip.compress(
+        "\n".join(["study,report", *(f"{i},{text}" for i, text in enumerate(generated_reports(300)))]).encode()
+    )
+    path.write_bytes(whole[: len(whole) // 2])
+    facts, summary = _facts(path, tmp_path / "f.jsonl")
+    assert facts
+    assert list(summary.skipped) == ["the file is cut off or damaged here"]
+
+
+def test_a_truncated_graph_file_keeps_what_came_before(tmp_path: Path) -> None:
+    path = tmp_path / "g.json"
+    text = json.dumps(dict(generated_graphs(50)))
+    path.write_text(text[: len(text) // 2])
+    _, summary = _facts(path, tmp_path / "f.jsonl")
+    assert summary.reports > 20
+    assert list(summary.skipped) == ["the file is cut off or damaged here"]
+
+
+def test_broken_graphs_and_dangling_relations_are_told_by_study(tmp_path: Path) -> None:
+    graphs = dict(generated_graphs(3))
+    first, second, third = graphs
+    graphs[first]["entities"]["1"]["relations"] = [["modify", "404"]]
+    del graphs[second]["text"]
+    path = tmp_path / "g.json"
+    path.write_text(json.dumps(graphs))
+    facts, summary = _facts(path, tmp_path / "f.jsonl")
+    assert {row["study"] for row in facts} == {first, third}
+    assert summary.skipped == {"not a RadGraph graph": 1}
+    assert summary.notes == {"relations to entities that don't exist": 1}
+
+
+def test_the_same_study_twice_in_a_row_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("uid,image,findings\n7,a.png,Effusion.\n7,b.png,Effusion.\n")
+    facts, summary = _facts(path, tmp_path / "f.jsonl")
+    assert len(facts) == 1
+    assert list(summary.skipped) == ["the same study and text as in the row before"]
+
+
+@pytest.mark.parametrize(
+    ("name", "out", "message"),
+    [
+        ("missing.csv", "f.csv", "no such file or folder"),
+        ("r.docx", "f.csv", "are not known"),
+        ("r.csv", "f.xlsx", "can't be written"),
+        ("r.csv", "nowhere/f.csv", "does not exist"),
+        ("empty", "f.csv", "without .txt or .xml"),
+    ],
+)
+def test_a_users_mistake_is_said_plainly(tmp_path: Path, name: str, out: str, message: str) -> None:
+    _csv(tmp_path / "r.csv")
+    (tmp_path / "r.docx").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MedLIPError, match=message):
+        extract_file(tmp_path / name, tmp_path / out, workers=0)
+    assert not (tmp_path / out).exists()
+
+
+def test_the_radgraph_package_is_run_over_the_read_sections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def model(texts: list[str]) -> dict[str, Any]:
+        seen.extend(texts)
+        entity = {
+            "tokens": "effusion",
+            "label": "Observation::definitely present",
+            "start_ix": 0,
+            "end_ix": 0,
+            "relations": [],
+        }
+        return {"0": {"text": "effusion", "entities": {"1": entity}}}
+
+    monkeypatch.setitem(sys.modules, "radgraph", SimpleNamespace(RadGraph=lambda model_type: model))
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps({"report": "INDICATION: Cough. FINDINGS: Effusion."}))
+    facts, _ = _facts(path, tmp_path / "f.jsonl", annotator="radgraph")
+    assert (facts[0]["pathology"], facts[0]["anatomy"]) == ("effusion", "unspecified")
+    assert [text.strip() for text in seen] == ["Effusion."]
+
+
+def test_the_radgraph_package_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "radgraph", None)
+    with pytest.raises(MedLIPError, match="pip install radgraph"):
+        extract_file(_csv(tmp_path / "r.csv"), tmp_path / "f.csv", annotator="radgraph")
+
+
+def test_the_review_page_shows_counts_samples_and_what_was_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    texts = ["Small effusion. <b>Whatever</b> & more.", "No effusion. Whatever & more.", "Nodule. Whatever & more."]
+    path.write_text("\n".join(json.dumps({"report": text}) for text in texts))
+    review = Review()
+    summary = extract_file(path, None, workers=0, observer=review)
+    page = review.html("reports", summary)
+    assert review.counts["effusion", "pleural_unspec", "present"] == 1
+    assert review.silent.most_common(1) == [("whatever & more.", 2)]
+    assert "<mark>effusion</mark>" in page
+    assert "whatever &amp; more." in page
+    assert "<b>whatever" not in page.lower()
+    assert "not a medical device" in page
+
+
+def test_marks_stand_at_the_findings() -> None:
+    from medlip.reports import extract_facts
+
+    text = "No effusion. Right base opacity."
+    shown = marked(text, extract_facts(text)).plain
+    assert shown == (
+        "No effusion [effusion @ pleural_unspec: absent]. Right base opacity [opacity @ right_lower_lung: present]."
+    )
+
+
+def test_generated_reports_are_distinct_and_have_facts() -> None:
+    reports = list(generated_reports(500))
+    assert len(set(reports)) == 500
+    assert 35 <= sum(len(report.split()) for report in reports) / 500 <= 60
+
+
+def test_the_bench_answers_for_reports_and_graphs() -> None:
+    result = bench_facts(reports=100, graphs=50)
+    assert result["reports"] == 100
+    assert result["radgraph_studies"] == 50
+    assert min(result["reports_per_second"], result["radgraph_studies_per_second"], result["peak_memory_mb"]) > 0
+
+
+PEAK = """
+import json, resource, sys
+from medlip.reports.generate import generated_reports
+from medlip.reports.stream import extract_file
+count = int(sys.argv[2])
+with open(sys.argv[1], "w") as lines:
+    for text in generated_reports(count):
+        lines.write(json.dumps({"report": text}) + chr(10))
+extract_file(sys.argv[1], sys.argv[1] + ".parquet", workers=0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_however_many_reports_there_are(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        command = [sys.executable, "-c", PEAK, str(tmp_path / "r.jsonl"), str(count)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert peak(60_000) < peak(20_000) + 40
