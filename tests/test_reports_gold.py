@@ -50,7 +50,7 @@ def test_annotated_reports_are_read_as_people_read_them(tmp_path: Path) -> None:
     assert f1["normal.present.pathology"] >= 0.97
 
 
-CODES = {"effusion": "pleural effusion", "cardiomegaly": "cardiomegaly", "calcification": "calci", "scar": "cicatrix"}
+CODES = {"effusion": "pleural effusion", "cardiomegaly": "cardiomegaly", "calcification": "calci", "tortuous": "tortuous"}
 
 
 @NEEDS_OPENI
@@ -63,7 +63,7 @@ def test_codes_written_by_people_agree_with_the_text(pathology: str, code: str) 
     for row in studies.values():
         facts = resolve(extract_facts(f"FINDINGS: {row['findings']}\n\nIMPRESSION: {row['impression']}"))
         presences = {fact.presence for fact in facts if fact.pathology == pathology}
-        coded = any(part.lower().startswith(code) for part in row["mesh"].split("|"))
+        coded = code in row["mesh"].lower()
         if "uncertain" not in presences:
             both += coded and "present" in presences
             either += coded or "present" in presences
