@@ -26,7 +26,6 @@ from medlip.data.store import Store
 from medlip.data.study import Study, View
 from medlip.errors import MedLIPError
 from medlip.images import read_image
-from medlip.work import process
 
 
 def encoded(format: str) -> bytes:
@@ -95,19 +94,6 @@ def test_every_broken_file_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
     for name, row in skipped.items():
         assert row["image"] == str(tmp_path / name) and row["reason"].startswith(f"{tmp_path / name}: ")
         assert "unexpected" not in row["reason"]
-
-
-def crash_at_70(item: int) -> int:
-    if item == 70:
-        os.abort()
-    return 2 * item
-
-
-def test_an_item_that_takes_its_process_down_is_skipped_alone() -> None:
-    outcomes = list(process(crash_at_70, range(100), "doubling", workers=2))
-    assert [outcome.item for outcome in outcomes] == list(range(100))
-    assert [outcome.item for outcome in outcomes if outcome.skipped] == [70] and "crashed" in outcomes[70].skipped
-    assert all(outcome.value == 2 * outcome.item for outcome in outcomes if not outcome.skipped)
 
 
 def fuzz(seconds: float, seed: int, folder: Path) -> int:

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -76,19 +77,45 @@ def _outcomes(function: Callable[[T], R], items: Iterable[T], workers: int) -> I
         yield from map(partial(_attempt, function), items)
         return
     chunks = iter(items)
-    waiting: deque[Future[list[Outcome[T, R]]]] = deque()
+    waiting: deque[tuple[list[T], Future[list[Outcome[T, R]]]]] = deque()
+    pool = _pool(workers)
+    try:
+        while True:
+            while len(waiting) < 2 * workers and (chunk := list(islice(chunks, CHUNK))):
+                waiting.append((chunk, pool.submit(_attempt_all, function, chunk)))
+            if not waiting:
+                return
+            chunk, future = waiting.popleft()
+            try:
+                yield from future.result()
+            except BrokenProcessPool:  # some item, of this chunk or a later one, took its process down
+                pool.shutdown(cancel_futures=True)
+                yield from _one_by_one(function, chunk)
+                pool = _pool(workers)
+                waiting = deque((later, pool.submit(_attempt_all, function, later)) for later, _ in waiting)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
     # A clean server process forks the workers: forking this one could copy locks that torch's threads hold.
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        try:
-            while True:
-                while len(waiting) < 2 * workers and (chunk := list(islice(chunks, CHUNK))):
-                    waiting.append(pool.submit(_attempt_all, function, chunk))
-                if not waiting:
-                    return
-                yield from waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    return ProcessPoolExecutor(workers, mp_context=context)
+
+
+def _one_by_one(function: Callable[[T], R], chunk: list[T]) -> Iterator[Outcome[T, R]]:
+    """Find and skip the items that end their process: decoders in C crash at some broken files, and memory runs out."""
+    pool = _pool(1)
+    try:
+        for item in chunk:
+            try:
+                yield pool.submit(_attempt, function, item).result()
+            except BrokenProcessPool:
+                yield Outcome(item, None, "the process that read it crashed, or ran out of memory. Get the file again.")
+                pool.shutdown()
+                pool = _pool(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _attempt_all(function: Callable[[T], R], chunk: list[T]) -> list[Outcome[T, R]]:
