@@ -13,6 +13,7 @@ Of a DICOM, only the elements that say how to show its pixels are read: nothing 
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ def _read_dicom(path: Path) -> Pixels:
         raise MedLIPError(f"is a DICOM file without an image ({kind}). Leave the file out.")
     _check_length(dicom)
     _check_size(dicom.Columns, dicom.Rows)
+    _check_codestream(dicom)
     frames = int(dicom.get("NumberOfFrames") or 1)
     if frames > 1:
         raise MedLIPError(f"is a DICOM film of {frames} frames. Give a single image.")
@@ -160,6 +162,17 @@ def _check_length(dicom: Any) -> None:
         raise MedLIPError(
             f"broken or truncated (its pixel data claim {claimed:,} bytes and are {found:,}). Get the file again."
         )
+
+
+def _check_codestream(dicom: Any) -> None:
+    """Raise when JPEG 2000 data are of another size than the DICOM: decoders spend minutes on a damaged size."""
+    data = dicom.get("PixelData") or b""
+    start = data.find(b"\xff\x4f\xff\x51")
+    if start < 0 or len(data) < start + 32:
+        return
+    right, bottom, left, top, across, down = struct.unpack_from(">6I", data, start + 8)
+    if (right - left, bottom - top) != (dicom.Columns, dicom.Rows) or min(across, down) < MIN_SIDE:
+        raise MedLIPError("broken (its JPEG 2000 data are of another size than the image). Get the file again.")
 
 
 def _show(stored: NDArray[Any], dicom: Any) -> Pixels:
