@@ -215,3 +215,15 @@ def test_short_side_is_reached_and_aspect_kept() -> None:
 def test_resizing_does_not_alias() -> None:
     stripes = np.tile(np.uint8([0, 255]), (512, 256))
     assert np.abs(resize_short_side(stripes, 128)[:, 4:-4].astype(float) - 127.5).max() < 8
+
+
+def test_a_damaged_jpeg2000_size_is_an_error_at_once(tmp_path: Path) -> None:
+    whole = get_testdata_file("693_J2KI.dcm", download=False)
+    if whole is None:
+        pytest.skip("this pydicom does not ship 693_J2KI.dcm")
+    content = bytearray(Path(str(whole)).read_bytes())
+    start = content.index(b"\xff\x4f\xff\x51")
+    content[start + 13] = 0x6C  # the height becomes 7,078,400
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(MedLIPError, match="of another size"):
+        read_image(tmp_path / "x")
