@@ -82,6 +82,14 @@ def _states(items: list[Item], j: int, kinds: tuple[str, ...]) -> bool:
     return j < len(items) and items[j].kind in kinds
 
 
+_BRIEF = ("not", "non")  # their reach ends at the next comma or "and"
+
+
+def _modal(cue: str) -> bool:
+    """Tell whether a hedge covers all that is explained ("may represent edema with pneumonia"), not one noun alone."""
+    return any(word in cue.split() for word in ("may", "might", "could", "versus", "vs", "whether"))
+
+
 class Clause:
     """One clause: gives each finding its presence and its places."""
 
@@ -114,34 +122,38 @@ class Clause:
     # What is stated, negated, hedged
 
     def _judge(self) -> None:
+        """Give each finding its presence: cues change the state of what follows them, until something ends it."""
         items = self.items
         state: Presence = "present"
-        briefly = said = False  # "not" reaches to the next comma or "and" only; whether a finding followed the cue
+        cue = ""  # the words that set it
+        said = False  # whether a finding followed them
         for i, item in enumerate(items):
             kind = item.kind
             if kind in FINDING:
                 self.presence[i] = state
                 said = True
             elif kind == "absent":
-                state, briefly, said = "absent", item.value in ("not", "non"), False
+                state, cue, said = "absent", item.value, False
             elif kind == "uncertain":
                 if state != "absent":
-                    state, said = "uncertain", False
+                    state, cue, said = "uncertain", item.value, False
                 if item.value in ("versus", "vs"):
                     self._doubt_before(i)
             elif kind in ("limits", "cause", "clause", "there"):
-                if kind != "cause" or state == "absent":
+                explained = state == "uncertain" and (kind == "cause" or (kind == "limits" and _modal(cue)))
+                if not explained or self._begins_anew(i):
                     state = "present"
             elif kind in (",", "both"):
-                if state != "present" and said and (briefly or self._begins_anew(i)):
+                listed = kind == "both" and state == "uncertain" and _modal(cue)
+                if state != "present" and (cue in _BRIEF or (said and not listed and self._begins_anew(i))):
                     state = "present"
             elif kind == "either":
                 if state != "absent" and self._doubt_before(i):
-                    state = "uncertain"
+                    state, cue = "uncertain", item.value
             elif kind in ("absent_behind", "uncertain_behind"):
                 value: Presence = "absent" if kind == "absent_behind" else "uncertain"
                 if not self._reaches_back(i, value):
-                    state = value
+                    state, cue, said = value, item.value, False
 
     def _begins_anew(self, i: int) -> bool:
         """Tell whether behind the comma or "and" at `i` a new item begins, outside the list that was negated or hedged."""
@@ -412,7 +424,7 @@ class Clause:
         rows = dict.fromkeys(_settled(sense, place) for place in self.places[i])
         rows.pop("", None)
         if not rows:
-            if item.kind == "noun":
+            if item.kind == "noun" or sense.fixed:
                 yield Mention(sense, sense.pathology, "", presence, item.start, item.end)
             return
         for here in rows:

@@ -172,7 +172,10 @@ def _lexicon(vocabulary: Vocabulary) -> Lexicon:
     for kind in ("inside", "size", "contour"):
         lexicon.add(places[kind], kind)
     for kind, phrases in words("cues").items():
-        lexicon.add(phrases, kind)
+        if kind == "silent":
+            lexicon.silent = frozenset(phrases)
+        else:
+            lexicon.add(phrases, kind)
     _add_synonyms(lexicon, vocabulary)
     return lexicon.finish()
 
@@ -201,8 +204,8 @@ def _heeded(items: list[Item]) -> list[Item]:
             break
         if item.kind == "aside":
             aside = True
-        elif aside and (item.kind in (",", "clause", "there")):
-            aside = False
+        elif aside and (item.kind in (",", "clause", "there") or (heeded and item.value == "with")):
+            aside = False  # "similar to the prior study with a small effusion"
         if not aside:
             heeded.append(item)
     return heeded

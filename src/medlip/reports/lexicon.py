@@ -34,8 +34,13 @@ class Item(NamedTuple):
 
 @dataclass
 class Lexicon:
-    """Phrases as a tree of words, and the spelling that each word of a report is read as."""
+    """Phrases as a tree of words, and the spelling that each word of a report is read as.
 
+    Attributes:
+        silent: words that are left out before phrases are looked for ("not clearly seen").
+    """
+
+    silent: frozenset[str] = frozenset()
     _tree: dict[str, Any] = field(default_factory=dict)
     _spelling: dict[str, str] = field(default_factory=dict)
     _known: set[str] = field(default_factory=set)
@@ -66,8 +71,9 @@ class Lexicon:
 
         An unknown word becomes an item of kind "", a sign (",", "/") an item of its own kind.
         """
-        matches = list(TOKEN.finditer(sentence))
-        spelled = [self.spell(match[0]) for match in matches]
+        tokens = [(self.spell(match[0]), match.start(), match.end()) for match in TOKEN.finditer(sentence)]
+        tokens = [token for token in tokens if token[0] not in self.silent]
+        spelled = [token[0] for token in tokens]
         found: list[Item] = []
         tree, count, i = self._tree, len(spelled), 0
         while i < count:
@@ -80,7 +86,7 @@ class Lexicon:
                 j += 1
                 branch = branch.get(spelled[j]) if j < count else None
             kind, value = meaning
-            found.append(Item(kind, spelled[i] if value is None else value, matches[i].start(), matches[last].end()))
+            found.append(Item(kind, spelled[i] if value is None else value, tokens[i][1], tokens[last][2]))
             i = last + 1
         return found
 
