@@ -29,6 +29,7 @@ class Sense:
     only: Sequence[str] = ()
     never: Sequence[str] = ()
     lung: bool = False
+    anywhere: bool = False
     device: bool = False
     part: bool = False
     beside: bool = False
@@ -63,8 +64,8 @@ def _new_subject(items: list[Item], i: int) -> bool:
     """Tell whether at `i` new places begin, behind a comma, "and" or nothing, of which something is said."""
     if items[i].kind in (",", "both"):
         j = i + 1
-    elif items[i].kind in ("places", "fresh") and items[i - 1].kind == "noun":  # "no pneumothorax the lungs are clear"
-        return _states(items, i + (items[i].kind == "fresh"), ("be",))
+    elif items[i].kind in ("places", "inside") and items[i - 1].kind == "noun":  # "no pneumothorax the lungs are clear"
+        return _states(items, i + (items[i].kind == "inside"), ("be",))
     else:
         return False
     while j < len(items) and items[j].kind in ("fresh", "", "both", "inside"):
@@ -140,8 +141,9 @@ class Clause:
                 if item.value in ("versus", "vs"):
                     self._doubt_before(i)
             elif kind in ("limits", "cause", "clause", "there"):
-                explained = state == "uncertain" and (kind == "cause" or (kind == "limits" and _modal(cue)))
-                if not explained or self._begins_anew(i):
+                hedged = state == "uncertain"
+                covered = hedged and kind == "limits" and _modal(cue) and not self._begins_anew(i)
+                if not (covered or (hedged and kind == "cause")):
                     state = "present"
             elif kind in (",", "both"):
                 listed = kind == "both" and state == "uncertain" and _modal(cue)
@@ -268,7 +270,7 @@ class Clause:
                     break
                 listed = listed or self.lists
             elif kind in ("noun", "adjective"):
-                if not listed or places:
+                if (not listed or places) and not items[j].value.general:
                     break
             elif kind in ("", "fresh", "be", "size", "inside", "nothing", "absent_behind", "uncertain_behind", "contour"):
                 adjacent = adjacent and kind != "be"
@@ -411,7 +413,7 @@ class Clause:
                 elif item.kind in ("there", "clause", "absent"):
                     break
         topic = self._topic(i)
-        return topic if not sense.lung or all(place.in_lung for place in topic) else ()
+        return topic if not sense.lung or sense.anywhere or all(place.in_lung for place in topic) else ()
 
     # What comes of it
 
@@ -424,7 +426,7 @@ class Clause:
         rows = dict.fromkeys(_settled(sense, place) for place in self.places[i])
         rows.pop("", None)
         if not rows:
-            if item.kind == "noun" or sense.fixed:
+            if item.kind == "noun" or (sense.fixed and not sense.only):
                 yield Mention(sense, sense.pathology, "", presence, item.start, item.end)
             return
         for here in rows:
@@ -451,6 +453,6 @@ def _settled(sense: Sense, place: Place) -> str:
     if sense.organ:
         place = Place(place.side, "", sense.organ)
     elif sense.lung and place.organ == "pleural" and place.side:
-        place = Place(place.side)
+        place = Place(place.side, place.zone)
     here = row(place)
     return "" if here in sense.never else here

@@ -141,7 +141,8 @@ def _with_parts(mentions: list[Mention]) -> Iterable[Mention]:
         yield from (m._replace(pathology="catheter") for m in mentions if m.pathology == "tip" and m.row in _CENTRAL)
     for mention in mentions:
         own = mention.row not in ("", "other")  # "left subclavian catheter": where it enters, not where it is
-        if rows and mention.sense.device and not mention.sense.part and not own and mention.presence != "absent":
+        movable = mention.sense.device and not (mention.sense.part or mention.sense.fixed or own)
+        if rows and movable and mention.presence != "absent":
             yield from (mention._replace(row=row) for row in rows)
         else:
             yield mention

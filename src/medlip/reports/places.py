@@ -75,7 +75,11 @@ def _run(items: list[Item], start: int) -> tuple[tuple[Place, ...], int]:
             if whole is None:
                 # "in the left base and right effusion": the second place belongs to the finding behind it
                 # "heart size and aortic calcification": so it does
-                if joined and parts[-1].complete and (inside_phrase or said[-1]) and modifies(items, i):
+                # "lung bases, right greater than left": it is no place at all
+                if joined and (
+                    (parts[-1].complete and (inside_phrase or said[-1]) and modifies(items, i))
+                    or (i + 1 < len(items) and items[i + 1].kind == "compares")
+                ):
                     break
                 parts.append(item.value)
                 said.append(set())
