@@ -142,7 +142,7 @@ class Clause:
                     self._doubt_before(i)
             elif kind in ("limits", "cause", "clause", "there"):
                 hedged = state == "uncertain"
-                covered = hedged and kind == "limits" and _modal(cue) and not self._begins_anew(i)
+                covered = hedged and kind == "limits" and (not said or _modal(cue)) and not (said and self._begins_anew(i))
                 if not (covered or (hedged and kind == "cause")):
                     state = "present"
             elif kind in (",", "both"):
@@ -338,8 +338,8 @@ class Clause:
         for j in range(i - 1, -1, -1):
             item = self.items[j]
             if item.kind == "places":
-                object_of_noun = j in self.taken or self._is_object(j)
-                return None if object_of_noun else j
+                nowhere = all(place in _NOWHERE for place in item.value)  # "views of the chest show …"
+                return None if nowhere or j in self.taken or self._is_object(j) else j
             if item.kind in ("adjective", "normal"):
                 listed = False
             elif item.kind in (",", "both"):

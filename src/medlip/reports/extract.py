@@ -205,7 +205,7 @@ def _heeded(items: list[Item]) -> list[Item]:
             break
         if item.kind == "aside":
             aside = True
-        elif aside and (item.kind in (",", "clause", "there") or (heeded and item.value == "with")):
+        elif aside and (item.kind in (",", "clause", "there", "normal") or (heeded and item.value == "with")):
             aside = False  # "similar to the prior study with a small effusion"
         if not aside:
             heeded.append(item)

@@ -111,6 +111,7 @@ _LIST_MARK = re.compile(r"\s*(?:\(?\d{1,2}[.)](?!\d)|[-*•·])\s*")
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:dr|mr|mrs|ms|st|vs|approx|e\.g|i\.e|cf|fig|ca|resp|incl|a\.m|p\.m|[a-z]|\d{1,2})\.$", re.IGNORECASE
 )
+_SAYS_SOMETHING = re.compile(r"\w")
 _WRAPPED = 60  # a line this long was wrapped; the end of a shorter one ends its sentence
 
 
@@ -138,7 +139,7 @@ def _pieces(text: str, start: int, end: int) -> Iterator[Sentence]:
         cut = max(text.rfind(" ", start, start + LONGEST_SENTENCE), start + LONGEST_SENTENCE // 2)
         yield Sentence(text[start:cut], start, cut)
         start = cut
-    if start < end:
+    if start < end and _SAYS_SOMETHING.search(text, start, end):
         yield Sentence(text[start:end], start, end)
 
 
