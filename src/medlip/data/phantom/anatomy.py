@@ -11,7 +11,7 @@ def draw_chest(rng: np.random.Generator, sex: str, age: int, position: str) -> C
     """Draw a normal chest of a person of this sex and age (years), taken from behind ("PA") or in front ("AP")."""
 
     def around(mean: float, spread: float) -> float:
-        return mean + spread * float(np.clip(rng.standard_normal(), -2, 2))
+        return mean + spread * min(max(rng.standard_normal(), -2.0), 2.0)
 
     heavy = float(rng.random()) ** 2
     right_dome = around(0.32, 0.05)
@@ -258,13 +258,14 @@ def _vessels(film: Film, rng: np.random.Generator) -> None:
         boughs, bough_headings = _walk(
             rng, _along(trunks, 1, 6), _flat(headings[:, 1:6]) + forks, np.tile(length * 0.66, 5), 4
         )
-        forks = rng.choice([-1.0, 1.0], 5 * count) * rng.uniform(0.3, 0.9, 5 * count)
-        twigs, _ = _walk(rng, _along(boughs, 2, 3), _flat(bough_headings[:, 1:2]) + forks, np.tile(length * 0.5, 5), 3)
+        inner = boughs[: 2 * count]
+        forks = rng.choice([-1.0, 1.0], len(inner)) * rng.uniform(0.3, 0.9, len(inner))
+        twigs, _ = _walk(rng, inner[:, 2], bough_headings[: 2 * count, 1] + forks, np.tile(length * 0.5, 2), 3)
         for paths in (twigs, boughs, trunks):
             paths *= (side, 1)
             paths += hilum
         taper = np.repeat([0.66, 0.56, 0.47, 0.39, 0.3], count) * np.tile(width, 5)
-        canvas.branches(twigs, taper * 0.8)
+        canvas.branches(twigs, taper[: 2 * count] * 0.8)
         canvas.branches(boughs, taper * 1.2)
         for k, shrink in ((2, 0.9), (1, 1.45), (0, 2.0)):
             canvas.branches(trunks[:, 2 * k : 2 * k + 3], width * shrink)

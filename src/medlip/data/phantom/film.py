@@ -159,7 +159,7 @@ class Film:
         """Turn chest coordinates (..., 2) as (u, v) into pixels (..., 2) as (x, y)."""
         u, v = points[..., 0], points[..., 1]
         u = u - self.chest.asymmetry * np.abs(u)
-        placed = np.empty_like(points)
+        placed = np.empty(points.shape)
         placed[..., 0] = self._cosine * u - self._sine * v + (1 + self.chest.shift[0])
         placed[..., 1] = self._sine * u + self._cosine * v + (1 + self.chest.shift[1])
         placed *= 1 / self.pixel

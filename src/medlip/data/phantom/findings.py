@@ -145,7 +145,7 @@ def _effusion(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
 def _pneumothorax(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     """Draw air between the chest wall and the outline of the smaller lung, which has sunk and come away from the wall."""
     side, chest, severity = finding.side, film.chest, finding.severity
-    fall, gap, reach = 0.12 + 0.22 * severity, 0.04 + 0.13 * severity, 0.55 + 0.4 * severity
+    fall, gap, reach = 0.15 + 0.22 * severity, 0.055 + 0.13 * severity, 0.6 + 0.35 * severity
     hold = np.clip(1 - film.tau_table / reach, 0, 1) ** 0.5
     origin = AXIS - fall * hold  # where in the whole lung each height of the smaller one comes from
     top = chest.apex + 0.005
@@ -159,7 +159,7 @@ def _pneumothorax(film: Film, finding: Finding, rng: np.random.Generator) -> Reg
     inside /= np.maximum(np.sqrt(across * across + down * down), 1)
     free = step(-inside, 0.02) * lung
     film.vessels[window] *= 1 - free
-    film.air[window] *= 1 + np.float32(0.3) * free - np.float32(0.06 + 0.12 * severity) * (lung - free)
+    film.air[window] *= 1 + np.float32(0.38) * free - np.float32(0.06 + 0.12 * severity) * (lung - free)
     film.soft[window] += np.float32(0.3) * np.clip(1 - np.abs(inside) * np.float32(1 / 0.013), 0, 1) * lung
     return film.mask(window, (free > 0.5) & (film.heart_chord[window] < 0.3))
 
@@ -171,10 +171,10 @@ def _thicken(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     along = (film.tau[window] - np.float32(low)) * np.float32(1 / (high - low))
     from_wall = film.rows(film.lateral_table, window) - film.a[window]
     swell = np.sqrt(np.sqrt(np.clip(4 * along * (1 - along), 0, 1))) * (1 + np.float32(0.2) * noise(rng, window, 8))
-    peel = step(np.float32(0.042 + 0.045 * finding.severity) * swell - from_wall, 0.014) * (from_wall > 0)
+    peel = step(np.float32(0.05 + 0.05 * finding.severity) * swell - from_wall, 0.014) * (from_wall > 0)
     peel *= film.cavity[window] * (film.u[window] * side > 0)
-    film.air[window] *= 1 - np.float32(0.85) * peel
-    film.soft[window] += np.float32(0.12) * peel
+    film.air[window] *= 1 - np.float32(0.95) * peel
+    film.soft[window] += np.float32(0.18) * peel
     return film.mask(window, peel > 0.5)
 
 
@@ -185,7 +185,8 @@ def _consolidation(film: Film, finding: Finding, rng: np.random.Generator) -> Re
     side, severity = finding.side, finding.severity
     (tau, sigma), (tall, wide), (above, below) = LOBES[finding.anatomy]
     grow = 0.72 + 0.38 * severity
-    centre = film.in_lung(side, tau + rng.uniform(-0.03, 0.03), sigma + rng.uniform(-0.05, 0.05))
+    u, v = film.in_lung(side, tau + rng.uniform(-0.03, 0.03), sigma + rng.uniform(-0.05, 0.05))
+    centre = u, min(v, film.dome(u) - 0.12)
     wide, tall = wide * grow * (film.chest.width - 0.1), tall * grow * film.chest.height
     window, weight = blob(film, rng, centre, wide, tall, rough=0.2, blur=0.35)
     height = film.tau[window] - np.float32(0.1) * (film.a[window] - np.float32(0.35))  # fissures rise towards the flank
@@ -204,7 +205,7 @@ def _opacity(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     window, weight = blob(film, rng, centre, wide, tall, rough=0.25, blur=0.8)
     weight *= film.lung[window] * (film.u[window] * finding.side > 0.03)
     patches = np.clip(1 + np.float32(0.3) * noise(rng, window, 14), 0.3, 1.6)
-    film.air[window] *= 1 - np.minimum(np.float32(0.36 + 0.2 * finding.severity) * weight * patches, np.float32(0.85))
+    film.air[window] *= 1 - np.minimum(np.float32(0.42 + 0.22 * finding.severity) * weight * patches, np.float32(0.85))
     return film.mask(window, weight > 0.4)
 
 
@@ -216,7 +217,7 @@ def _atelectasis(film: Film, finding: Finding, rng: np.random.Generator) -> Regi
         u = side * rng.uniform(0.34, 0.5)
         v = film.dome(u) - 0.06 - 0.09 * k - rng.uniform(0, 0.03)
         angle, bow = side * rng.uniform(-0.35, 0.25), rng.uniform(-0.3, 0.6)
-        half, thick = (0.13 + 0.08 * severity) * rng.uniform(0.8, 1.2), (0.016 + 0.012 * severity) * rng.uniform(0.7, 1.2)
+        half, thick = (0.13 + 0.08 * severity) * rng.uniform(0.8, 1.2), (0.019 + 0.013 * severity) * rng.uniform(0.7, 1.2)
         window = film.window(u - half - 0.05, v - half, u + half + 0.05, v + half)
         cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
         du, dv = film.u[window] - np.float32(u), film.v[window] - np.float32(v)
@@ -224,7 +225,7 @@ def _atelectasis(film: Film, finding: Finding, rng: np.random.Generator) -> Regi
         across = np.abs(cosine * dv - sine * du + np.float32(bow * half * half) * along * along)
         taper = np.sqrt(root(1 - along * along)) * film.lung[window]
         band = np.clip(np.float32(1.5) - across / (np.float32(thick) * np.maximum(taper, np.float32(0.05))), 0, 1) * taper
-        film.air[window] *= 1 - np.float32(0.42 + 0.2 * severity) * np.minimum(band, 1)
+        film.air[window] *= 1 - np.float32(0.52 + 0.25 * severity) * np.minimum(band, 1)
         mask[window] |= (across < 2 * thick * taper) & (film.lung[window] > 0.5)
     return mask
 
@@ -252,10 +253,10 @@ def _edema(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
 
 
 def _nodule(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    radius = 0.052 + 0.028 * finding.severity
+    radius = 0.056 + 0.034 * finding.severity
     window, distance = disc(film, *_spot(film, finding, rng, radius), radius)
     distance += np.float32(0.1) * noise(rng, window, 4)
-    film.soft[window] += np.float32(0.52 + 0.15 * finding.severity) * root(1 - distance) ** np.float32(0.7)
+    film.soft[window] += np.float32(0.78 + 0.2 * finding.severity) * root(1 - distance) ** np.float32(0.6)
     return film.mask(window, distance < 1)
 
 
@@ -282,18 +283,18 @@ def _calcification(film: Film, finding: Finding, rng: np.random.Generator) -> Re
         canvas, outline = Canvas(film, window), Canvas(film, window, 1)
         heights = np.linspace(-0.45, -0.22 + 0.02 * severity, 12) + film.chest.heart_level
         arch = np.stack([np.interp(heights, AXIS, film.border_tables[1]) - 0.018, heights], -1)
-        canvas.line(arch, 0.022 + 0.012 * severity)
+        canvas.line(arch, 0.028 + 0.014 * severity)
         outline.line(arch, 0.07)
     else:
         u, v = film.hila[side] if zone == "hilar" else _spot(film, finding, rng, 0.05)
         window = film.window(u - 0.2, v - 0.2, u + 0.2, v + 0.2)
         canvas, outline = Canvas(film, window), Canvas(film, window, 1)
         for _ in range(int(rng.integers(3, 6)) if zone == "hilar" else int(rng.integers(1, 4))):
-            radius = rng.uniform(0.02, 0.03) + 0.008 * severity
+            radius = rng.uniform(0.024, 0.034) + 0.01 * severity
             spot = (u + 0.03 * side + rng.normal(0, 0.028), v + rng.normal(0, 0.035))
             canvas.ellipse(spot, radius, radius * rng.uniform(0.8, 1.2))
             outline.ellipse(spot, radius + 0.012, radius + 0.012)
-    canvas.add_to(film.bone, 0.85 + 0.25 * severity, 0.006)
+    canvas.add_to(film.bone, 1.2 + 0.4 * severity, 0.006)
     return outline.region()
 
 
@@ -325,16 +326,16 @@ def _scar(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     window = film.side_window(side, chest.apex - 0.05, chest.apex + 0.5 * chest.height)
     canvas, outline = Canvas(film, window), Canvas(film, window, 1)
     for sigma in np.linspace(0.15, 0.9, 5 + round(3 * finding.severity)) + rng.normal(0, 0.04):
-        start = film.in_lung(side, rng.uniform(0.05, 0.1), sigma)
+        start = film.in_lung(side, rng.uniform(0.03, 0.15), sigma)
         end = film.in_lung(side, rng.uniform(0.2, 0.36), 0.1 + 0.5 * sigma + rng.normal(0, 0.08))
         middle = (0.5 * (start[0] + end[0]) + rng.normal(0, 0.025), 0.5 * (start[1] + end[1]) + rng.normal(0, 0.02))
         strand = smooth([start, middle, end])
-        canvas.line(strand, (0.011 + 0.008 * finding.severity) * rng.uniform(0.7, 1.3), 200)
+        canvas.line(strand, (0.014 + 0.009 * finding.severity) * rng.uniform(0.7, 1.3), 200)
         outline.line(strand, 0.06)
-    edge = np.float32(0.07 + 0.045 * finding.severity) * (1 + np.float32(0.3) * noise(rng, window, 9))
+    edge = np.float32(0.085 + 0.045 * finding.severity) * (1 + np.float32(0.3) * noise(rng, window, 9))
     cap = step(edge - film.tau[window], 0.03) * film.cavity[window] * (film.u[window] * side > 0)
     film.air[window] *= 1 - np.float32(0.75) * cap
-    canvas.add_to(film.soft, 0.42 + 0.2 * finding.severity, 0.006, within=film.lung)
+    canvas.add_to(film.soft, 0.7 + 0.3 * finding.severity, 0.006, within=film.lung)
     region = outline.region() & (film.lung > 0.5)
     region[window] |= cap > 0.5
     return region
@@ -349,7 +350,7 @@ def _hernia(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     below = (film.v[window] - np.float32(v)) * np.float32(1 / radius) - np.float32(level)
     gas = np.clip(weight * 5 - 4, 0, 1) * step(-below, 0.08)
     weight = np.clip(weight * 4 - np.float32(1.5), 0, 1)
-    film.soft[window] += np.float32(0.42) * weight - np.float32(0.85) * gas
+    film.soft[window] += np.float32(0.5) * weight - np.float32(1.15) * gas
     film.air[window] *= 1 - np.float32(0.6) * weight
     return film.mask(window, weight > 0.5)
 
@@ -372,7 +373,7 @@ def _break_clavicle(film: Film, finding: Finding, rng: np.random.Generator, outl
     drop = 0.07 + 0.04 * finding.severity
     _shift(film, film.clavicles, film.window(u, v - 0.35, side * 1.2, v + 0.35), drop, abs(u), 3.0)
     fragment, distance = disc(film, u + 0.02 * side, v + drop / 2, 0.035)
-    film.bone[fragment] += np.float32(0.35) * root(1 - distance)
+    film.bone[fragment] += np.float32(0.6) * root(1 - distance)
     outline.ellipse((u + 0.02 * side, v + drop / 2), 0.085, 0.06 + drop / 2, 1)
 
 
@@ -381,15 +382,15 @@ def _break_ribs(film: Film, finding: Finding, rng: np.random.Generator, outline:
     side, chest, severity = finding.side, film.chest, finding.severity
     drop_table, angle = rib_drop(film), rng.uniform(0.55, 0.78)
     first = int(rng.integers(3, 6))
-    for k in range(first, first + int(rng.integers(2, 5))):
+    for k in range(first, first + int(rng.integers(3, 5))):
         v = start = chest.apex - 0.02 + k * chest.rib_spacing
         for _ in range(2):  # the drop depends on the height, which depends on the drop
             v = start + float(np.interp(v, AXIS, drop_table)) * (1 - np.sqrt(1 - angle**2))
         u = side * angle * (film.lateral(v) + 0.025)
         window = film.window(u, v - 0.05, u + 0.12 * side, v + 0.08)
         _shift(film, film.ribs, window, 0.03 + 0.02 * severity, abs(u), 0.12)
-        callus, distance = disc(film, u, v + 0.01, 0.038 + 0.012 * severity)
-        film.bone[callus] += np.float32(0.4 + 0.2 * severity) * root(1 - distance)
+        callus, distance = disc(film, u, v + 0.01, 0.044 + 0.014 * severity)
+        film.bone[callus] += np.float32(0.65 + 0.3 * severity) * root(1 - distance)
         outline.ellipse((u, v + 0.01), 0.065, 0.065, 1)
 
 
@@ -443,7 +444,7 @@ def _tube(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     for width, value in ((0.048, 230), (0.026, 70), (0.011, 255)):  # walls, lumen, opaque stripe
         canvas.line(path, width, value)
     outline.line(path, 0.08, 1)
-    canvas.add_to(film.bone, 1.0, 0.003)
+    canvas.add_to(film.bone, 1.5, 0.003)
     return outline.region()
 
 
@@ -455,9 +456,9 @@ def _catheter(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     arm = [(side * 1.15, -0.3), (side * 0.8, -0.5), (side * 0.5, -0.63), (side * 0.22, -0.6)]
     path = smooth([*(neck if rng.random() < 0.5 else arm), (-0.1, -0.42), tip])
     canvas, outline = _boards(film, path)
-    canvas.line(path, 0.019)
+    canvas.line(path, 0.022)
     outline.line(path, 0.055, 1)
-    canvas.add_to(film.bone, 0.9 + 0.2 * finding.severity, 0.003)
+    canvas.add_to(film.bone, 1.3 + 0.3 * finding.severity, 0.003)
     return outline.region()
 
 

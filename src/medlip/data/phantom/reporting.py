@@ -99,7 +99,7 @@ class _Writer:
             "side": words["sides"].get(finding.side, ""),
             "at": self.pick(anatomy["at"]),
             "where": self.pick(anatomy["where"]),
-            "mm": str(round(18 + 10 * finding.severity)),
+            "mm": str(round(19 + 11 * finding.severity)),
             "cm": f"{4.5 + 2.6 * finding.severity:.1f}"
             if finding.pathology == "mass"
             else f"{2 + 4 * self.rng.random():.0f}",
