@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from medlip.concepts import Vocabulary, default_vocabulary
-from medlip.reports.clauses import LINKS, Clause, Mention, Sense, clauses
+from medlip.reports.clauses import FINDING, LINKS, Clause, Mention, Sense, clauses
 from medlip.reports.facts import Fact
 from medlip.reports.lexicon import Item, Lexicon, words
 from medlip.reports.places import Place, composed
@@ -53,6 +53,9 @@ class Reading(NamedTuple):
 
     mentions: tuple[Mention, ...]
     refers: bool
+
+
+_NOTHING = Reading((), refers=False)
 
 
 class ReportReading(NamedTuple):
@@ -120,7 +123,10 @@ class Extractor:
                 yield Fact(mention.pathology, row, mention.presence, sentence.text, start, end)
 
     def _read_sentence(self, sentence: str) -> Reading:
-        items = composed(_heeded(self._lexicon.items(sentence)))
+        items = _heeded(self._lexicon.items(sentence))
+        if not any(item.kind in FINDING for item in items):
+            return _NOTHING
+        items = composed(items)
         refers = (
             bool(items) and any(item.kind == "refers" for item in items[:3]) and any(item.kind in LINKS for item in items)
         )

@@ -71,22 +71,30 @@ class Lexicon:
 
         An unknown word becomes an item of kind "", a sign (",", "/") an item of its own kind.
         """
-        tokens = [(self.spell(match[0]), match.start(), match.end()) for match in TOKEN.finditer(sentence)]
-        tokens = [token for token in tokens if token[0] not in self.silent]
-        spelled = [token[0] for token in tokens]
+        spelled: list[str] = []
+        spans: list[tuple[int, int]] = []
+        for match in TOKEN.finditer(sentence):
+            word = self._spelling.get(match[0]) or self.spell(match[0])
+            if word not in self.silent:
+                spelled.append(word)
+                spans.append(match.span())
         found: list[Item] = []
-        tree, count, i = self._tree, len(spelled), 0
+        i, count = 0, len(spelled)
         while i < count:
-            branch = tree.get(spelled[i])
             word = spelled[i]
-            meaning, last, j = ("" if word.isalnum() else word, word), i, i
+            branch = self._tree.get(word)
+            if branch is None:
+                found.append(Item("" if word.isalnum() else word, word, *spans[i]))
+                i += 1
+                continue
+            meaning, last, j = ("", word), i, i
             while branch is not None:
                 if _MEANING in branch:
                     meaning, last = branch[_MEANING], j
                 j += 1
                 branch = branch.get(spelled[j]) if j < count else None
             kind, value = meaning
-            found.append(Item(kind, spelled[i] if value is None else value, tokens[i][1], tokens[last][2]))
+            found.append(Item(kind, word if value is None else value, spans[i][0], spans[last][1]))
             i = last + 1
         return found
 
