@@ -66,7 +66,7 @@ def reshape(chest: Chest, finding: Finding) -> None:
 
 
 def paint(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
-    """Paint a finding on a film and return its mask (size, size), which is never empty within the film's open field."""
+    """Paint a finding on a film and return its mask (size, size) within the open field."""
     region = _PAINT[finding.pathology](film, finding, rng)
     field = film.field()
     return film.mask(field, region[field])
