@@ -94,14 +94,15 @@ def _modal(cue: str) -> bool:
 class Clause:
     """One clause: gives each finding its presence and its places."""
 
-    def __init__(self, items: list[Item]) -> None:
+    def __init__(self, items: list[Item], before: tuple[Place, ...] = ()) -> None:
         self.items = items
+        self.before = before  # what the clause before speaks of
         self.found = [i for i, item in enumerate(items) if item.kind in FINDING]
         self.presence: dict[int, Presence] = {}
         self.places: dict[int, tuple[Place, ...]] = {}
         self.taken: set[int] = set()  # places that belong to a noun in front of them or behind them
         self.described: set[int] = set()  # places that belong to an adjective in front of them
-        self.lists = any(item.kind in ("either", "both") for item in items)
+        self.lists = any(item.kind in ("either", "both", "/") for item in items)
 
     def mentions(self) -> Iterable[Mention]:
         """Yield a mention for each finding at each of its places, in the order of the text."""
@@ -119,6 +120,11 @@ class Clause:
                 self.places[i] = self._shared(i)
         for i in self.found:
             yield from self._mentions(i)
+
+    @property
+    def topic(self) -> tuple[Place, ...]:
+        """The places that the clause speaks of; call it after `mentions`."""
+        return self._topic(len(self.items))
 
     # What is stated, negated, hedged
 
@@ -146,7 +152,7 @@ class Clause:
                 if not (covered or (hedged and kind == "cause")):
                     state = "present"
             elif kind in (",", "both"):
-                listed = kind == "both" and state == "uncertain" and _modal(cue)
+                listed = state == "uncertain" and (_modal(cue) if kind == "both" else cue == "differential")
                 if state != "present" and (cue in _BRIEF or (said and not listed and self._begins_anew(i))):
                     state = "present"
             elif kind == "either":
@@ -265,7 +271,7 @@ class Clause:
                     break
                 self.taken.add(j)
                 places = items[j].value
-            elif kind in ("both", "either", ","):
+            elif kind in ("both", "either", ",", "/"):
                 if places or not (self.lists or self._apposed(j)):
                     break
                 listed = listed or self.lists
@@ -329,8 +335,9 @@ class Clause:
                 "contour",
             ):
                 break
-        topic = self._topic(i)
-        return self._with_contour(i, topic)
+        if not any(item.kind == "places" for item in self.items):
+            return self.before  # "the lungs are hyperexpanded but clear"
+        return self._with_contour(i, self._topic(i))
 
     def _subject(self, i: int) -> int | None:
         """Return the index of the places that stand right before an adjective, as its subject."""

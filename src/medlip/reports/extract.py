@@ -127,13 +127,20 @@ class Extractor:
         if not any(item.kind in FINDING for item in items):
             return _NOTHING
         items = composed(items)
-        refers = (
-            bool(items) and any(item.kind == "refers" for item in items[:3]) and any(item.kind in LINKS for item in items)
-        )
+        refers = _refers(items[:3]) and any(item.kind in LINKS for item in items)
         mentions: list[Mention] = []
+        topic: tuple[Place, ...] = ()
         for start, end in clauses(items):
-            mentions += Clause(items[start:end]).mentions()
+            clause = Clause(items[start:end], topic)
+            found = tuple(clause.mentions())
+            goes_on = start > 0 and _refers(items[start : start + 4])
+            mentions += _carried(found, mentions) if goes_on else found
+            topic = clause.topic
         return Reading(tuple(_with_parts(mentions)), refers)
+
+
+def _refers(items: Sequence[Item]) -> bool:
+    return any(item.kind == "refers" or item.value in ("appearance", "pattern") for item in items)
 
 
 _CENTRAL = frozenset(["svc", "cavoatrial_junction"])  # a tip there is a central venous catheter's
@@ -210,7 +217,10 @@ def _heeded(items: list[Item]) -> list[Item]:
         if item.kind == "advice" or (i == 0 and item.value == "if"):
             break
         if item.kind == "aside":
-            aside = True
+            # "consistent with the patient's history of emphysema" is said of the image
+            aside = not any(before.kind in ("explains", "cause") for before in heeded[-2:])
+            if not aside:
+                continue
         elif aside and (item.kind in (",", "clause", "there", "normal") or (heeded and item.value == "with")):
             aside = False  # "similar to the prior study with a small effusion"
         if not aside:

@@ -78,7 +78,7 @@ def _run(items: list[Item], start: int) -> tuple[tuple[Place, ...], int]:
                 # "lung bases, right greater than left": it is no place at all
                 if joined and (
                     (parts[-1].complete and (inside_phrase or said[-1]) and modifies(items, i))
-                    or (i + 1 < len(items) and items[i + 1].kind == "compares")
+                    or (i + 1 < len(items) and items[i + 1].kind == "compares" and not _organ_follows(items, i + 1))
                 ):
                     break
                 parts.append(item.value)
@@ -91,12 +91,22 @@ def _run(items: list[Item], start: int) -> tuple[tuple[Place, ...], int]:
             said[-1].add(item.kind)
             if not joined:
                 end = i + 1
-        elif item.kind in ("both", "either", ",", "/"):
+        elif item.kind in ("both", "either", ",", "/") or (item.kind == "compares" and _organ_follows(items, i)):
             joined = True
         elif not (item.kind in ("inside", "fresh") or item.value == "of" or (item.kind == "" and item.value.isdigit())):
             break
         i += 1
     return tuple(_completed(parts, said)), end
+
+
+def _organ_follows(items: list[Item], i: int) -> bool:
+    """Tell whether behind "greater than" at `i` a whole place stands ("left greater than right hilum")."""
+    following = items[i + 1 : i + 3]
+    return (
+        bool(following)
+        and following[0].kind == "place"
+        and any(item.kind == "place" and item.value.organ for item in following)
+    )
 
 
 def modifies(items: list[Item], i: int) -> bool:
