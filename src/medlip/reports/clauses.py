@@ -14,6 +14,10 @@ from medlip.reports.places import Place, merged, modifies, row
 FINDING = frozenset(["noun", "adjective", "normal"])
 LINKS = frozenset(["explains", "cause", "uncertain"])
 _REACH = 12  # how many phrases a finding looks to each side for its place
+_BEFORE_ADJECTIVE = frozenset(
+    ["", "be", "fresh", "size", "contour", "absent", "uncertain", "nothing", "refers", "inside", "within"]
+)
+_BETWEEN = frozenset(["places", "", "fresh", "adjective", "normal", "both", "inside", "size", "within", "contour"])
 _NOWHERE = (Place("both"), Place(organ="chest"))  # places that tell nothing of what is said behind them
 
 
@@ -311,63 +315,47 @@ class Clause:
 
     def _described(self, i: int) -> tuple[Place, ...]:
         """Return the places that an adjective is said of: the subject before it, or the noun behind it."""
-        subject = self._subject(i)
+        subject, listed = self._subject(i)
+        behind = self._described_behind(i) if subject is None or listed else None
+        if behind is not None:  # "heart size normal, calcified and tortuous aorta"
+            return self._with_contour(i, behind)
         if subject is not None:
             return self._with_contour(i, self.items[subject].value)
+        if not any(item.kind == "places" for item in self.items):
+            return self.before  # "the lungs are hyperexpanded but clear"
+        return self._with_contour(i, self._topic(i))
+
+    def _described_behind(self, i: int) -> tuple[Place, ...] | None:
+        """Return the places of the noun phrase that an adjective begins, None if it begins none."""
         for j in range(i + 1, min(i + _REACH, len(self.items))):
             item = self.items[j]
             if item.kind == "places" and j not in self.taken:
                 self.described.add(j)
                 places: tuple[Place, ...] = item.value
-                return self._with_contour(i, places)
+                return places
             if item.kind == "noun" and self.items[i].value.beside:
                 return self.places[j]
-            if item.kind not in (
-                "places",
-                "",
-                "fresh",
-                "adjective",
-                "normal",
-                "both",
-                "inside",
-                "size",
-                "within",
-                "contour",
-            ):
+            if item.kind not in _BETWEEN:
                 break
-        if not any(item.kind == "places" for item in self.items):
-            return self.before  # "the lungs are hyperexpanded but clear"
-        return self._with_contour(i, self._topic(i))
+        return None
 
-    def _subject(self, i: int) -> int | None:
-        """Return the index of the places that stand right before an adjective, as its subject."""
-        listed = False
+    def _subject(self, i: int) -> tuple[int | None, bool]:
+        """Return the index of the places that stand before an adjective as its subject, and whether a list lies between."""
+        listed = crossed = False
         for j in range(i - 1, -1, -1):
             item = self.items[j]
             if item.kind == "places":
                 nowhere = all(place in _NOWHERE for place in item.value)  # "views of the chest show …"
-                return None if nowhere or j in self.taken or self._is_object(j) else j
+                return None if nowhere or j in self.taken or self._is_object(j) else j, crossed
             if item.kind in ("adjective", "normal"):
                 listed = False
             elif item.kind in (",", "both"):
-                listed = True
-            elif item.kind not in (
-                "",
-                "be",
-                "fresh",
-                "size",
-                "contour",
-                "absent",
-                "uncertain",
-                "nothing",
-                "refers",
-                "inside",
-                "within",
-            ):
-                return None
+                listed = crossed = True
+            elif item.kind not in _BEFORE_ADJECTIVE:
+                break
             if listed and self.items[j - 1].kind not in ("adjective", "normal", ",", "both", "size", "contour"):
-                return None
-        return None
+                break
+        return None, crossed
 
     def _is_object(self, j: int) -> bool:
         """Tell whether the places at `j` stand behind a preposition that belongs to a noun before it."""

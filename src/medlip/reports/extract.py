@@ -127,7 +127,7 @@ class Extractor:
         if not any(item.kind in FINDING for item in items):
             return _NOTHING
         items = composed(items)
-        refers = _refers(items[:3]) and any(item.kind in LINKS for item in items)
+        refers = _refers(items[:3]) and any(item.kind in LINKS or item.value == "xxxx" for item in items)
         mentions: list[Mention] = []
         topic: tuple[Place, ...] = ()
         for start, end in clauses(items):
