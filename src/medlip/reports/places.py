@@ -73,7 +73,7 @@ def _run(items: list[Item], start: int) -> tuple[tuple[Place, ...], int]:
         if item.kind == "place":
             whole = None if joined else merged(parts[-1], item.value)
             if whole is None:
-                if not joined and items[i - 1].value == "xxxx":
+                if not joined and any(between.value == "xxxx" for between in items[end:i]):
                     break  # "the costophrenic XXXX XXXX old pleural scar"
                 # "in the left base and right effusion": the second place belongs to the finding behind it
                 # "heart size and aortic calcification": so it does
