@@ -48,7 +48,7 @@ class Scale:
     recipe: str = "medslip-phantom"
 
 
-FULL = Scale("full", 5000)
+FULL = Scale("full", 4500)
 QUICK = Scale("quick", 500, ("image.size=96", "training.epochs=4", "training.warmup=10"))
 
 
