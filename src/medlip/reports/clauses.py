@@ -98,9 +98,9 @@ def _modal(cue: str) -> bool:
 class Clause:
     """One clause: gives each finding its presence and its places."""
 
-    def __init__(self, items: list[Item], before: tuple[Place, ...] = ()) -> None:
+    def __init__(self, items: list[Item], before: Clause | None = None) -> None:
         self.items = items
-        self.before = before  # what the clause before speaks of
+        self.before = before
         self.found = [i for i, item in enumerate(items) if item.kind in FINDING]
         self.presence: dict[int, Presence] = {}
         self.places: dict[int, tuple[Place, ...]] = {}
@@ -322,7 +322,7 @@ class Clause:
         if subject is not None:
             return self._with_contour(i, self.items[subject].value)
         if not any(item.kind == "places" for item in self.items):
-            return self.before  # "the lungs are hyperexpanded but clear"
+            return self.before.topic if self.before else ()  # "the lungs are hyperexpanded but clear"
         return self._with_contour(i, self._topic(i))
 
     def _described_behind(self, i: int) -> tuple[Place, ...] | None:

@@ -129,14 +129,15 @@ class Extractor:
         items = composed(items)
         refers = _refers(items[:3]) and any(item.kind in LINKS or item.value == "xxxx" for item in items)
         mentions: list[Mention] = []
-        topic: tuple[Place, ...] = ()
+        clause: Clause | None = None
         for start, end in clauses(items):
-            clause = Clause(items[start:end], topic)
+            clause = Clause(items[start:end], clause)
             found = tuple(clause.mentions())
             goes_on = start > 0 and _refers(items[start : start + 4])
             mentions += _carried(found, mentions) if goes_on else found
-            topic = clause.topic
-        return Reading(tuple(_with_parts(mentions)), refers)
+        if any(mention.sense.part for mention in mentions):
+            mentions = list(_with_parts(mentions))
+        return Reading(tuple(mentions), refers)
 
 
 def _refers(items: Sequence[Item]) -> bool:

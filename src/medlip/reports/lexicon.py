@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\d+(?:[.,/]\d+)*|__+|[,;:/?=&]")
+TOKEN = re.compile(r"\w+(?:['’]\w+)?|[,;:/?=&]")
 _MEANING = ""  # the key under which a branch of the tree holds what the phrase that ends there means
 _FORGIVING = 7  # words shorter than this are read as they are spelled
 _REMEMBERED = 100_000
@@ -102,7 +102,7 @@ class Lexicon:
         """Return the singular, lower-case form of `word`; one wrong letter is forgiven where it is long."""
         spelled = self._spelling.get(word)
         if spelled is None:
-            lower = word.lower()
+            lower = "xxxx" if word[0] == "_" else word.lower()  # one sign for every mask
             spelled = self._spelling.get(lower) or self._forgive(singular(lower))
             if len(self._spelling) < _REMEMBERED:
                 self._spelling[word] = spelled

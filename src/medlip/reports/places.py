@@ -95,7 +95,7 @@ def _run(items: list[Item], start: int) -> tuple[tuple[Place, ...], int]:
                 end = i + 1
         elif item.kind in ("both", "either", ",", "/") or (item.kind == "compares" and _organ_follows(items, i)):
             joined = True
-        elif not (item.kind in ("inside", "fresh") or item.value == "of" or (item.kind == "" and item.value.isdigit())):
+        elif not (item.kind in ("inside", "fresh") or item.value == "of" or (item.kind == "" and item.value[0].isdigit())):
             break
         i += 1
     return tuple(_completed(parts, said)), end

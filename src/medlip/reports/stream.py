@@ -185,10 +185,8 @@ def read_report(report: Report, options: Options) -> Read:
         unknown: tuple[str, ...] = ()
     else:
         graph = read_graph(report.content)
-        known = [
-            f for f in graph.facts if f.pathology in vocabulary.pathology_index and f.anatomy in vocabulary.anatomy_index
-        ]
-        mentions = tuple(known)
+        pathologies, anatomies = vocabulary.pathology_index, vocabulary.anatomy_index
+        mentions = tuple(fact for fact in graph.facts if fact.pathology in pathologies and fact.anatomy in anatomies)
         facts = mentions if options.mentions else resolve(mentions, uncertain_hides_absent=False)
         unknown, silent = graph.unknown_words, ()
         if graph.dangling:
