@@ -274,3 +274,10 @@ def test_text_banks_are_centred_and_scaled_unless_asked_not_to():
     bank = model().banks["anatomy"].embeddings
     torch.testing.assert_close(bank.mean(0), torch.zeros(bank.shape[1]), atol=1e-4, rtol=0)
     torch.testing.assert_close(bank.var(0, correction=0), torch.ones(bank.shape[1]), atol=1e-3, rtol=0)
+
+
+def test_shares_of_anatomies_add_up_to_the_probability_of_presence():
+    method = model().eval()
+    asked = ["effusion", "fluid behind the heart"]
+    torch.testing.assert_close(method.score_anatomies(images(), asked).sum(-1), method.score(images(), asked))
+    assert method.pair_matrix(images()).shape == (2, 51, 75)

@@ -349,9 +349,18 @@ class MeDSLIP(Method):
 
     @torch.inference_mode()
     def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return how strongly each prompt is tied to each anatomy, (B, C, A): the pair probability that ICL trains."""
+        """Return the probability (B, C, A) that each prompt is present in each anatomy.
+
+        It is the probability that the prompt is present times the share of each anatomy in what ProtoCL trains: the softmax
+        of z . t over anatomies. ICL's pair probability has seen mentioned pairs alone, and ranks the others at random; it
+        stands in where ProtoCL is off.
+        """
         output, columns = self._ask(images, prompts)
-        return (output.states_pathology[:, columns] @ output.states_anatomy.transpose(1, 2)).sigmoid()
+        states = output.states_pathology[:, columns]
+        if self.config.prototype == "off":
+            return (states @ output.states_anatomy.transpose(1, 2)).sigmoid()
+        shares: Tensor = (self.contrast["pathology"](states) @ self._texts("anatomy").T).softmax(-1)
+        return output.logits_pathology[:, columns].softmax(-1)[..., 1:] * shares
 
     def pair_matrix(self, images: Tensor) -> Tensor:
         """Return the fact matrix read back from images: probabilities (B, A, P)."""
