@@ -173,6 +173,15 @@ def test_what_is_odd_about_a_report_is_noted(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_stray_bytes_in_json_are_read_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(b'{"report": "Caf\xe9 effusion \xc3\xa9."}\n{"report": "Effusion \\ud800."}\n{"report": "Nodule."}\n')
+    facts, summary = _facts(path, tmp_path / "f.jsonl")
+    assert [row["sentence"] for row in facts] == ["Caf\u00e9 effusion \u00e9.", "Effusion \ufffd.", "Nodule."]
+    assert summary.notes == {"not UTF-8: read as Windows-1252": 2}
+    extract_file(path, tmp_path / "f.parquet", workers=0)
+
+
 def test_a_truncated_gzip_keeps_what_came_before(tmp_path: Path) -> None:
     path = tmp_path / "r.csv.gz"
     whole = gzip.compress(

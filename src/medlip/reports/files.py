@@ -196,11 +196,29 @@ def _decoded_lines(stream: IO[bytes], odd: list[str]) -> Iterator[str]:
         yield text.replace("\0", "")
 
 
+_NOT_UTF8 = "not UTF-8: read as Windows-1252"
+
+
 def _decode(content: bytes) -> tuple[str, str]:
     try:
         return content.decode("utf-8"), ""
     except UnicodeDecodeError:
-        return content.decode("cp1252", errors="replace"), "not UTF-8: read as Windows-1252"
+        return content.decode("cp1252", errors="replace"), _NOT_UTF8
+
+
+_STRAY = re.compile("[\ud800-\udfff]")
+
+
+def _mended(text: str) -> tuple[str, str]:
+    """Return text with its undecodable bytes read as Windows-1252, and a note if there were any."""
+    if _STRAY.search(text) is None:
+        return text, ""
+    return _STRAY.sub(_as_windows, text), _NOT_UTF8
+
+
+def _as_windows(match: re.Match[str]) -> str:
+    code = ord(match[0]) - 0xDC00
+    return bytes([code]).decode("cp1252", errors="replace") if 0x80 <= code <= 0xFF else "\ufffd"
 
 
 def _parquet(path: Path, columns: _Columns) -> Iterator[Report]:
@@ -221,7 +239,7 @@ def _parquet(path: Path, columns: _Columns) -> Iterator[Report]:
 
 def _json(path: Path, columns: _Columns) -> Iterator[Report]:
     with _open(path) as binary:
-        stream = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="replace")
+        stream = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape")
         head = stream.read(1 << 20)
         whole = chain([head], iter(lambda: stream.read(1 << 20), ""))
         opening = head.lstrip()[:1]
@@ -239,9 +257,11 @@ _GRAPHS = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\{')
 def _graph(key: str, value: object) -> Report:
     if isinstance(value, MedLIPError):
         return Report(key, problem=str(value))
+    key, _ = _mended(key)
     if not isinstance(value, Mapping):
         return Report(key, problem="no RadGraph graph (not an object)")
-    return Report(key, value)
+    text, note = _mended(str(value.get("text", "")))
+    return Report(key, {**value, "text": text} if note else value, note=note)
 
 
 def _rows(values: Iterable[object], columns: _Columns) -> Iterator[Report]:
@@ -355,7 +375,8 @@ class _Columns:
             study, note = str(number), note or "no identifier: named by its row number"
         cells = {name.strip().lower(): _cell(row.get(name)) for name in self.text}
         named = len(cells) > 1 or next(iter(cells)) in _SECTIONS
-        text = _compose(cells) if named else next(iter(cells.values()))
+        text, stray = _mended(_compose(cells) if named else next(iter(cells.values())))
+        study, note = _mended(study)[0], note or stray
         if (study, text) == self._last and self.study:
             return Report(study, problem="the same study and text as in the row before")
         self._last = (study, text)
