@@ -141,7 +141,13 @@ class Extractor:
 
 
 def _refers(items: Sequence[Item]) -> bool:
-    return any(item.kind == "refers" or item.value in ("appearance", "pattern") for item in items)
+    """Tell whether these first words of a statement point back ("this may be", "the appearance suggests")."""
+    return any(
+        item.kind == "refers"
+        or (item.kind == "size" and item.value in ("appearance", "pattern"))
+        or (item.kind == "noun" and item.value.pathology == "finding")
+        for item in items
+    )
 
 
 _CENTRAL = frozenset(["svc", "cavoatrial_junction"])  # a tip there is a central venous catheter's
