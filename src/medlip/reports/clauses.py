@@ -170,7 +170,7 @@ class Clause:
     def _begins_anew(self, i: int) -> bool:
         """Tell whether behind the comma or "and" at `i` a new item begins, outside the list that was negated or hedged."""
         following = self.items[i + 1 : i + 2]
-        if not following or following[0].kind not in ("fresh", "normal", "adjective"):
+        if not following or not (following[0].kind in ("fresh", "normal", "adjective") or following[0].value == "the"):
             return False
         if following[0].kind == "adjective" and following[0].value.only:
             return False
@@ -393,7 +393,7 @@ class Clause:
             if item.kind in LINKS:
                 linked = True
             elif item.kind == "noun":
-                apposed = self.presence[i] != "absent" and sense.lung and item.value.lung
+                apposed = self.presence[i] != "absent" and sense.row == "unspecified" and sense.lung and item.value.lung
                 if self.places.get(j) and ((linked and (sense.lung or sense.organ)) or apposed):
                     return self.places[j]
             elif item.kind in ("there", "clause", "absent"):
