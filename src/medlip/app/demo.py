@@ -29,6 +29,7 @@ from medlip.training.fit import CHECKPOINT, METRICS
 from medlip.work import cpu_count
 
 CASES = 12
+SHARD = 256  # images that an interruption can cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Scale:
 
 
 FULL = Scale("full", 4500)
-QUICK = Scale("quick", 500, ("image.size=96", "training.epochs=4", "training.warmup=10"))
+QUICK = Scale("quick", 500, ("image.size=96", "training.warmup=10"))
 
 
 def run_demo(out: Path, scale: Scale, command: str) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def run_demo(out: Path, scale: Scale, command: str) -> dict[str, Any]:
         return _read(metrics_file)
     recipe = load_recipe(scale.recipe, scale.settings)
     with log.timed("prepare"):
-        prepare([f"phantom:{scale.phantoms}"], out / "store")
+        prepare([f"phantom:{scale.phantoms}"], out / "store", shard_size=SHARD)
     store = Store.open(out / "store")
     with log.timed("pretrain"):
         resume = (out / "run" / CHECKPOINT).exists()
