@@ -21,8 +21,8 @@ from medlip.training import fit, load_recipe, load_run
 from medlip.training import fit as fit_module
 from medlip.training.recipe import recipe_names
 
-SETTINGS = ("image.size=64", "method.backbone=resnet10t", "method.weights=null", "method.layers=1", "training.batch_size=8", "training.epochs=2",
-            "training.validation_images=8")  # fmt: skip
+BACKBONE = ("method.backbone=resnet10t", "method.weights=null", "method.layers=1")
+SETTINGS = ("image.size=64", *BACKBONE, "training.batch_size=8", "training.epochs=2", "training.validation_images=8")
 
 
 @pytest.fixture(scope="module")
