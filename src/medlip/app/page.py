@@ -273,9 +273,9 @@ def _matrix(cases: Sequence[Case], vocabulary: Vocabulary) -> dict[str, Any] | N
 
 def _cell(probability: float, truth: str, name: str) -> dict[str, str]:
     return {
-        "p": f"{probability:.2f}",
+        "shade": f"{probability**0.5:.2f}",  # a finding's probability is shared by its places: small ones must show
         "text": f"{100 * probability:.0f}",
-        "kind": f"{truth} likely" if probability >= 0.5 else truth,
+        "kind": f"{truth} likely" if probability >= 0.4 else truth,
         "title": f"{name}: model {_percent(probability)}, report: {truth or 'not mentioned'}",
     }
 
