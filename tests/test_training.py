@@ -189,8 +189,8 @@ def test_weights_that_are_not_ours_are_refused_with_advice(tmp_path):
 def test_a_killed_run_goes_on_bit_by_bit(phantom_store, tmp_path):
     """SIGKILL at ten random moments: what is on disk is always a whole checkpoint."""
     changes = [*SETTINGS, "training.epochs=6", "training.checkpoint_minutes=0.01"]
-    command = [sys.executable, "-m", "medlip", "pretrain", "medslip-phantom", "--data", str(phantom_store), "--resume"]
-    command += [word for change in changes for word in ("--set", change)]
+    command = [sys.executable, "-c", "from medlip.app.cli import main; main()", "pretrain", "medslip-phantom", "--resume"]
+    command += ["--data", str(phantom_store), *(word for change in changes for word in ("--set", change))]
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
     for moment in range(10):
         killed = [*command, "--out", str(tmp_path / "killed")]
