@@ -18,7 +18,6 @@ from medlip.app.reader import Reading, paint
 from medlip.concepts import Vocabulary
 from medlip.data.store import Record
 from medlip.evaluation.grounding import paint_boxes, peak
-from medlip.reports import resolve
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -233,25 +232,23 @@ def _finding(case: Case, name: str, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _matrix(cases: Sequence[Case], vocabulary: Vocabulary) -> dict[str, Any] | None:
-    """Return the matrix of the case with the most stated facts, cut to what its data set ever states."""
+    """Return the matrix of the case with the most findings, cut to the findings and places of all cases."""
     known = [case for case in cases if case.reading.knows_places]
     if not known:
         return None
-    case = max(known, key=lambda case: sum(fact.presence == "present" for fact in case.record.facts))
-    truth = {(fact.anatomy, fact.pathology): fact.presence for fact in resolve(case.record.facts)}
-    abnormal = {p.name for p in vocabulary.pathologies if p.kind == "abnormal"}
-    stated = [
-        fact for other in cases for fact in other.record.facts if fact.presence == "present" and fact.pathology in abnormal
-    ]
-    columns = [p for p in vocabulary.pathologies if any(fact.pathology == p.name for fact in stated)]
-    rows = [a for a in vocabulary.anatomies if any(fact.anatomy == a.name for fact in stated)]
+    case = max(known, key=lambda case: len(case.record.masks))
+    truth = {(fact.anatomy, fact.pathology): "absent" for fact in case.record.facts if fact.presence == "absent"}
+    truth |= {(mask.anatomy, mask.pathology): "present" for mask in case.record.masks}
+    masks = [mask for other in cases for mask in other.record.masks]
+    columns = [p for p in vocabulary.pathologies if any(mask.pathology == p.name for mask in masks)]
+    rows = [a for a in vocabulary.anatomies if any(mask.anatomy == a.name for mask in masks)]
     pairs = case.reading.matrix()
     at = vocabulary.anatomy_index, vocabulary.pathology_index
     return {
         "text": (
             f"Study {case.record.study}: every cell is the model's probability, in percent and from the image alone, that "
-            "the pathology of its column is in the anatomy of its row. Frames show what the report says; what it does not "
-            "mention is neither present nor absent."
+            "the pathology of its column is in the anatomy of its row. Frames are the truth; the places of one pathology share "
+            "its probability."
         ),
         "columns": [pathology.display for pathology in columns],
         "rows": [
@@ -274,9 +271,9 @@ def _matrix(cases: Sequence[Case], vocabulary: Vocabulary) -> dict[str, Any] | N
 def _cell(probability: float, truth: str, name: str) -> dict[str, str]:
     return {
         "shade": f"{probability**0.5:.2f}",  # a finding's probability is shared by its places: small ones must show
-        "text": f"{100 * probability:.0f}",
+        "text": f"{100 * probability:.0f}" if probability >= 0.005 else "·",
         "kind": f"{truth} likely" if probability >= 0.4 else truth,
-        "title": f"{name}: model {_percent(probability)}, report: {truth or 'not mentioned'}",
+        "title": f"{name}: model {_percent(probability)}, truth: {truth or 'not mentioned'}",
     }
 
 
