@@ -237,8 +237,7 @@ def _matrix(cases: Sequence[Case], vocabulary: Vocabulary) -> dict[str, Any] | N
     if not known:
         return None
     case = max(known, key=lambda case: len(case.record.masks))
-    truth = {(fact.anatomy, fact.pathology): "absent" for fact in case.record.facts if fact.presence == "absent"}
-    truth |= {(mask.anatomy, mask.pathology): "present" for mask in case.record.masks}
+    truth = {(mask.anatomy, mask.pathology) for mask in case.record.masks}
     masks = [mask for other in cases for mask in other.record.masks]
     columns = [p for p in vocabulary.pathologies if any(mask.pathology == p.name for mask in masks)]
     rows = [a for a in vocabulary.anatomies if any(mask.anatomy == a.name for mask in masks)]
@@ -247,8 +246,8 @@ def _matrix(cases: Sequence[Case], vocabulary: Vocabulary) -> dict[str, Any] | N
     return {
         "text": (
             f"Study {case.record.study}: every cell is the model's probability, in percent and from the image alone, that "
-            "the pathology of its column is in the anatomy of its row. Frames are the truth; the places of one pathology share "
-            "its probability."
+            "the pathology of its column is in the anatomy of its row; the places of a pathology share its probability. "
+            "Frames are the truth: what was drawn, and where."
         ),
         "columns": [pathology.display for pathology in columns],
         "rows": [
@@ -257,7 +256,7 @@ def _matrix(cases: Sequence[Case], vocabulary: Vocabulary) -> dict[str, Any] | N
                 "cells": [
                     _cell(
                         float(pairs[at[0][anatomy.name], at[1][pathology.name]]),
-                        truth.get((anatomy.name, pathology.name), ""),
+                        (anatomy.name, pathology.name) in truth,
                         f"{pathology.display}, {anatomy.display}",
                     )
                     for pathology in columns
@@ -268,12 +267,12 @@ def _matrix(cases: Sequence[Case], vocabulary: Vocabulary) -> dict[str, Any] | N
     }
 
 
-def _cell(probability: float, truth: str, name: str) -> dict[str, str]:
+def _cell(probability: float, present: bool, name: str) -> dict[str, str]:
     return {
-        "shade": f"{probability**0.5:.2f}",  # a finding's probability is shared by its places: small ones must show
+        "shade": f"{probability**0.5:.2f}",  # shared by its places, a probability is small: it must show all the same
         "text": f"{100 * probability:.0f}" if probability >= 0.005 else "·",
-        "kind": f"{truth} likely" if probability >= 0.4 else truth,
-        "title": f"{name}: model {_percent(probability)}, truth: {truth or 'not mentioned'}",
+        "kind": " ".join(kind for kind, holds in (("present", present), ("likely", probability >= 0.4)) if holds),
+        "title": f"{name}: model {_percent(probability)}, truth: {'present' if present else 'absent'}",
     }
 
 
