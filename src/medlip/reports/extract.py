@@ -48,6 +48,12 @@ def extractor(vocabulary: Vocabulary) -> Extractor:
 _EXTRACTORS: dict[int, Extractor] = {}
 
 
+def forget_sentences() -> None:
+    """Drop what extractors remember of sentences that they read before, so that a measurement starts from nothing."""
+    for kept in _EXTRACTORS.values():
+        kept.forget()
+
+
 class Reading(NamedTuple):
     """What a sentence says: its mentions, and whether it goes on about what the sentence before it says."""
 
@@ -73,6 +79,10 @@ class Extractor:
         self.vocabulary = vocabulary
         self._lexicon = _lexicon(vocabulary)
         self._read = lru_cache(maxsize=16_384)(self._read_sentence)  # reports repeat their sentences
+
+    def forget(self) -> None:
+        """Drop the sentences that are remembered."""
+        self._read.cache_clear()
 
     def __call__(self, text: str) -> tuple[Fact, ...]:
         """Return the facts of a report; see `extract_facts`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -71,18 +71,20 @@ class Lexicon:
 
         An unknown word becomes an item of kind "", a sign (",", "/") an item of its own kind.
         """
+        remembered, silent, phrases_from = self._spelling.get, self.silent, self._tree.get
         spelled: list[str] = []
         spans: list[tuple[int, int]] = []
         for match in TOKEN.finditer(sentence):
-            word = self._spelling.get(match[0]) or self.spell(match[0])
-            if word not in self.silent:
+            token = match[0]
+            word = remembered(token) or self.spell(token)
+            if word not in silent:
                 spelled.append(word)
                 spans.append(match.span())
         found: list[Item] = []
         i, count = 0, len(spelled)
         while i < count:
             word = spelled[i]
-            branch = self._tree.get(word)
+            branch = phrases_from(word)
             if branch is None:
                 found.append(Item("" if word.isalnum() else word, word, *spans[i]))
                 i += 1
@@ -100,6 +102,8 @@ class Lexicon:
 
     def spell(self, word: str) -> str:
         """Return the singular, lower-case form of `word`; one wrong letter is forgiven where it is long."""
+        if word[0].isdigit():
+            return word  # there is no end of numbers to remember
         spelled = self._spelling.get(word)
         if spelled is None:
             lower = "xxxx" if word[0] == "_" else word.lower()  # one sign for every mask
@@ -118,7 +122,7 @@ class Lexicon:
         return word
 
 
-@cache
+@lru_cache(maxsize=65_536)
 def singular(word: str) -> str:
     """Return a lower-case word without its plural ending ("opacities": "opacity", "masses": "mass")."""
     irregular: Mapping[str, str] = words("spelling")["irregular"]

@@ -73,7 +73,7 @@ def mirror_sides(text: str) -> str:
 
 
 _HEADING = re.compile(
-    r"(?:^|(?<=[.!?:;])[ \t])[ \t*#_]*([A-Za-z][A-Za-z /&,()'-]{1,60}?)[ \t*_]*(?::[*_]*|-(?=\s)|(?=\r?\n|\r?\Z))", re.M
+    r"(?:^|(?<=[.!?:;])[ \t])[ \t*#_]*+([A-Za-z][A-Za-z /&,()'-]{1,60}+)[\t*_]*+(?::[*_]*|(?=\r?\n|\r?\Z))", re.M
 )
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 
