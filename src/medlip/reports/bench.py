@@ -27,8 +27,8 @@ def bench_facts(reports: int = 20_000, graphs: int = 5_000, seed: int = 0) -> di
         seed: of the generator.
 
     Returns:
-        `reports_per_second` and `radgraph_studies_per_second` of this process's CPU time, in the best of `PASSES` passes (what
-        else the machine does only slows them; no sentence is remembered from one to the next), `peak_memory_mb` of the
+        `reports_per_second` and `radgraph_studies_per_second` of this process's CPU time, in the best of `PASSES` passes: what
+        else the machine does only slows them, and no sentence is remembered from one to the next. `peak_memory_mb` of the
         process, and the counts.
     """
     with tempfile.TemporaryDirectory() as folder:
