@@ -27,7 +27,7 @@ def bench_facts(reports: int = 20_000, graphs: int = 5_000, seed: int = 0) -> di
         seed: of the generator.
 
     Returns:
-        `reports_per_second` and `radgraph_studies_per_second` of this process's CPU time, in the best of `PASSES` passes: what
+        `reports_per_second` and `radgraph_studies_per_second` of CPU time, in the best of `PASSES` passes: what
         else the machine does only slows them, and no sentence is remembered from one to the next. `peak_memory_mb` of the
         process, and the counts.
     """
