@@ -156,7 +156,7 @@ def _about(scale: Scale, recipe: Recipe, store: Store, result: Mapping[str, Any]
         "training": {
             "Recipe": scale.recipe + "".join(f" --set {setting}" for setting in scale.settings),
             "Method": f"{method['name']}, {method['backbone']} at {recipe.image.size} px",
-            "Images": " + ".join(f"{count:,} {split}" for split, count in store.splits.items()),
+            "Images": ", ".join(f"{store.splits[split]:,} {split}" for split in ("train", "val", "test")),
             "Facts read from the reports": store.manifest["counts"]["facts"],
             "Passes": f"{training.epochs} over the training images, {training.batch_size} at a time",
             "Stages": ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items()),

@@ -298,9 +298,7 @@ def smooth(values: Sequence[float]) -> list[float]:
     return [float(np.mean(values[max(0, i - reach) : i + reach + 1])) for i in range(len(values))]
 
 
-def _line_chart(xs: Sequence[float], ys: Sequence[float], dots: Sequence[tuple[float, float]], title: str) -> Any:
-    from markupsafe import Markup
-
+def _line_chart(xs: Sequence[float], ys: Sequence[float], dots: Sequence[tuple[float, float]], title: str) -> str:
     width, height, left, right, top, bottom = 340, 170, 42, 8, 10, 24
     low, high = min([*ys, *(y for _, y in dots)]), max(ys)
     span = (high - low) or 1
@@ -321,36 +319,35 @@ def _line_chart(xs: Sequence[float], ys: Sequence[float], dots: Sequence[tuple[f
         for kind, values in (("raw", ys), ("smooth", smooth(ys)))
     )
     lines += "".join(f'<circle cx="{across(x)}" cy="{down(y)}" r="3"/>' for x, y in dots)
-    return Markup(
+    return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{grid}{lines}'
         f'<text x="{left}" y="{height - 6}">0</text>'
         f'<text x="{width - right}" y="{height - 6}" text-anchor="end">step {xs[-1]:,}</text></svg>'
     )
 
 
-def _range(value: float | None, interval: Sequence[float] | None) -> Any:
+def _range(value: float | None, interval: Sequence[float] | None) -> str:
     """Draw a value and its interval on a line from 0 to 1, with chance as a mark at 0.5."""
-    from markupsafe import Markup
-
     bar = (
         f'<rect x="{180 * interval[0]:.1f}" y="8.5" width="{180 * (interval[1] - interval[0]):.1f}" height="3" rx="1.5"/>'
         if interval
         else ""
     )
     dot = f'<circle cx="{180 * value:.1f}" cy="10" r="4.5"/>' if value is not None else ""
-    return Markup(
-        '<svg viewBox="0 0 180 20" aria-hidden="true" style="fill:var(--accent)"><path d="M0 10H180" stroke="var(--line)"/>'
+    return (
+        '<svg viewBox="-6 0 192 20" aria-hidden="true" style="fill:var(--accent)"><path d="M0 10H180" stroke="var(--line)"/>'
         f'<path d="M90 2V18" stroke="var(--warm)" stroke-width="1.5" stroke-dasharray="2 2"/>{bar}{dot}</svg>'
     )
 
 
 def outline(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Image:
     """Draw the outline of a mask (H, W) over grey pixels (H, W)."""
-    from scipy.ndimage import binary_dilation
+    from PIL import ImageFilter
 
     thickness = max(1, min(mask.shape) // 128)
+    grown = _picture(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * thickness + 1))
     picture = np.repeat(pixels[..., None], 3, axis=2)
-    picture[binary_dilation(mask, iterations=thickness) & ~mask] = OUTLINE
+    picture[np.asarray(grown, bool) & ~mask] = OUTLINE
     return _picture(picture)
 
 
