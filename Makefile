@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/medlip demo --out demo
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

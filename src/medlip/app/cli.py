@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from medlip.app.bench import bench
+from medlip.app.data import bench_store
 from medlip.app.data import data as data_sets
 from medlip.app.facts import facts
 from medlip.app.output import Answer, Data, Json, answers, describe_reading, describe_results
@@ -164,4 +165,5 @@ def predict(
     return Answer(entries[0] if len(entries) == 1 else entries, "\n\n".join(map(describe_reading, entries)), problem)
 
 
+bench.command("store")(bench_store)
 app.add_typer(bench, name="bench")

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-import medlip
 from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.data.sources import Source, open_source
 from medlip.data.store import FORMAT, MANIFEST, ROWS_PER_GROUP, SCHEMA, Record, Store, row_of
@@ -314,7 +314,7 @@ class _Writer:
             raise MedLIPError(f"{self.out}: holds other files than a store. Give a new or an empty folder.")
         if not path.exists():
             manifest = {
-                "format": FORMAT, "medlip": medlip.__version__, "settings": settings, "vocabulary": vocabulary.model_dump(),
+                "format": FORMAT, "medlip": version("medlip"), "settings": settings, "vocabulary": vocabulary.model_dump(),
                 "sources": {}, "counts": {}, "shards": [],
             }  # fmt: skip
             (self.out / "data").mkdir(parents=True)
