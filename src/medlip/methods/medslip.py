@@ -351,16 +351,19 @@ class MeDSLIP(Method):
     def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the probability (B, C, A) that each prompt is present in each anatomy.
 
-        It is the probability that the prompt is present times the share of each anatomy in what ProtoCL trains: the softmax
-        of z . t over anatomies. ICL's pair probability has seen mentioned pairs alone, and ranks the others at random; it
-        stands in where ProtoCL is off.
+        It is the probability that the prompt is present, shared out over the anatomies by what ProtoCL trains (the softmax of
+        z . t) times the probability that there is anything in the anatomy at all. ICL's pair probability has seen mentioned
+        pairs alone, and ranks the others at random; it stands in where ProtoCL is off.
         """
         output, columns = self._ask(images, prompts)
         states = output.states_pathology[:, columns]
         if self.config.prototype == "off":
             return (states @ output.states_anatomy.transpose(1, 2)).sigmoid()
-        shares: Tensor = (self.contrast["pathology"](states) @ self._texts("anatomy").T).softmax(-1)
-        return output.logits_pathology[:, columns].softmax(-1)[..., 1:] * shares
+        likely = (self.contrast["pathology"](states) @ self._texts("anatomy").T).log_softmax(-1)
+        occupied = output.logits_anatomy.log_softmax(-1)[:, None, :, 1]
+        present = output.logits_pathology[:, columns].softmax(-1)[..., 1:]
+        shared: Tensor = present * (likely + occupied).softmax(-1)
+        return shared
 
     def pair_matrix(self, images: Tensor) -> Tensor:
         """Return the fact matrix read back from images: probabilities (B, A, P)."""
