@@ -351,7 +351,7 @@ class MeDSLIP(Method):
     def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the probability (B, C, A) that each prompt is present in each anatomy.
 
-        It is the probability that the prompt is present, shared out over the anatomies by what ProtoCL trains (the softmax of
+        It is the probability that the prompt is present, shared out over the anatomies by what ProtoCL trains (softmax of
         z . t) times the probability that there is anything in the anatomy at all. ICL's pair probability has seen mentioned
         pairs alone, and ranks the others at random; it stands in where ProtoCL is off.
         """
