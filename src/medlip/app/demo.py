@@ -49,7 +49,7 @@ class Scale:
     recipe: str = "medslip-phantom"
 
 
-FULL = Scale("full", 5000)
+FULL = Scale("full", 4000)
 QUICK = Scale("quick", 500, ("image.size=96", "training.warmup=10"))
 
 
