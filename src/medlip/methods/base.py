@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -22,6 +22,7 @@ from medlip.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
+    from medlip.data.overlap import Fingerprints
 
 
 class MethodConfig(BaseModel):
@@ -40,10 +41,12 @@ class Method(nn.Module, ABC):
         vocabulary: the concepts it knows by name.
         preprocessing: how images become its input; it travels with the weights.
         loss_weights: factor of every named loss term in the total.
+        seen: fingerprints of what it was trained on, None where that is not known.
     """
 
     name: ClassVar[str]
     config_type: ClassVar[type[MethodConfig]]
+    seen: Fingerprints | None = None
 
     def __init__(self, config: MethodConfig, vocabulary: Vocabulary, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -71,6 +74,17 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return maps (B, C, h, w), non-negative: where in each image each prompt is seen."""
+
+    @classmethod
+    def build(
+        cls,
+        config: Any,
+        vocabulary: Vocabulary,
+        preprocessing: Preprocessing,
+        reports: Callable[[], Iterable[str]],
+    ) -> Method:
+        """Return an untrained method; one that trains a text encoder from scratch takes its words from `reports`."""
+        return cls(config, vocabulary, preprocessing)
 
     @classmethod
     @abstractmethod
@@ -107,14 +121,25 @@ def _method(name: str) -> type[Method]:
         raise MedLIPError(f"method {name!r} is unknown. Choose one of: {', '.join(method_names())}.") from None
 
 
-def build_method(settings: Mapping[str, Any], vocabulary: Vocabulary, preprocessing: Preprocessing) -> Method:
-    """Build an untrained method from {"name": …, setting: value …}.
+def build_method(
+    settings: Mapping[str, Any],
+    vocabulary: Vocabulary,
+    preprocessing: Preprocessing,
+    reports: Callable[[], Iterable[str]] = tuple,
+) -> Method:
+    """Build an untrained method.
+
+    Args:
+        settings: {"name": …, setting: value …}.
+        vocabulary: the concepts.
+        preprocessing: of the images.
+        reports: gives the training reports, to methods that make a text encoder of them.
 
     Raises:
         MedLIPError: an unknown method or setting, or a value out of range.
     """
     method = _method(str(settings.get("name", "")))
-    return method(parse_config(method, settings), vocabulary, preprocessing)
+    return method.build(parse_config(method, settings), vocabulary, preprocessing, reports)
 
 
 def parse_config(method: type[Method], settings: Mapping[str, Any]) -> MethodConfig:
