@@ -153,6 +153,7 @@ def _about(scale: Scale, recipe: Recipe, store: Store, result: Mapping[str, Any]
     return {
         "command": command,
         "images": store.splits,
+        "start": "weights learned from photographs (ImageNet)" if method.get("weights") else "random weights",
         "training": {
             "Recipe": scale.recipe + "".join(f" --set {setting}" for setting in scale.settings),
             "Method": f"{method['name']}, {method['backbone']} at {recipe.image.size} px",

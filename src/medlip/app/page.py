@@ -60,9 +60,9 @@ def _context(
     return {
         "title": "MedLIP: from X-rays and reports to findings and their places",
         "lead": (
-            f"A model learned from {images['train']:,} X-rays and nothing but their reports. No label, box or "
-            f"mask was ever shown to it. On {metrics['n_images']:,} X-rays that it has never seen, it is asked what is "
-            "there and where."
+            f"A model learned from {images['train']:,} X-rays and their reports; no label, box or mask was ever shown to "
+            f"it. Its image network started from {demo['start']}. On {metrics['n_images']:,} X-rays that it has never "
+            "seen, it is asked what is there and where."
         ),
         "notice": (
             "The X-rays are phantoms, drawn by a program so that the truth is known to the pixel. The numbers say that "
