@@ -259,8 +259,9 @@ def test_a_mask_of_a_finding_that_is_not_present_is_no_pair():
     store = make_store(20, boxes=False)
     store[0] = replace(store[0], masks=(mask,), labels={"nodule": "absent"})
     store[1] = replace(store[1], masks=(mask,), labels={"nodule": "present"})
-    grounding = evaluate(Oracle(store), store, resamples=5)["grounding"]
-    assert (grounding["n"], grounding["pointed_at"]) == (1, {"masks": 1})
+    result = evaluate(Oracle(store), store, resamples=5)
+    assert (result["grounding"]["n"], result["grounding"]["pointed_at"]) == (1, {"masks": 1})
+    assert any("1 findings left out" in note and "s0: nodule" in note for note in result["notes"])
 
 
 def test_boxes_outside_of_their_image_are_named():

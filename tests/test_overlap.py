@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,16 @@ import pytest
 from PIL import Image
 
 from medlip.data.check import check
-from medlip.data.overlap import Fingerprints, find_overlap, fingerprint, perceptual_hash
+from medlip.data.overlap import SAME, Fingerprints, find_overlap, fingerprint, perceptual_hash
 from medlip.data.phantom import phantom
 from medlip.data.prepare import prepare
-from medlip.data.sources import Source
+from medlip.data.sources import Source, open_source
+from medlip.data.store import Store
 from medlip.data.study import Study, View
 from medlip.errors import MedLIPError
+from medlip.evaluation import evaluate
+from medlip.reports import Presence
+from medlip.training import fit, load_recipe, load_run
 
 
 def pixels(index: int) -> np.ndarray:  # type: ignore[type-arg]
@@ -101,3 +106,75 @@ def test_the_commands_print_one_json_document(tmp_path: Path, capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out)["images"] == 3
     overlap(first=str(out), second=str(out), as_json=True)
     assert len(json.loads(capsys.readouterr().out)["patients"]) == 3
+
+
+def test_what_a_run_keeps_names_no_patient(tmp_path: Path) -> None:
+    made = fingerprint(source("s", {"1": pixels(1), "2": pixels(2)}), workers=0).anonymous()
+    made.save(tmp_path / "seen.npz")
+    kept = Fingerprints.load(tmp_path / "seen.npz")
+    assert kept.ids == ("0", "1") and not any("s:" in patient for patient in kept.patients)
+    other = fingerprint(source("s", {"2": pixels(9)}), workers=0).anonymous()
+    assert len(find_overlap(kept, other).patients) == 1
+    (tmp_path / "seen.npz").write_bytes(b"PK\3\4 cut")
+    with pytest.raises(MedLIPError, match=r"seen\.npz: not readable"):
+        Fingerprints.load(tmp_path / "seen.npz")
+
+
+def test_a_store_knows_its_fingerprints_and_an_early_one_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare([source("s", {str(i): pixels(i) for i in range(3)})], tmp_path / "s", size=128, workers=0)
+    store = Store.open(tmp_path / "s")
+    known = fingerprint(store.take([2, 0]))
+    assert known.hashes.shape == (2, 4) and len(find_overlap(known, fingerprint(store), SAME).images) == 2
+    column = store.column
+    monkeypatch.setattr(store, "column", lambda name: {}[name] if name == "perceptual_hash" else column(name))
+    assert len(find_overlap(known, fingerprint(store), SAME).images) == 2
+
+
+@pytest.mark.slow
+def test_phantoms_are_no_copies_of_each_other() -> None:
+    made = fingerprint("phantom:2000")
+    assert len(find_overlap(made, made, SAME).images) == 2000
+
+
+def run_of(tmp_path: Path, train: Source, settings: tuple[str, ...]) -> Path:
+    prepare([train], tmp_path / "train", size=64, shares={"train": 1}, workers=0)
+    fit(load_recipe("medslip-phantom", settings), Store.open(tmp_path / "train"), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_an_evaluation_of_training_patients_or_images_says_so_loudly(
+    tmp_path: Path, tiny_settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from medlip.app.cli import evaluate
+
+    labels: dict[str, Presence] = {"effusion": "present", "nodule": "absent"}
+    studies = {str(i): replace(study, labels=labels) for i, study in enumerate(open_phantoms(16))}
+    run = run_of(tmp_path, Source("phantom", studies), tiny_settings)
+    # Another name, another size, another format, another patient, but the same images; and the same patient, another image.
+    copies = {str(i): Study(str(i), f"x{i}", (View(altered(pixels(i))),), labels=labels, split="test") for i in (3, 5, 40)}
+    person = replace(studies["0"], views=(View(pixels(50)),), split="test")
+    prepare([Source("other", {**copies, "p": person})], tmp_path / "test", size=80, workers=0)
+    evaluate(run=run, data=str(tmp_path / "test"), split=None, as_json=True)
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert result["overlap"] == {"patients": 1, "images": 2}
+    (note,) = (note for note in result["notes"] if note.startswith("WARNING"))
+    assert "1 patients, and 2 of 4 images" in note and note in printed.err
+    evaluate(run=run, data=str(tmp_path / "test"), split=None, as_json=False)
+    assert capsys.readouterr().out.startswith("WARNING")
+    evaluate(run=run / "model.safetensors", data=str(tmp_path / "test"), split=None, as_json=True)
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["overlap"] is None and any("not looked for" in note for note in alone["notes"])
+
+
+def test_held_back_phantoms_overlap_with_nothing(tiny_run: Path, phantom_store: Path) -> None:
+    result = evaluate(load_run(tiny_run), Store.open(phantom_store), resamples=5)
+    assert result["overlap"] == {"patients": 0, "images": 0} and not any("WARNING" in note for note in result["notes"])
+
+
+def open_phantoms(count: int) -> Source:
+    opened = open_source(f"phantom:{count}")
+    assert isinstance(opened, Source)
+    return opened

@@ -137,7 +137,7 @@ def evaluate(
     with evaluation_store(data) as store:
         result = evaluation.evaluate(method, store, split=split)
     for note in result["notes"]:
-        print("note:", note, file=sys.stderr)
+        print(note if note.startswith("WARNING") else f"note: {note}", file=sys.stderr)
     return Answer(result, describe_results(result))
 
 

@@ -75,7 +75,8 @@ def table(rows: Sequence[Sequence[object]]) -> str:
 def describe_results(result: Mapping[str, Any]) -> str:
     """Return the result of an evaluation as text for a person."""
     zero_shot, grounding = result["zero_shot"], result["grounding"]
-    parts = [f"{result['n_images']:,} images of the split {result['split']}, {result['n_patients']:,} patients"]
+    parts = [note for note in result.get("notes", ()) if note.startswith("WARNING")]
+    parts += [f"{result['n_images']:,} images of the split {result['split']}, {result['n_patients']:,} patients"]
     if zero_shot:
         rows: list[list[Any]] = [["zero-shot AUROC (chance 0.5)", "value", "95 % interval", "positives", "F1", "accuracy"]]
         rows.append(["macro average", zero_shot["macro_auroc"], zero_shot["interval"], None, zero_shot["macro_f1"],

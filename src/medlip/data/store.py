@@ -28,6 +28,7 @@ from PIL import Image
 from medlip.concepts import Vocabulary
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
+from medlip.images.fingerprint import perceptual_hash
 from medlip.reports import Fact, Presence
 
 FORMAT = 1
@@ -66,6 +67,7 @@ SCHEMA = pa.schema(
         ),
         "masks": pa.list_(pa.struct({"pathology": _TEXT, "png": pa.binary(), "anatomy": _TEXT})),
         "attributes": pa.list_(pa.struct({"name": _TEXT, "value": _TEXT})),
+        "perceptual_hash": _TEXT,  # of the image, hexadecimal: to find it again elsewhere without reading it
     }
 )  # fmt: skip
 
@@ -297,6 +299,7 @@ def row_of(record: Record) -> dict[str, Any]:
             {"pathology": mask.pathology, "png": _encode_mask(mask.pixels), "anatomy": mask.anatomy} for mask in record.masks
         ],
         "attributes": [{"name": name, "value": value} for name, value in record.attributes.items()],
+        "perceptual_hash": perceptual_hash(record.image).tobytes().hex(),
     }
 
 

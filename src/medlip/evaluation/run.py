@@ -6,7 +6,7 @@ import hashlib
 import platform
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Seam
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medlip.concepts import Vocabulary
+from medlip.data.overlap import SAME, find_overlap, fingerprint
 from medlip.errors import MedLIPError
 from medlip.evaluation.grounding import Pair, choose_threshold, grounding_result, judge
 from medlip.evaluation.metrics import Array
@@ -40,6 +41,7 @@ RULES = {
     "intervals": "95 % percentile bootstrap over patients",
 }
 HALF = "a seeded half of the patients, for want of a validation split; F1, accuracy, IoU and Dice count the other half"
+NAMED = 12
 _LABEL_VALUES: dict[Presence | None, float] = {"present": 1.0, "absent": 0.0}
 
 
@@ -87,15 +89,14 @@ def evaluate(
 
     Returns:
         Plain data without NaN: `zero_shot` (see `zero_shot_result`; None without labels), `grounding` (see
-        `grounding_result`; None without boxes and masks), `n_images`, `n_patients`, `split`, `protocol` with its `hash`,
-        `versions`, `notes` for people, `disclaimer`.
+        `grounding_result`; None without boxes and masks), `n_images`, `n_patients`, `split`, `overlap` (how many of them the
+        method was trained on; None where that is not known), `protocol` with its `hash`, `versions`, `notes` for people (an
+        overlap's begins with "WARNING"), `disclaimer`.
 
     Raises:
         MedLIPError: there is no such split or class, nothing to evaluate, a patient is on both sides, or the method gives
             NaN or can't answer a prompt.
     """
-    if batch_size < 1:
-        raise MedLIPError(f"batch_size={batch_size}: evaluate at least one image at a time.")
     if batch_size < 1:
         raise MedLIPError(f"batch_size={batch_size}: evaluate at least one image at a time.")
     splits = store.splits
@@ -111,6 +112,7 @@ def evaluate(
         rule = "the validation data that was given" if validation is not None else "the split val"
         tuned = _answer(method, tuning_store, prompts, findings, batch_size, "choosing thresholds")
         _require_disjoint(answers, tuned)
+    overlap = _overlap(method, evaluated)
     protocol = Protocol(
         name="zero-shot classification and grounding, thresholds from other patients",
         data=store.hash,
@@ -129,10 +131,14 @@ def evaluate(
         "n_images": len(answers.patients),
         "n_patients": len(set(answers.patients)),
         "split": split,
+        "overlap": overlap,
         "protocol": protocol.to_dict(),
         "versions": {name: version(name) for name in ("medlip", "torch", "numpy", "timm")}
         | {"python": platform.python_version()},
-        "notes": list(_notes("train" in evaluated.splits, unasked, prompts, answers)),
+        "notes": [
+            *_overlap_notes(method, overlap, len(answers.ids)),
+            *_notes("train" in evaluated.splits, unasked, prompts, answers),
+        ],
         "disclaimer": DISCLAIMER,
     }
 
@@ -153,6 +159,7 @@ class _Answers:
         labels: (N, C), NaN for unknown.
         pairs: every present finding with a box or a mask.
         uncovered: "image: finding" where these cover no pixel of the image.
+        unlabelled: "image: finding" where these are of a finding that the image's labels don't call present.
     """
 
     ids: list[str]
@@ -160,7 +167,8 @@ class _Answers:
     scores: Array
     labels: Array
     pairs: list[Pair]
-    uncovered: list[str]
+    uncovered: list[str] = field(default_factory=list)
+    unlabelled: list[str] = field(default_factory=list)
 
 
 def _answer(
@@ -171,7 +179,7 @@ def _answer(
     batch_size: int,
     description: str,
 ) -> _Answers:
-    answers = _Answers([], [], np.empty((len(store), len(prompts))), np.full((len(store), len(prompts)), np.nan), [], [])
+    answers = _Answers([], [], np.empty((len(store), len(prompts))), np.full((len(store), len(prompts)), np.nan), [])
     starts = range(0, len(store), batch_size)
     with _inference(method) as device:
         for start in track(starts, description, len(starts)):
@@ -194,6 +202,9 @@ def _locate(
 ) -> None:
     """Judge the maps of those images that show a finding with a box or a mask; all findings are asked for, always."""
     shown = [[name for name in _located(record) if name in findings] for record in records]
+    answers.unlabelled.extend(
+        f"{record.id}: {name}" for record in records for name in sorted(_placed(record) - set(_located(record)))
+    )
     rows = [row for row, names in enumerate(shown) if names]
     if not rows:
         return
@@ -211,10 +222,14 @@ def _locate(
                 answers.pairs.append(pair)
 
 
+def _placed(record: Record) -> set[str]:
+    """Return the findings of a record with a box or a mask."""
+    return {box.pathology for box in record.boxes} | {mask.pathology for mask in record.masks}
+
+
 def _located(record: Record) -> list[str]:
     """Return the findings of a record with a box or a mask, those aside that its labels don't call present."""
-    names = {box.pathology for box in record.boxes} | {mask.pathology for mask in record.masks}
-    return sorted(name for name in names if record.labels.get(name, "present") == "present")
+    return sorted(name for name in _placed(record) if record.labels.get(name, "present") == "present")
 
 
 @contextmanager
@@ -334,8 +349,30 @@ def _notes(trained_on: bool, unasked: Sequence[str], prompts: Mapping[str, str],
         yield "no zero-shot result: the data has no labels"
     if not answers.pairs:
         yield "no grounding result: no present finding has a box or a mask"
-    if answers.uncovered:
+    for names, reason in (
+        (answers.uncovered, "whose boxes cover no pixel of the image"),
+        (answers.unlabelled, "which have boxes or masks but which the labels of their image don't call present"),
+    ):
+        if names:
+            more = ", …" if len(names) > NAMED else ""
+            yield f"{len(names)} findings left out of grounding, {reason}: {', '.join(names[:NAMED])}{more}"
+
+
+def _overlap(method: Answering, store: Store) -> dict[str, int] | None:
+    """Count the patients and images that the method was trained on."""
+    seen = getattr(method, "seen", None)
+    if seen is None:
+        return None
+    shared = find_overlap(seen, fingerprint(store).anonymous(), SAME)
+    return {"patients": len(shared.patients), "images": len({image for _, image in shared.images})}
+
+
+def _overlap_notes(method: Answering, overlap: Mapping[str, int] | None, images: int) -> Iterator[str]:
+    if overlap is None and hasattr(method, "seen"):
+        yield "not known what the method was trained on (that is kept in a run's folder): overlap with it was not looked for"
+    if overlap and any(overlap.values()):
         yield (
-            f"{len(answers.uncovered)} findings left out of grounding, whose boxes cover no pixel of the image: "
-            f"{', '.join(answers.uncovered[:5])}{', …' if len(answers.uncovered) > 5 else ''}"
+            f"WARNING: THE METHOD WAS TRAINED ON WHAT IS EVALUATED: {overlap['patients']:,} patients, and "
+            f"{overlap['images']:,} of {images:,} images look like one of training. These numbers don't hold for new "
+            "patients. `medlip data overlap TRAINING EVALUATED` names them."
         )

@@ -22,6 +22,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from medlip.data.batch import Batch, TrainingBatches, evaluation_batches
+from medlip.data.overlap import Fingerprints, fingerprint
 from medlip.errors import MedLIPError
 from medlip.methods import Method, build_method, load_method, save_method
 from medlip.training.checkpoint import load_checkpoint, save_checkpoint
@@ -32,14 +33,16 @@ if TYPE_CHECKING:
     from medlip.training.recipe import Recipe
 
 MODEL, CHECKPOINT, METRICS, MANIFEST = "model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "run.json"
+SEEN = "seen.npz"
 LOG_EVERY = 10
 
 
 def fit(recipe: Recipe, store: Store, out: Path, *, validation: Store | None = None, resume: bool = False) -> dict[str, Any]:
     """Pre-train a method.
 
-    Writes to `out`: run.json (what made it), metrics.jsonl (a line every few steps), checkpoint.safetensors (to resume from)
-    and, when done, model.safetensors (to load). Ctrl-C saves a checkpoint first.
+    Writes to `out`: run.json (what made it), seen.npz (fingerprints of its images and patients, by which an evaluation knows
+    them again), metrics.jsonl (a line every few steps), checkpoint.safetensors (to resume from) and, when done,
+    model.safetensors (to load). Ctrl-C saves a checkpoint first.
 
     Args:
         recipe: the experiment.
@@ -79,6 +82,8 @@ def fit(recipe: Recipe, store: Store, out: Path, *, validation: Store | None = N
         )
         if validation is not None:
             validation = validation.take(range(min(len(validation), settings.validation_images)))
+        if accelerator.is_main_process:
+            fingerprint(store).anonymous().save(out / SEEN)
         run = _Run(recipe, method, batches, accelerator, out, validation)
         if resume and (out / CHECKPOINT).exists():
             run.restore(manifest)
@@ -88,7 +93,7 @@ def fit(recipe: Recipe, store: Store, out: Path, *, validation: Store | None = N
 
 
 def load_run(path: str | Path) -> Method:
-    """Load a trained method from its run folder or its model file.
+    """Load a trained method from its run folder, with what it has `seen`, or from its model file alone.
 
     Raises:
         MedLIPError: there is no trained model.
@@ -99,7 +104,10 @@ def load_run(path: str | Path) -> Method:
     if not (path / MODEL).exists():
         advice = "go on with --resume" if (path / CHECKPOINT).exists() else "give the folder that medlip pretrain wrote"
         raise MedLIPError(f"{path}: no {MODEL} in this folder: {advice}.")
-    return load_method(path / MODEL)
+    method = load_method(path / MODEL)
+    if (path / SEEN).exists():
+        method.seen = Fingerprints.load(path / SEEN)
+    return method
 
 
 class _Step(nn.Module):
