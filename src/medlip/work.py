@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import pickle
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from multiprocessing import get_all_start_methods, get_context
-from typing import Generic, TypeVar
+from multiprocessing import current_process, get_all_start_methods, get_context
+from types import ModuleType
+from typing import Any, Generic, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -67,7 +71,12 @@ def process(
         description: shown beside the progress bar.
         total: number of items, where known.
         workers: processes; None for one a core, 0 for this process alone.
+
+    Raises:
+        MedLIPError: the processes can't be started.
     """
+    if getattr(current_process(), "_inheriting", False):
+        sys.exit(1)  # a script without a guard, run again by a process that starts: the first one tells, see `_Pool`
     workers = cpu_count() if workers is None else workers
     yield from track(_outcomes(function, items, workers), description, total)
 
@@ -78,44 +87,89 @@ def _outcomes(function: Callable[[T], R], items: Iterable[T], workers: int) -> I
         return
     chunks = iter(items)
     waiting: deque[tuple[list[T], Future[list[Outcome[T, R]]]]] = deque()
-    pool = _pool(workers)
+    pool: _Pool | None = None
     try:
         while True:
             while len(waiting) < 2 * workers and (chunk := list(islice(chunks, CHUNK))):
+                pool = pool or _Pool(workers, _needs_main(function, chunk))
                 waiting.append((chunk, pool.submit(_attempt_all, function, chunk)))
-            if not waiting:
+            if not waiting or pool is None:
                 return
             chunk, future = waiting.popleft()
             try:
                 yield from future.result()
             except BrokenProcessPool:  # some item, of this chunk or a later one, took its process down
-                pool.shutdown(cancel_futures=True)
-                yield from _one_by_one(function, chunk)
-                pool = _pool(workers)
+                pool.shutdown()
+                yield from _one_by_one(function, chunk, pool.needs_main)
+                pool = _Pool(workers, pool.needs_main)
                 waiting = deque((later, pool.submit(_attempt_all, function, later)) for later, _ in waiting)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        if pool is not None:
+            pool.shutdown()
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # A clean server process forks the workers: forking this one could copy locks that torch's threads hold.
-    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    return ProcessPoolExecutor(workers, mp_context=context)
+class _Pool:
+    """Processes that start clean, and without running the user's script again unless they need what it defines."""
+
+    def __init__(self, workers: int, needs_main: bool) -> None:
+        # A clean server process forks the workers: forking this one could copy locks that torch's threads hold.
+        context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+        self.needs_main = needs_main
+        self._executor = ProcessPoolExecutor(workers, mp_context=context)
+
+    def submit(self, function: Callable[..., R], *arguments: Any) -> Future[R]:
+        if self.needs_main:
+            return self._executor.submit(function, *arguments)
+        with _without_main():
+            return self._executor.submit(function, *arguments)
+
+    def require(self) -> None:
+        """Raise unless processes can be started at all."""
+        try:
+            self.submit(os.getpid).result()
+        except BrokenProcessPool as error:
+            raise MedLIPError(
+                "the worker processes don't start. In a script that defines what they run, put the work under "
+                '`if __name__ == "__main__":`; or give workers=0.'
+            ) from error
+
+    def shutdown(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_by_one(function: Callable[[T], R], chunk: list[T]) -> Iterator[Outcome[T, R]]:
-    """Find and skip the items that end their process: decoders in C crash at some broken files, and memory runs out."""
-    pool = _pool(1)
+def _needs_main(function: Callable[[T], R], chunk: list[T]) -> bool:
+    """Whether the work refers to what the user's script defines."""
     try:
+        return b"__main__" in pickle.dumps((function, chunk))
+    except Exception:  # what can't be pickled is told where it is sent
+        return True
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the user's script, which a process that starts would run again: it may lack `if __name__ == "__main__"`."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _one_by_one(function: Callable[[T], R], chunk: list[T], needs_main: bool) -> Iterator[Outcome[T, R]]:
+    """Find and skip the items that end their process: decoders in C crash at some broken files, and memory runs out."""
+    pool = _Pool(1, needs_main)
+    try:
+        pool.require()
         for item in chunk:
             try:
                 yield pool.submit(_attempt, function, item).result()
             except BrokenProcessPool:
                 yield Outcome(item, None, "the process that read it crashed, or ran out of memory. Get the file again.")
                 pool.shutdown()
-                pool = _pool(1)
+                pool = _Pool(1, needs_main)
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
 
 
 def _attempt_all(function: Callable[[T], R], chunk: list[T]) -> list[Outcome[T, R]]:
