@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import shutil
@@ -13,7 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from medlip.data.chexpert import LABELS as CHEXPERT_LABELS
 from medlip.data.siim import decode_runs
 from medlip.data.sources import Source, data_sets, hold_back, open_source
 from medlip.data.study import Study
@@ -75,6 +79,14 @@ def test_nih_lists_split_and_old_versions_are_read(tmp_path: Path, header: str) 
     assert first.attributes == {"age": "58", "sex": "M"} and first.split == hold_back("nih:1")
 
 
+def test_an_age_in_months_or_no_age_stops_nothing(tmp_path: Path) -> None:
+    columns = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
+    ages = {"a": "006M", "b": "020D", "c": "", "d": "412", "e": "?"}
+    write(tmp_path / "Data_Entry_2017.csv", columns, *(f"{name}.png,Mass,0,1,{age},F,PA" for name, age in ages.items()))
+    found = studies(f"nih:{tmp_path}")
+    assert [study.attributes.get("age") for study in found.values()] == ["0", "0", None, "412", None]
+
+
 def test_real_rsna_labels_have_the_published_counts(tmp_path: Path) -> None:
     with zipfile.ZipFile(real("kaggle_stage_2_train_labels.csv.zip")) as archive:
         archive.extractall(tmp_path)
@@ -114,9 +126,29 @@ def test_runs_go_down_the_columns_from_the_last_runs_end() -> None:
     expected[3, 0] = expected[0, 1] = False
     expected[1, 1] = True
     np.testing.assert_array_equal(decode_runs("1 2 2 1", 4), expected)
-    for broken in ("1 2 3", "a b", "10 9", "-3 2"):
+    for broken in ("1 2 3", "a b", "10 9", "-3 2", "9999999999999999999 1", "9223372036854775807 9223372036854775807"):
         with pytest.raises(MedLIPError, match="its mask"):
             decode_runs(broken, 4)
+
+
+@given(st.one_of(st.text(), st.lists(st.integers()).map(lambda runs: " ".join(map(str, runs)))))
+def test_any_text_is_a_mask_or_a_clear_error(text: str) -> None:
+    try:
+        mask = decode_runs(text, 8)
+    except MedLIPError as error:
+        assert "its mask" in str(error)
+    else:
+        assert mask.shape == (8, 8) and mask.dtype == bool
+
+
+def test_a_path_without_patient_or_a_number_that_is_none_is_named(tmp_path: Path) -> None:
+    labels = ",".join(CHEXPERT_LABELS)
+    write(tmp_path / "train.csv", f"Path,{labels}", "x.jpg" + "," * len(CHEXPERT_LABELS))
+    with pytest.raises(MedLIPError, match=r"'x\.jpg' names no patient"):
+        open_source(f"chexpert:{tmp_path}")
+    write(tmp_path / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target", "a,nan,2,3,4,1")
+    with pytest.raises(MedLIPError, match="x='nan' is no number"):
+        open_source(f"rsna:{tmp_path}")
 
 
 @pytest.mark.slow
@@ -259,12 +291,72 @@ def test_any_table_is_read_through_a_map(tmp_path: Path) -> None:
     assert len(plain.views) == 2
 
 
+def test_a_column_of_words_makes_labels(tmp_path: Path) -> None:
+    write(
+        tmp_path / "t.csv",
+        "image,diagnosis,split", "a.png,viral,training", "b.png,normal,test", "c.png,,dev",
+        "d.png,bacterial,",
+    )  # fmt: skip
+    write(tmp_path / "map.yaml", "table: t.csv", "classes: {Pneumonia: {diagnosis: {viral: 1, bacterial: -1, normal: 0}}}")
+    found = studies(f"csv:{tmp_path / 'map.yaml'}")
+    assert [study.labels for study in found.values()] == [
+        {"pneumonia": "present"}, {"pneumonia": "absent"}, {}, {"pneumonia": "uncertain"}
+    ]  # fmt: skip
+    assert [study.split for study in found.values()] == ["train", "test", "val", ""]
+    write(tmp_path / "t.csv", "image,diagnosis,split", "a.png,Viral pneumonia,train")
+    with pytest.raises(MedLIPError, match="has no 'viral', 'bacterial', 'normal', only 'Viral pneumonia'"):
+        open_source(f"csv:{tmp_path / 'map.yaml'}")
+    write(tmp_path / "t.csv", "image,diagnosis,split", "a.png,viral,holdout", "b.png,bacterial,", "c.png,normal,")
+    with pytest.raises(MedLIPError, match="there is a split 'holdout'"):
+        open_source(f"csv:{tmp_path / 'map.yaml'}")
+
+
+def shared(name: str) -> Path:
+    folder = Path(__file__).parents[2] / "shared" / "data" / name
+    if not folder.is_dir():
+        pytest.skip(f"../shared/data/{name} is not there")
+    return folder
+
+
+def test_real_paediatric_images_are_read_through_a_map(tmp_path: Path) -> None:
+    folder = shared("kermany")
+    write(
+        tmp_path / "kermany.yaml",
+        f"table: {folder / 'labels.csv'}", f"images: {folder / 'images'}",
+        "columns: {image: file, split: split_in_source_repo}",
+        "classes: {pneumonia: {label: {bacterial pneumonia: 1, viral pneumonia: 1, normal: 0}}}",
+    )  # fmt: skip
+    found = studies(f"csv:{tmp_path / 'kermany.yaml'}")
+    positive = sum(present(study) == {"pneumonia"} for study in found.values())
+    with (folder / "labels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(found) == 640 and positive == sum(row["label"] != "normal" for row in rows) and 0 < positive < 640
+    assert all(isinstance(view.image, Path) and view.image.is_file() for study in found.values() for view in study.views)
+
+
+def test_real_covid_images_are_read_through_a_map(tmp_path: Path) -> None:
+    folder = shared("covid")
+    write(
+        tmp_path / "covid.yaml",
+        f"table: {folder / 'metadata.csv'}", f"images: {folder / 'images'}",
+        "columns: {image: file, patient: patientid, view: view, report: clinical_notes}",
+        "classes: {covid-19: {finding: {COVID-19: 1, 'COVID-19, ARDS': 1, No Finding: 0, Pneumonia: 0}}}",
+    )  # fmt: skip
+    found = studies(f"csv:{tmp_path / 'covid.yaml'}")
+    labels = Counter(presence for study in found.values() for presence in study.labels.values())
+    assert len(found) == 392 and labels["present"] > 100 and labels["absent"] == 20
+    assert len({study.patient for study in found.values()}) < 392
+    assert all(isinstance(view.image, Path) and view.image.is_file() for study in found.values() for view in study.views)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("columns: {}", "table is required"),
         ("table: t.csv\ncolumns: {picture: x}", "names picture"),
         ("a: [", "readable YAML"),
+        ("table: t.csv\ncolumns:", "Give a map"),
+        ("table: t.csv\nclasses: {pneumonia: viral}", "Give a column and its words"),
     ],
 )
 def test_a_wrong_map_is_named(tmp_path: Path, text: str, reason: str) -> None:

@@ -81,6 +81,13 @@ def test_check_counts_and_names_what_is_missing(tmp_path: Path) -> None:
     assert found["splits"] == {"train": 1, "test": 1}
 
 
+def test_check_says_which_optional_files_are_not_there(tmp_path: Path) -> None:
+    columns = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
+    (tmp_path / "Data_Entry_2017.csv").write_text(f"{columns}\na.png,Mass,0,1,058Y,M,PA\n")
+    (tmp_path / "test_list.txt").write_text("a.png\n")
+    assert check(f"nih:{tmp_path}")["without"] == ["BBox_List_2017*.csv* or boxes.csv", "train_val_list.txt"]
+
+
 def test_check_compares_a_store_with_its_hashes(tmp_path: Path) -> None:
     prepare([source("s", {"0": pixels(0)})], tmp_path / "s", workers=0)
     assert check(tmp_path / "s")["images"] == 1

@@ -12,7 +12,7 @@ from PIL import Image
 from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.data import prepare as preparing
 from medlip.data.prepare import prepare
-from medlip.data.sources import Source
+from medlip.data.sources import Source, open_source
 from medlip.data.store import ROWS_PER_GROUP, Store
 from medlip.data.study import Box, Mask, Study, View
 from medlip.errors import MedLIPError
@@ -272,3 +272,7 @@ def test_a_store_opens_from_a_url(tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(tmp_path / "s"), "/medlip-test", recursive=True)
     assert [record.study for record in Store.open("memory://medlip-test")] == ["1", "2"]
+    opened = open_source("memory://medlip-test")  # as the commands open what they are given
+    assert isinstance(opened, Store) and opened.hash == Store.open(tmp_path / "s").hash
+    with pytest.raises(MedLIPError, match="no prepared store here"):
+        open_source("memory://nowhere")

@@ -20,7 +20,7 @@ def list_sets(as_json: Json = False) -> Answer:
     """List the data sets: where to get each, under which licence, and what its folder must hold."""
     from medlip.data.sources import data_sets
 
-    document = {name: entry.model_dump(exclude={"reader"}) for name, entry in data_sets().items()}
+    document = {name: entry.model_dump(exclude={"reader", "optional"}) for name, entry in data_sets().items()}
     paragraphs = [
         f"{name}:{'FILE' if name == 'csv' else 'DIR'}  {entry.title}\n  from {entry.where}\n  {entry.licence}\n"
         + "\n".join(f"  - {line}" for line in entry.layout)

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from medlip.data.sources import Source, open_source
+from medlip.data.sources import Source, data_sets, open_source
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
 from medlip.work import track
@@ -19,7 +19,8 @@ def check(text: str | Path) -> dict[str, Any]:
     """Count what a source holds and name image files that are not there; compare a store's shards with their hashes.
 
     Returns:
-        counts: studies, patients, images, reports, labels, boxes, masks; by split and view; `missing` and the first of them.
+        counts: studies, patients, images, reports, labels, boxes, masks; by split and view; `missing` image files and the
+        first of them; `without`, the optional files that are not there.
 
     Raises:
         MedLIPError: the source can't be opened, or a shard differs from the manifest.
@@ -39,7 +40,7 @@ def _check_source(source: Source, text: str) -> dict[str, Any]:
         patients.add(study.patient)
         splits[study.split or "none"] += 1
         labels.update(name for name, presence in study.labels.items() if presence == "present")
-        counts.update(studies=1, reports=bool(study.report), images=len(study.views))
+        counts.update(studies=1, reports=int(bool(study.report)), images=len(study.views))
         for view in study.views:
             views[view.position or "unknown"] += 1
             counts.update(boxes=len(view.boxes), masks=len(view.masks))
@@ -54,7 +55,19 @@ def _check_source(source: Source, text: str) -> dict[str, Any]:
         "present": dict(labels.most_common()),
         "missing": len(missing),
         "missing_first": missing[:NAMED],
+        "without": _without(text),
     }
+
+
+def _without(text: str) -> list[str]:
+    name, _, place = text.partition(":")
+    optional = data_sets()[name].optional if name in data_sets() else ()
+    folder = Path(place).expanduser()
+    return [
+        " or ".join(either)
+        for either in (patterns.split("|") for patterns in optional)
+        if not any(next(folder.glob(pattern), None) for pattern in either)
+    ]
 
 
 def _check_store(store: Store) -> dict[str, Any]:

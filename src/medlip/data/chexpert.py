@@ -31,7 +31,10 @@ def chexpert(folder: str | Path) -> Source:
     for table in tables:
         rows: dict[str, list[Mapping[str, str]]] = {}
         for row in read_table(table, ("Path", *LABELS)):
-            rows.setdefault(row["Path"].rpartition("/")[0], []).append(row)
+            place = row["Path"].rpartition("/")[0]
+            if "/" not in place:
+                raise MedLIPError(f"{table}: the Path {row['Path']!r} names no patient and study. Get the table again.")
+            rows.setdefault(place, []).append(row)
         # Paths begin with the data set's own folder, which this one may hold, or be.
         top = next(iter(rows), "").partition("/")[0]
         base = folder if (folder / top).is_dir() else folder.parent if folder.name == top else None

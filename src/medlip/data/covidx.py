@@ -25,7 +25,7 @@ def covidx(folder: str | Path) -> Source:
         raise MedLIPError(f"{folder}: none of train.txt, val.txt and test.txt is there. Complete the download.")
     studies = {}
     for path in lists:
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             patient, *name, label, collection = line.split() if len(line.split()) > 3 else [line, "", "", ""]
             presence: Presence | None = PRESENT.get(label.lower())  # type: ignore[assignment]
             if presence is None:

@@ -63,9 +63,15 @@ def _published(folder: Path, table: Path) -> Source:
             ),
             labels=finding_labels(row["Finding Labels"]),
             split=split,
-            attributes={"age": str(int(row["Patient Age"].rstrip("Y") or 0)), "sex": sex},  # "058Y" in the first version
+            attributes={"sex": sex} | _age(row["Patient Age"]),
         )
     return Source("nih", studies)
+
+
+def _age(text: str) -> dict[str, str]:
+    """Read an age in years; the first version writes 058Y, 006M, 020D. What is no age is left out."""
+    count, unit = (text[:-1], text[-1]) if text[-1:] in ("Y", "M", "D") else (text, "Y")
+    return {"age": str(int(count) if unit == "Y" else 0)} if count.isdecimal() else {}
 
 
 def _list(path: Path) -> set[str]:

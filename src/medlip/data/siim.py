@@ -54,10 +54,11 @@ def decode_runs(text: str, side: int = SIDE) -> NDArray[np.bool_]:
     """
     try:
         gaps, lengths = np.array(text.split(), np.int64).reshape(-1, 2).T
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise MedLIPError(f"its mask {text[:40]!r}… is no list of gaps and lengths. Get the table again.") from error
     ends = np.cumsum(gaps + lengths)
-    if min(gaps.min(), lengths.min()) < 0 or ends[-1] > side * side:
+    runs = np.append(gaps, lengths)
+    if runs.size and (runs.min() < 0 or runs.max() > side * side or ends[-1] > side * side):
         raise MedLIPError(f"its mask {text[:40]!r}… goes beyond {side} x {side} pixels. Get the table again.")
     edges = np.zeros(side * side + 1, np.int32)
     np.add.at(edges, ends - lengths, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
 
 class DataSet(BaseModel):
-    """What a reader reads: the data set's title, where to get it, its licence, and what its folder must hold."""
+    """What a reader reads: the data set's title, where to get it, its licence, and what its folder must hold.
+
+    `optional` are patterns of files that a reader uses where they are there; "a|b" is either of two.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,6 +40,7 @@ class DataSet(BaseModel):
     where: str
     licence: str
     layout: tuple[str, ...]
+    optional: tuple[str, ...] = ()
 
 
 @cache
@@ -72,7 +77,7 @@ class Source:
 
 
 def open_source(text: str | Path) -> Source | Store:
-    """Open "NAME:DIR" (a data set in its own layout), "phantom:N" (or "phantom:N@SEED"), or a prepared store's path.
+    """Open "NAME:DIR" (a data set in its own layout), "phantom:N" (or "phantom:N@SEED"), or a prepared store's path or URL.
 
     Raises:
         MedLIPError: no such source, or its folder is empty, missing or laid out differently; says what was expected.
@@ -87,7 +92,7 @@ def open_source(text: str | Path) -> Source | Store:
         if not source.items:
             raise MedLIPError(f"{text}: laid out well, but it names no study. Complete the download.")
         return source
-    if (Path(text) / "manifest.json").is_file():
+    if "://" in text or (Path(text) / "manifest.json").is_file():
         from medlip.data.store import Store
 
         return Store.open(text)
@@ -169,9 +174,12 @@ def number(row: Mapping[str, str], column: str, where: Path) -> float:
         MedLIPError: there is none; names the file, the column and the row.
     """
     try:
-        return float(row[column])
-    except ValueError as error:
-        raise MedLIPError(f"{where}: {column}={row[column]!r} is no number, in the row {dict(row)}. Correct it.") from error
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise MedLIPError(f"{where}: {column}={row[column]!r} is no number, in the row {dict(row)}. Correct it.")
+    return value
 
 
 PRESENCE: Mapping[str, Presence] = {"1": "present", "0": "absent", "-1": "uncertain"}
