@@ -96,6 +96,36 @@ def test_every_broken_file_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
         assert "unexpected" not in row["reason"]
 
 
+MEDLIP = "from medlip.app.cli import main; main()"
+
+
+def test_the_exit_code_says_that_something_was_skipped(tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes(encoded("PNG"))
+    (tmp_path / "page.png").write_text("<html>")
+    command = [
+        sys.executable,
+        "-c",
+        MEDLIP,
+        "prepare",
+        f"csv:{tmp_path / 't.csv'}",
+        "--out",
+        str(tmp_path / "s"),
+        "--json",
+    ]
+
+    def run(*images: str) -> tuple[int, str, str]:
+        (tmp_path / "t.csv").write_text("\n".join(("image", *images)) + "\n")
+        done = subprocess.run([*command, "--workers", "0"], capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, error = run("page.png")
+    assert code == 1 and not out and "not one image could be prepared" in error.splitlines()[-1]
+    code, out, error = run("page.png", "good.png")
+    assert code == 3 and json.loads(out)["skipped"] == 1 and json.loads(out)["images"] == 1
+    assert "1 images or studies were skipped" in error.splitlines()[-1] and "skipped.csv" in error.splitlines()[-1]
+    assert run("good.png")[0] == 0
+
+
 def fuzz(seconds: float, seed: int, folder: Path) -> int:
     """Read files with random damage until the time is over; anything but a clear error or an image fails."""
     draw = random.Random(seed)

@@ -18,6 +18,7 @@ P = ParamSpec("P")
 
 NOT_A_DEVICE = "Research software, not a medical device: not for use on patients."
 SHOWN = 8
+SKIPPED = 3  # exit code
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 Data = Annotated[str, typer.Option("--data", help="A prepared store, or phantom:N, openi:DIR, nih:DIR.", metavar="SOURCE")]
@@ -31,11 +32,13 @@ class Answer:
         document: plain data, what `--json` prints.
         text: the same for a person.
         problem: what went wrong with a part of the work, "" for nothing; the command then ends with exit code 1.
+        skipped: what was left out of work that is done otherwise, "" for nothing; the exit code is then 3.
     """
 
     document: Any
     text: str
     problem: str = ""
+    skipped: str = ""
 
 
 def answers(command: Callable[P, Answer]) -> Callable[P, None]:
@@ -53,6 +56,9 @@ def answers(command: Callable[P, Answer]) -> Callable[P, None]:
         if answer.problem:
             print(f"error: {answer.problem}", file=sys.stderr)
             raise typer.Exit(1)
+        if answer.skipped:
+            print(f"note: {answer.skipped}", file=sys.stderr)
+            raise typer.Exit(SKIPPED)
 
     return run
 
