@@ -63,5 +63,20 @@ def supervised(
     return Answer(result, describe_results(result))
 
 
+@bench.command()
+@answers
+def transport(
+    images: Annotated[int, typer.Option(help="Images.", min=1)] = 64,
+    reports: Annotated[int, typer.Option(help="Reports; every image is matched with every report.", min=1)] = 64,
+    epsilon: Annotated[float, typer.Option(help="Weight of the entropy.", min=0)] = 0.05,
+    seed: int = 0,
+    as_json: Json = False,
+) -> Answer:
+    """Time transport plans. All pairs of images and reports at once, beside POT one by one."""
+    from medlip.nn.transport_bench import bench_transport
+
+    return _measured(bench_transport(images, reports, epsilon=epsilon, seed=seed))
+
+
 def _measured(result: dict[str, Any]) -> Answer:
     return Answer(result, table(list(result.items())))

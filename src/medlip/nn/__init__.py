@@ -4,6 +4,8 @@ from medlip.nn.disentangler import Disentangler
 from medlip.nn.image_encoder import ImageEncoder
 from medlip.nn.query_decoder import QueryDecoder
 from medlip.nn.text import LexicalEncoder, TextBank, TextEncoder, TransformersEncoder, text_encoder
+from medlip.nn.transport import Transport, sinkhorn, transport_similarity
+from medlip.nn.word_region import attention_similarity
 
 __all__ = [
     "Disentangler",
@@ -13,5 +15,9 @@ __all__ = [
     "TextBank",
     "TextEncoder",
     "TransformersEncoder",
+    "Transport",
+    "attention_similarity",
+    "sinkhorn",
     "text_encoder",
+    "transport_similarity",
 ]

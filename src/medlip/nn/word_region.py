@@ -1,0 +1,91 @@
+"""Attention similarity of reports and images: GLoRIA's word-region attention (Huang et al., ICCV 2021).
+
+Each sentence (or word) attends to patches, and what it read is compared with it:
+
+    context_m = sum_k softmax_k(<s_m, p_k> / temperature) p_k
+    similarity = sharpness log sum_m exp(cos(context_m, s_m) / sharpness)
+
+GLoRIA's factors 4 and 5 are temperature 1 / 4 and sharpness 1 / 5; the log-sum is scaled back by 1 / 5, which GLoRIA doesn't
+do, to keep the similarity in units of a cosine. This is the paper's attention, over regions alone. The authors' code takes a
+softmax over words before that, as AttnGAN does; it is left out, since a sentence's attention would then depend on what else
+its report says, and for unit vectors it would come close to uniform.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medlip.errors import MedLIPError
+from medlip.nn.pairs import by_images, checked_pairs, images_at_once
+
+
+def attention_similarity(
+    sentences: Tensor,
+    patches: Tensor,
+    rows: Tensor,
+    columns: Tensor | None = None,
+    *,
+    temperature: float = 0.25,
+    sharpness: float = 0.2,
+    chunk: int | None = None,
+) -> Tensor:
+    """Similarity of every image and report by attention of sentences to patches.
+
+    Images are compared a few at a time, and again in the backward pass, so that memory is linear in the batch.
+
+    Args:
+        sentences: (R, M, d) sentences or words of R reports, L2-normalised.
+        patches: (I, N, d) of I images, L2-normalised.
+        rows: (R, M) boolean, True for real sentences.
+        columns: (I, N) boolean, True for real patches; None: all.
+        temperature: of the attention; the smaller, the fewer patches are read.
+        sharpness: of the sum over sentences; near 0 the best sentence counts alone.
+        chunk: images at a time; None: by size.
+
+    Returns:
+        (I, R), at least float32, at most 1 + sharpness log M, as more sentences say more; 0 without gradient where a report
+        has no sentence or an image no patch.
+
+    Raises:
+        MedLIPError: a setting is out of range, or shapes don't fit.
+    """
+    for name, value in (("temperature", temperature), ("sharpness", sharpness)):
+        if not 0 < value < math.inf:
+            raise MedLIPError(f"{name} is {value}. Give a number above 0.")
+    sentences, patches, rows, columns = checked_pairs(sentences, patches, rows, columns)
+    images = images_at_once(sentences, patches, chunk)
+    with torch.autocast(patches.device.type, enabled=False):
+        return by_images(partial(_attend, rows, temperature, sharpness), images, sentences, patches, columns)
+
+
+def reference_attention_similarity(
+    sentences: Tensor, patches: Tensor, rows: Tensor, *, temperature: float = 0.25, sharpness: float = 0.2
+) -> Tensor:
+    """Plain form of `attention_similarity`: one image, report and sentence at a time; every report has a sentence."""
+    result = patches.new_zeros(len(patches), len(sentences))
+    for i, regions in enumerate(patches):
+        for j, words in enumerate(sentences):
+            terms = []
+            for word in words[rows[j]]:
+                context = (regions @ word / temperature).softmax(0) @ regions
+                terms.append((F.cosine_similarity(context, word, dim=0) / sharpness).exp())
+            result[i, j] = sharpness * torch.stack(terms).sum().log()
+    return result
+
+
+def _attend(
+    rows: Tensor, temperature: float, sharpness: float, sentences: Tensor, patches: Tensor, columns: Tensor
+) -> Tensor:
+    """Similarity (i, R) of a few images (i, N, d)."""
+    lowest = torch.finfo(patches.dtype).min  # not -inf, of which a report without sentences would make NaN
+    queries = sentences.flatten(0, 1)
+    scores = (queries @ patches.mT / temperature).masked_fill(~columns[:, None], lowest)
+    contexts = scores.softmax(-1) @ patches
+    cosines = F.cosine_similarity(contexts, queries, dim=-1).view(len(patches), *rows.shape)
+    sums = sharpness * (cosines / sharpness).masked_fill(~rows, lowest).logsumexp(-1)
+    return sums.masked_fill(~(rows.any(-1) & columns.any(-1)[:, None]), 0)
