@@ -47,8 +47,8 @@ def bench_transport(
     Returns:
         `seconds` for all problems (best of `repeats`, with one thread and with all, before and after POT) and its `threads`,
         `pot_log_seconds` and `pot_seconds` for the same with POT in the log domain and plain, `speedup` (pot_log_seconds /
-        seconds), `max_error` (largest absolute difference from POT in float64, run to `EXACT`, over plans and costs), what it
-        took, and the settings.
+        seconds), `max_error` (largest absolute difference from POT in float64, run to `EXACT`, over plans and costs), what
+        it took, and the settings.
 
     Raises:
         MedLIPError: POT is not installed.
