@@ -48,7 +48,7 @@ class ImageEncoder(nn.Module):
                 "Name a local file as weights, or none to start from random."
             ) from error
         if weights and weights != "timm":
-            _load_backbone(self.stages, weights)
+            load_backbone(self.stages, weights)
         self.width: int = self.stages.feature_info.channels()[-1]
 
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -64,9 +64,13 @@ class ImageEncoder(nn.Module):
         return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
 
 
-def _load_backbone(stages: nn.Module, weights: str) -> None:
-    """Fill the stages; what the file has beyond them (later stages, the classifier) is not needed."""
-    wanted = stages.state_dict()
+def load_backbone(backbone: nn.Module, weights: str, unneeded: str = "") -> None:
+    """Fill a backbone; what the file has beyond it (later stages, the classifier) and the tensor `unneeded` may differ.
+
+    Raises:
+        MedLIPError: the file can't be had, or lacks a tensor.
+    """
+    wanted = {name: tensor for name, tensor in backbone.state_dict().items() if name != unneeded}
     state = _lite0(wanted) if weights == LITE0_PACKAGE else _read(weights)
     found = {name: state[name] for name in wanted if name in state and state[name].shape == wanted[name].shape}
     missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
@@ -75,7 +79,7 @@ def _load_backbone(stages: nn.Module, weights: str) -> None:
             f"{weights}: {len(missing)} of the backbone's {len(wanted)} tensors are missing or of another shape, first "
             f"{missing[0]!r}. Give weights of the same architecture in timm's names."
         )
-    stages.load_state_dict(found, strict=False)
+    backbone.load_state_dict(found, strict=False)
 
 
 def _read(weights: str) -> dict[str, Tensor]:

@@ -1,0 +1,128 @@
+"""Images to patch tokens, of all patches or of the visible ones alone."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from medlip.errors import MedLIPError
+from medlip.nn.image_encoder import ImageEncoder, load_backbone
+
+
+class PatchEncoder(nn.Module):
+    """A timm vision transformer that computes visible patches alone, or any other backbone's locations as patches.
+
+    A transformer's positions are fixed sines and cosines. A convolutional backbone can't leave patches out: hidden ones are
+    grey in its input, and their locations are dropped from its output.
+
+    Args:
+        backbone: name of a timm model.
+        image_size: side of the input in pixels, a multiple of the patch.
+        patch: side of a patch in pixels; None for the transformer's own, 16 for other backbones.
+        depth: transformer blocks; None for the model's own.
+        weights: initial weights, as `ImageEncoder` takes them. Of a transformer's, the positions are not needed.
+
+    Raises:
+        MedLIPError: timm does not know the backbone, the size is no multiple of the patch, or the weights can't be had.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "vit_base_patch16_224",
+        image_size: int = 224,
+        *,
+        patch: int | None = None,
+        depth: int | None = None,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.transformer: Any = None
+        self.convolutions: ImageEncoder | None = None
+        if backbone.startswith("vit_") and timm.is_model(backbone):
+            own = timm.get_pretrained_cfg(backbone)
+            options = {"patch_size": patch, "depth": depth}
+            try:
+                self.transformer = timm.create_model(
+                    backbone,
+                    img_size=image_size,
+                    num_classes=0,
+                    pretrained=weights == "timm",
+                    **{name: value for name, value in options.items() if value is not None},
+                )
+            except (OSError, RuntimeError, TypeError) as error:
+                raise MedLIPError(
+                    f"backbone {backbone!r} ({own.tag if own else 'timm'}) can't be made ({error}). Name another one, or a "
+                    "local file as weights."
+                ) from error
+            if weights and weights != "timm":
+                load_backbone(self.transformer, weights, "pos_embed")
+            self.patch: int = self.transformer.patch_embed.patch_size[0]
+            self.width: int = self.transformer.num_features
+        else:
+            self.patch = patch or 16
+            self.convolutions = ImageEncoder(backbone, self.patch, weights)
+            self.width = self.convolutions.width
+        if image_size % self.patch:
+            raise MedLIPError(f"image size {image_size} is no multiple of the patch of {self.patch} px. Change one of them.")
+        side = image_size // self.patch
+        self.grid = (side, side)
+        self.patches = side * side
+        if self.transformer is not None:
+            self.transformer.pos_embed = None  # learned ones give way to fixed ones
+            self.register_buffer("positions", sine_cosine_positions(side, self.width), persistent=False)
+
+    def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Encode images (B, 3, S, S), or of each only the patches `visible` (B, n): tokens (B, n, width), in that order."""
+        if self.transformer is None:
+            assert self.convolutions is not None
+            if visible is not None:
+                images = images * self._pixels(visible).to(images.dtype)
+            tokens, _ = self.convolutions(images)
+            return tokens if visible is None else take(tokens, visible)
+        vit = self.transformer
+        tokens = vit.patch_embed(images) + self.get_buffer("positions").to(images.dtype)
+        if visible is not None:
+            tokens = take(tokens, visible)
+        extra = 0
+        if vit.cls_token is not None:
+            tokens = torch.cat([vit.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], 1)
+            extra = 1
+        return cast("Tensor", vit.norm(vit.blocks(vit.norm_pre(tokens))))[:, extra:]
+
+    def _pixels(self, visible: Tensor) -> Tensor:
+        """Return (B, 1, S, S): 1 where a pixel's patch is visible, else 0 (mean grey of a normalised image)."""
+        shown = visible_map(visible, self.patches).view(-1, 1, *self.grid).float()
+        return interpolate(shown, scale_factor=self.patch, mode="nearest")
+
+
+def draw_visible(batch: int, patches: int, ratio: float, generator: torch.Generator) -> Tensor:
+    """Draw which patches of each of B images stay visible: (B, n), rising, n = patches * (1 - ratio) but at least 1."""
+    keep = max(1, int(patches * (1 - ratio) + 1e-6))
+    return torch.rand(batch, patches, generator=generator).argsort(1)[:, :keep].sort(1).values
+
+
+def visible_map(visible: Tensor, patches: int) -> Tensor:
+    """Return bool (B, patches): True for the patches listed in `visible` (B, n)."""
+    shown = torch.zeros(len(visible), patches, dtype=torch.bool, device=visible.device)
+    return shown.scatter_(1, visible, True)
+
+
+def take(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Return the tokens (B, n, W) at `indices` (B, n) of (B, N, W)."""
+    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def sine_cosine_positions(side: int, width: int) -> Tensor:
+    """Return fixed positions (side * side, width) of a square grid: half the channels for the row, half for the column."""
+    quarter = width // 4
+    rates = 10000 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    angles = torch.arange(side, dtype=torch.float64)[:, None] * rates
+    waves = torch.cat([angles.sin(), angles.cos()], 1)  # (side, 2 * quarter)
+    positions = torch.zeros(side, side, width, dtype=torch.float64)
+    positions[..., : 2 * quarter] = waves[:, None]
+    positions[..., 2 * quarter : 4 * quarter] = waves[None]
+    return positions.flatten(0, 1).float()

@@ -1,0 +1,238 @@
+"""Reports to vectors, trained along with the image: any `transformers` encoder, or a small one made from the reports.
+
+A report is encoded once; a sentence's vector is pooled from its own tokens, between boundaries that the splitter found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from medlip.errors import MedLIPError
+
+WORDPIECE = "wordpiece"
+"""Name of the small encoder whose vocabulary is made from the training reports."""
+POOLED_LAYERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedReports:
+    """B reports with at most M sentences and T tokens.
+
+    Attributes:
+        reports: (B, W) state of the first token in the last layer.
+        means: (B, W) mean of all words' tokens; 0 for a report without any.
+        sentences: (B, M, W) mean of a sentence's tokens, each the sum of the last four layers; 0 where there is none.
+        real: bool (B, M) which sentences are there; one that was cut off whole is not.
+        tokens: (B, T, W) sum of the last four layers.
+        words: (B, T) index of each token's word in its report, -1 for special tokens and padding.
+    """
+
+    reports: Tensor
+    means: Tensor
+    sentences: Tensor
+    real: Tensor
+    tokens: Tensor
+    words: Tensor
+
+
+class ReportEncoder(nn.Module):
+    """A transformer over whole reports, with its tokenizer in its state dict: a saved model needs no file beside it.
+
+    Args:
+        model: the `transformers` encoder.
+        tokenizer: its tokenizer.
+        special: ids of the first, the last and the padding token.
+        max_tokens: where a report is cut, first and last token included.
+    """
+
+    about: Tensor
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, special: Sequence[int], max_tokens: int = 100) -> None:
+        super().__init__()
+        self.model = model
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # never used, so never trained
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self.tokenizer, self.special = tokenizer, tuple(special)
+        self.max_tokens = min(max_tokens, getattr(model.config, "max_position_embeddings", max_tokens))
+        self.width: int = model.config.hidden_size
+        about = {"config": model.config.to_dict(), "tokenizer": tokenizer.to_str(), "special": self.special}
+        self.register_buffer("about", torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8))
+
+    @classmethod
+    def from_pretrained(cls, name: str, max_tokens: int = 100) -> ReportEncoder:
+        """Load a `transformers` encoder by hub name or folder.
+
+        Raises:
+            MedLIPError: it can't be had, or it has no fast tokenizer.
+        """
+        from transformers import AutoModel, AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            model = AutoModel.from_pretrained(name)
+        except (OSError, ValueError, ImportError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise MedLIPError(
+                f"text encoder {name!r} can't be loaded ({reason}). Give a folder that holds it, connect to the hub, or use "
+                f"text_encoder={WORDPIECE}, which is made from the training reports."
+            ) from error
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
+        if backend is None or None in special:
+            raise MedLIPError(f"text encoder {name!r}: needs a fast tokenizer with first, last and padding tokens.")
+        return cls(model, Tokenizer.from_str(backend.to_str()), cast("tuple[int, int, int]", special), max_tokens)
+
+    @classmethod
+    def from_reports(
+        cls, reports: Iterable[str], max_tokens: int = 100, *, width: int = 256, layers: int = 4, vocabulary: int = 4000
+    ) -> ReportEncoder:
+        """Make a small BERT from scratch, its WordPiece vocabulary from `reports`.
+
+        Args:
+            reports: training texts.
+            max_tokens: where a report is cut.
+            width: of the states, a multiple of 32.
+            layers: transformer layers.
+            vocabulary: word pieces at most.
+
+        Raises:
+            MedLIPError: no report has a text.
+        """
+        from transformers import BertConfig, BertModel
+
+        tokenizer = _train_wordpiece(reports, vocabulary)
+        config = BertConfig(
+            vocab_size=tokenizer.get_vocab_size(),
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 32,
+            intermediate_size=4 * width,
+            max_position_embeddings=max(max_tokens, 128),
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        return cls(BertModel(config), tokenizer, _special_ids(tokenizer), max_tokens)
+
+    @classmethod
+    def blank(cls, about: Tensor, max_tokens: int = 100) -> ReportEncoder:
+        """Return an encoder like the one whose `about` was saved, its weights still to be filled in."""
+        from transformers import AutoConfig, AutoModel
+
+        saved = json.loads(about.cpu().numpy().tobytes())
+        model = AutoModel.from_config(AutoConfig.for_model(**saved["config"]))
+        encoder = cls(model, Tokenizer.from_str(saved["tokenizer"]), saved["special"], max_tokens)
+        encoder.about = about.detach().clone()  # byte for byte: a newer library may write the same settings differently
+        return encoder
+
+    def forward(self, reports: Sequence[Sequence[str]]) -> EncodedReports:
+        """Encode reports, each given as its sentences in order; a report may have none."""
+        first, last, padding = self.special
+        flat = self.tokenizer.encode_batch([sentence for report in reports for sentence in report], add_special_tokens=False)
+        encodings = iter(flat)
+        rows = [_layout([next(encodings) for _ in report], self.max_tokens - 2) for report in reports]
+        length = 2 + max((len(ids) for ids, _, _ in rows), default=0)
+        count = max(1, max((len(report) for report in reports), default=0))
+        ids = torch.full((len(rows), length), padding)
+        owners, words = torch.full_like(ids, -1), torch.full_like(ids, -1)
+        for row, (tokens, owner, word) in enumerate(rows):
+            ids[row, : len(tokens) + 2] = torch.tensor([first, *tokens, last])
+            owners[row, 1 : len(tokens) + 1] = torch.tensor(owner)
+            words[row, 1 : len(tokens) + 1] = torch.tensor(word)
+        device = self.about.device
+        ids, owners, words = ids.to(device), owners.to(device), words.to(device)
+        lengths = torch.tensor([len(tokens) + 2 for tokens, _, _ in rows], device=device)
+        attended = (torch.arange(length, device=device) < lengths[:, None]).long()
+        output = self.model(input_ids=ids, attention_mask=attended, output_hidden_states=True)
+        states = torch.stack(output.hidden_states[1:][-POOLED_LAYERS:]).sum(0)
+        sentences, real = pool(states, owners, count)
+        means, _ = pool(states, owners.clamp(max=0), 1)
+        return EncodedReports(output.last_hidden_state[:, 0], means[:, 0], sentences, real, states, words)
+
+
+def build_report_encoder(
+    name: str,
+    reports: Callable[[], Iterable[str]],
+    max_tokens: int,
+    *,
+    width: int = 256,
+    layers: int = 4,
+    vocabulary: int = 4000,
+) -> ReportEncoder:
+    """Return the encoder of that name: "wordpiece" makes one from `reports`, of `width`, `layers` and `vocabulary`."""
+    if name == WORDPIECE:
+        return ReportEncoder.from_reports(reports(), max_tokens, width=width, layers=layers, vocabulary=vocabulary)
+    return ReportEncoder.from_pretrained(name, max_tokens)
+
+
+def pool(tokens: Tensor, owners: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Average tokens by owner.
+
+    Args:
+        tokens: (B, T, W).
+        owners: (B, T) from 0 to count - 1, or -1 for nobody's.
+        count: M.
+
+    Returns:
+        (B, M, W), 0 where an owner has no token, and bool (B, M): who has one.
+    """
+    belongs = owners[:, None, :] == torch.arange(count, device=owners.device)[:, None]
+    sizes = belongs.sum(2, keepdim=True)
+    return (belongs.to(tokens.dtype) @ tokens) / sizes.clamp(min=1).to(tokens.dtype), sizes[..., 0] > 0
+
+
+def _layout(sentences: Sequence[Any], room: int) -> tuple[list[int], list[int], list[int]]:
+    """Return a report's token ids, whose sentence each is, and whose word, cut at `room` tokens."""
+    ids: list[int] = []
+    owners: list[int] = []
+    words: list[int] = []
+    for index, sentence in enumerate(sentences):
+        start = words[-1] + 1 if words else 0
+        ids.extend(sentence.ids)
+        owners.extend([index] * len(sentence.ids))
+        words.extend(start + (word or 0) for word in sentence.word_ids)
+    return ids[:room], owners[:room], words[:room]
+
+
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def _train_wordpiece(reports: Iterable[str], size: int) -> Tokenizer:
+    from tokenizers import models, trainers
+
+    texts = list(reports)
+    tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"))
+    normalised = (tokenizer.normalizer.normalize_str(text) for text in texts)
+    letters = sorted({letter for text in normalised for letter in text if not letter.isspace()})
+    # The trainer numbers inner letters in an order of its own and breaks ties by these numbers: given as the first words,
+    # they make the vocabulary the same every time.
+    fixed = [*_SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
+    trainer = trainers.WordPieceTrainer(vocab_size=size, min_frequency=2, special_tokens=fixed, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    if not letters:
+        raise MedLIPError(
+            "text encoder: no report to make a vocabulary from. Train on studies with reports, or name a trained encoder."
+        )
+    return _wordpiece(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"))
+
+
+def _wordpiece(model: Any) -> Tokenizer:
+    from tokenizers import normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _special_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
+    vocabulary: Mapping[str, int] = tokenizer.get_vocab()
+    return vocabulary["[CLS]"], vocabulary["[SEP]"], vocabulary["[PAD]"]

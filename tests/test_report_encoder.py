@@ -1,0 +1,101 @@
+"""Reports as vectors: real sentence boundaries, padding that changes nothing, and a model that needs no file beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medlip.errors import MedLIPError
+from medlip.nn.report_encoder import ReportEncoder, build_report_encoder, pool
+
+REPORTS = (
+    ("The heart is normal in size.", "No pneumothorax.", "There is a 3.5 cm mass in the left lung."),
+    ("There is a large right pleural effusion.",),
+    (),
+    ("No pleural effusion.", "The lungs are clear."),
+)
+CORPUS = [" ".join(report) for report in REPORTS] * 3
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ReportEncoder:
+    torch.manual_seed(0)
+    return ReportEncoder.from_reports(CORPUS, 64, width=32, layers=2).eval()
+
+
+def test_shapes_and_what_is_there(encoder: ReportEncoder) -> None:
+    encoded = encoder(REPORTS)
+    assert encoded.reports.shape == (4, 32)
+    assert encoded.sentences.shape == (4, 3, 32)
+    assert encoded.real.tolist() == [[True, True, True], [True, False, False], [False] * 3, [True, True, False]]
+    assert not encoded.sentences[~encoded.real].any()
+    assert torch.isfinite(encoded.reports).all()
+
+
+def test_a_report_is_encoded_as_if_alone(encoder: ReportEncoder) -> None:
+    together = encoder(REPORTS)
+    for index, report in enumerate(REPORTS):
+        alone = encoder([report])
+        torch.testing.assert_close(together.reports[index], alone.reports[0], atol=1e-5, rtol=1e-4)
+        count = len(report)
+        torch.testing.assert_close(together.sentences[index, :count], alone.sentences[0, :count], atol=1e-5, rtol=1e-4)
+
+
+def test_a_sentence_is_the_mean_of_its_own_tokens(encoder: ReportEncoder) -> None:
+    encoded = encoder(REPORTS[:1])
+    lengths = [len(encoder.tokenizer.encode(sentence, add_special_tokens=False).ids) for sentence in REPORTS[0]]
+    end = 1 + lengths[0] + lengths[1]
+    torch.testing.assert_close(encoded.sentences[0, 1], encoded.tokens[0, 1 + lengths[0] : end].mean(0))
+
+
+def test_words_are_counted_through_the_report(encoder: ReportEncoder) -> None:
+    words = encoder([("No pneumothorax.", "No mass.")]).words[0]
+    assert words[0] == words[-1] == -1
+    inner = words[1:-1].tolist()
+    assert inner == sorted(inner)
+    assert sorted(set(inner)) == list(range(6))  # no / pneumothorax / . / no / mass / .
+
+
+def test_a_long_report_is_cut_and_lost_sentences_are_not_real() -> None:
+    encoder = ReportEncoder.from_reports(CORPUS, 8, width=32, layers=1)
+    encoded = encoder([REPORTS[0]])
+    assert encoded.tokens.shape[1] == 8
+    assert encoded.real.tolist() == [[True, False, False]]
+
+
+def test_pooling_is_the_plain_mean_by_owner() -> None:
+    tokens = torch.randn(2, 5, 3)
+    owners = torch.tensor([[-1, 0, 0, 1, -1], [0, -1, -1, -1, -1]])
+    pooled, real = pool(tokens, owners, 2)
+    torch.testing.assert_close(pooled[0, 0], tokens[0, 1:3].mean(0))
+    torch.testing.assert_close(pooled[0, 1], tokens[0, 3])
+    assert real.tolist() == [[True, True], [True, False]]
+
+
+def test_the_vocabulary_depends_on_the_reports_alone(encoder: ReportEncoder) -> None:
+    again = ReportEncoder.from_reports(CORPUS, 64, width=32, layers=2)
+    assert torch.equal(again.about, encoder.about)
+
+
+def test_a_state_dict_is_all_that_is_needed(encoder: ReportEncoder) -> None:
+    copy = ReportEncoder.blank(encoder.about, 64).eval()
+    copy.load_state_dict(encoder.state_dict())
+    assert torch.equal(copy(REPORTS).sentences, encoder(REPORTS).sentences)
+
+
+def test_a_trained_encoder_loads_from_a_folder(encoder: ReportEncoder, tmp_path: Path) -> None:
+    from transformers import BertTokenizerFast
+
+    encoder.model.save_pretrained(tmp_path)
+    BertTokenizerFast(tokenizer_object=encoder.tokenizer).save_pretrained(tmp_path)
+    loaded = build_report_encoder(str(tmp_path), tuple, 64).eval()
+    torch.testing.assert_close(loaded(REPORTS).sentences, encoder(REPORTS).sentences)
+
+
+def test_what_cannot_be_had_says_what_to_do() -> None:
+    with pytest.raises(MedLIPError, match="wordpiece"):
+        build_report_encoder("no/such-folder", tuple, 64)
+    with pytest.raises(MedLIPError, match="no report"):
+        build_report_encoder("wordpiece", lambda: ["", ""], 64)
