@@ -36,6 +36,7 @@ class Method(nn.Module, ABC):
 
     Attributes:
         name: in recipes and saved models.
+        summary: how it learns, in a sentence or two for a reader of results.
         config_type: its settings.
         config: the settings it was made with.
         vocabulary: the concepts it knows by name.
@@ -45,6 +46,7 @@ class Method(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    summary: ClassVar[str]
     config_type: ClassVar[type[MethodConfig]]
     seen: Fingerprints | None = None
 
@@ -94,7 +96,7 @@ class Method(nn.Module, ABC):
 
 MethodType = TypeVar("MethodType", bound=type[Method])
 _METHODS: dict[str, type[Method]] = {}
-_MODULES = ("medslip",)
+_MODULES = ("medslip", "mlip")
 
 
 def register(method: MethodType) -> MethodType:
@@ -139,7 +141,16 @@ def build_method(
         MedLIPError: an unknown method or setting, or a value out of range.
     """
     method = _method(str(settings.get("name", "")))
-    return method.build(parse_config(method, settings), vocabulary, preprocessing, reports)
+    return method.build(method_config(settings), vocabulary, preprocessing, reports)
+
+
+def method_config(settings: Mapping[str, Any]) -> MethodConfig:
+    """Return all settings of a method, given its `name` and those that differ from the defaults.
+
+    Raises:
+        MedLIPError: an unknown method or setting, or a value out of range.
+    """
+    return parse_config(_method(str(settings.get("name", ""))), settings)
 
 
 def parse_config(method: type[Method], settings: Mapping[str, Any]) -> MethodConfig:

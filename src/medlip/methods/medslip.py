@@ -126,6 +126,10 @@ class MeDSLIP(Method):
     """
 
     name = "medslip"
+    summary = (
+        "Each report is read into facts (what, where, present or absent); the model learns to find them in the image, and "
+        "to tie what it finds to where it lies."
+    )
     config_type = MeDSLIPConfig
 
     def __init__(

@@ -67,7 +67,12 @@ def fit(recipe: Recipe, store: Store, out: Path, *, validation: Store | None = N
     try:
         torch.manual_seed(settings.seed)
         vocabulary = recipe.make_vocabulary()
-        method = build_method({"seed": settings.seed, **recipe.method}, vocabulary, recipe.make_preprocessing())
+        method = build_method(
+            {"seed": settings.seed, **recipe.method},
+            vocabulary,
+            recipe.make_preprocessing(),
+            lambda: (" ".join(sentences) for sentences in store.column("sentences")),
+        )
         batches = TrainingBatches(
             store,
             method.preprocessing,
@@ -153,8 +158,17 @@ class _Run:
                 self.step += 1
                 epoch, within = divmod(self.step, len(self.batches))
                 if self.step % LOG_EVERY == 0 or self.step == self.total or within == 0:
-                    loss = self._total(terms)
-                    self._log(log, batch, terms, loss, time.monotonic() - previous)
+                    losses = {name: term.item() for name, term in terms.items()}
+                    loss = sum(self.method.loss_weights[name] * value for name, value in losses.items())
+                    _write(
+                        log,
+                        step=self.step,
+                        epoch=self.step / len(self.batches),
+                        loss=loss,
+                        losses=losses,
+                        lr=self._lr(self.step - 1),
+                        images_per_second=len(batch) / max(time.monotonic() - previous, 1e-9),
+                    )
                     if not math.isfinite(loss):
                         raise MedLIPError(
                             f"step {self.step}: the loss is {loss} (see {self.out / METRICS}). "
@@ -208,20 +222,6 @@ class _Run:
             return settings.lr * (step + 1) / warmup
         progress = (step - warmup) / max(1, self.total - warmup)
         return settings.final_lr + (settings.lr - settings.final_lr) * (1 + math.cos(math.pi * progress)) / 2
-
-    def _total(self, terms: dict[str, Tensor]) -> float:
-        return sum(self.method.loss_weights[name] * term.item() for name, term in terms.items())
-
-    def _log(self, log: Any, batch: Batch, terms: dict[str, Tensor], loss: float, seconds: float) -> None:
-        _write(
-            log,
-            step=self.step,
-            epoch=self.step / len(self.batches),
-            loss=loss,
-            losses={name: term.item() for name, term in terms.items()},
-            lr=self._lr(self.step - 1),
-            images_per_second=len(batch) / max(seconds, 1e-9),
-        )
 
     def _validate(self) -> dict[str, float]:
         """Mean of every loss term over the validation images, without augmentation and dropout."""

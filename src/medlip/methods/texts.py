@@ -1,0 +1,65 @@
+"""What image-text methods do with words: which sentences they learn from, and what speaks for and against a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from medlip.concepts import Vocabulary
+
+POSITIVE = ("There is {}.",)
+NEGATIVE = ("There is no {}.", "No evidence of {}.", "The lung is clear.")
+
+
+def prompt_texts(prompt: str, vocabulary: Vocabulary) -> tuple[list[str], list[str]]:
+    """Return the texts that speak for and against a prompt: a pathology by any of its names, or any text.
+
+    A pathology's description speaks for it too.
+    """
+    pathology = vocabulary.find_pathology(prompt)
+    name = pathology.display.lower() if pathology else prompt.strip().rstrip(".")
+    described = [pathology.description] if pathology else []
+    return [form.format(name) for form in POSITIVE] + described, [form.format(name) for form in NEGATIVE]
+
+
+class PromptBank:
+    """Embedded prompts, kept while the text encoder stays as it is."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+
+    def clear(self) -> None:
+        """Forget all embeddings, since the encoder changes."""
+        self._known.clear()
+
+    def embed(
+        self, prompts: Sequence[str], vocabulary: Vocabulary, encode: Callable[[Sequence[str]], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean embedding, of length 1, of what speaks for (C, d) and against (C, d) each prompt.
+
+        Args:
+            prompts: C names or texts.
+            vocabulary: of the names.
+            encode: texts to embeddings of length 1.
+        """
+        kind = getattr(encode, "__name__", "")
+        for prompt in dict.fromkeys(prompts):
+            if (kind, prompt) not in self._known:
+                pair = [normalize(encode(texts).mean(0), dim=0) for texts in prompt_texts(prompt, vocabulary)]
+                self._known[kind, prompt] = pair[0], pair[1]
+        positive, negative = zip(*(self._known[kind, prompt] for prompt in prompts), strict=True)
+        return torch.stack(positive), torch.stack(negative)
+
+
+def draw_sentences(
+    reports: Sequence[Sequence[str]], most: int, shuffle: bool, generator: torch.Generator
+) -> list[list[str]]:
+    """Return at most `most` sentences of each report (0: all), drawn at random; in their own order unless shuffled."""
+    drawn = []
+    for report in reports:
+        order = torch.randperm(len(report), generator=generator)[: most or None].tolist()
+        drawn.append([report[index] for index in (order if shuffle else sorted(order))])
+    return drawn
