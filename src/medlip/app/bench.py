@@ -15,12 +15,12 @@ bench = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
 @answers
 def step(
     method: Annotated[str, typer.Option(help="Name of the method.")] = "medslip",
-    backbone: Annotated[str, typer.Option(help="timm model of the image encoder.")] = "resnet50",
-    batch: Annotated[int, typer.Option(help="Images a step.", min=1)] = 8,
+    backbone: Annotated[str | None, typer.Option(help="timm model of the image encoder.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step.", min=1)] = None,
     image_size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=32)] = 224,
     as_json: Json = False,
 ) -> Answer:
-    """Time a training step. Beside it stands its image encoder alone."""
+    """Time a training step. Beside it stand its networks alone."""
     from medlip.training.bench import bench_step
 
     return _measured(bench_step(method, backbone, batch, image_size))

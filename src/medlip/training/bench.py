@@ -1,4 +1,4 @@
-"""How long a training step takes, beside the image encoder's part of it, measured side by side in one run."""
+"""How long a training step takes, beside its networks alone, measured side by side in one run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,98 +16,167 @@ from torch import Tensor
 from medlip.concepts import default_vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods import build_method
+from medlip.methods import Method, build_method
 from medlip.methods.medslip import MeDSLIP
+from medlip.methods.mlip import MLIP
+from medlip.nn.patch_encoder import draw_visible
+from medlip.reports import split_sentences
+from medlip.reports.generate import generated_reports
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What is timed of a method.
+
+    Attributes:
+        backbone: unless another one is asked for.
+        batch: likewise.
+        settings: of the method, beside backbone and seed.
+        parts: names of the passes that `_passes` gives, each with the name of the ratio to it.
+    """
+
+    backbone: str
+    batch: int
+    settings: Mapping[str, Any]
+    parts: Mapping[str, str]
+
+
+_KINDS = {
+    "medslip": _Kind("resnet50", 8, {"layers": 4}, {"encoder": "ratio_to_encoder"}),
+    "mlip": _Kind(
+        "vit_small_patch16_224",
+        32,
+        {"text_width": 384, "text_layers": 6},
+        {"networks": "ratio_to_networks", "trained_networks": "ratio_to_trained_networks"},
+    ),
+}
 
 
 def bench_step(
     method: str = "medslip",
-    backbone: str = "resnet50",
-    batch: int = 8,
+    backbone: str | None = None,
+    batch: int | None = None,
     image_size: int = 224,
     *,
-    layers: int = 4,
+    settings: Mapping[str, Any] | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     repeats: int = 5,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Time a method's training step (forward, losses, backward, update) and, in turn, its encoder alone.
+    """Time a method's training step (forward, losses, backward, update) and, in turn, its networks alone.
 
-    The encoder's part is the forward and backward pass of the ResNet stages, the mask and the stream projections. Images and
-    facts are random: about 12 facts a study, as in reports.
+    MeDSLIP: `encoder`, forward and backward of the backbone, the mask and the stream projections. MLIP: `trained_networks`,
+    forward and backward of image encoder (on visible patches), text encoder and image decoder; `networks`, these and the
+    pass of the full image that the estimator of semantic integrity takes. Images are random, with about 12 facts a study or
+    reports of 40 words.
 
     Args:
         method: name of the method.
-        backbone: of the image encoder.
-        batch: images a step.
+        backbone: of the image encoder; None for the one usually timed.
+        batch: images a step; None likewise.
         image_size: side in pixels.
-        layers: decoder layers.
+        settings: of the method, in place of those usually timed.
         precision: `bf16` for autocast.
         repeats: timed steps of each kind, after one that is not.
         seed: of images, facts and weights.
 
     Returns:
-        seconds_per_step and encoder_seconds (medians), ratio_to_encoder (median of the ratios pair by pair), its spread,
+        seconds_per_step and PART_seconds (medians), ratio_to_PART (median of the ratios pair by pair) and its range,
         images_per_second, peak_memory_mb of the process, and the settings.
+
+    Raises:
+        MedLIPError: a method without a bench.
     """
+    if method not in _KINDS:
+        raise MedLIPError(f"bench step: method {method!r} has no bench. Use one of: {', '.join(_KINDS)}.")
+    kind = _KINDS[method]
+    backbone, batch = backbone or kind.backbone, batch or kind.batch
+    settings = {**kind.settings, **(settings or {})}
+    reports = [tuple(sentence.text for sentence in split_sentences(report)) for report in generated_reports(batch, seed)]
     model = build_method(
-        {"name": method, "backbone": backbone, "layers": layers, "seed": seed},
+        {"name": method, "backbone": backbone, "seed": seed, **settings},
         default_vocabulary(),
         Preprocessing(image_size),
+        lambda: (" ".join(report) for report in reports),
     )
-    if not isinstance(model, MeDSLIP):
-        raise MedLIPError(f"bench step: method {method!r} has no bench yet. Use medslip.")
     model = model.train().to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(batch, 3, image_size, image_size, generator=generator).to(memory_format=torch.channels_last)
-    shape = (batch, len(model.vocabulary.anatomies), len(model.vocabulary.pathologies))
-    mentioned = torch.rand(shape, generator=generator) < 12 / (shape[1] * shape[2])
-    facts = torch.where(mentioned, torch.randint(0, 2, shape, generator=generator), -1).to(torch.int8)
+    losses, parts = _passes(model, images, reports, generator)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
-    def autocast() -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
-
-    def step() -> None:
-        with autocast():
-            terms: dict[str, Tensor] = model.loss_terms(images, facts)
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    def run(tensors: Callable[[], Sequence[Tensor]], update: bool = False) -> float:
+        began = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            results = tensors()
+        torch.stack([values.float().sum() for values in results]).sum().backward()  # type: ignore[no-untyped-call]
+        if update:
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        return time.perf_counter() - began
 
-    def encoder() -> None:
-        with autocast():
-            features, _ = model.encoder(images)
-            shares = zip(model.project.values(), model.disentangler(features), strict=True)
-            locations = [project(share) for project, share in shares]
-        torch.stack([values.float().sum() for values in locations]).sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.zero_grad(set_to_none=True)
-
-    step()
-    encoder()
-    pairs = [(_seconds(step), _seconds(encoder)) for _ in range(repeats)]
-    ratios = sorted(whole / part for whole, part in pairs)
+    times: dict[str, list[float]] = {"step": [], **{name: [] for name in parts}}
+    for repeat in range(repeats + 1):
+        timed = {"step": run(losses, update=True)} | {name: run(part) for name, part in parts.items()}
+        if repeat:  # the first pass of each warms up
+            for name, seconds in timed.items():
+                times[name].append(seconds)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = statistics.median(whole for whole, _ in pairs)
-    return {
+    seconds = statistics.median(times["step"])
+    result: dict[str, Any] = {
         "method": method,
         "backbone": backbone,
         "batch": batch,
         "image_size": image_size,
-        "layers": layers,
+        **settings,
         "precision": precision,
         "threads": torch.get_num_threads(),
         "repeats": repeats,
         "seconds_per_step": seconds,
-        "encoder_seconds": statistics.median(part for _, part in pairs),
-        "ratio_to_encoder": statistics.median(ratios),
-        "ratio_range": [ratios[0], ratios[-1]],
-        "images_per_second": batch / seconds,
-        "peak_memory_mb": peak / (1024**2 if sys.platform == "darwin" else 1024),
     }
+    for name in parts:
+        ratios = sorted(whole / part for whole, part in zip(times["step"], times[name], strict=True))
+        result[f"{name}_seconds"] = statistics.median(times[name])
+        result[kind.parts[name]] = statistics.median(ratios)
+        result[f"{kind.parts[name]}_range"] = [ratios[0], ratios[-1]]
+    result["images_per_second"] = batch / seconds
+    result["peak_memory_mb"] = peak / (1024**2 if sys.platform == "darwin" else 1024)
+    return result
 
 
-def _seconds(action: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
+Passes = Mapping[str, Callable[[], Sequence[Tensor]]]
+
+
+def _passes(
+    model: Method, images: Tensor, reports: Sequence[Sequence[str]], generator: torch.Generator
+) -> tuple[Callable[[], Sequence[Tensor]], Passes]:
+    """Return the loss terms of a step, and what its networks alone compute."""
+    if isinstance(model, MeDSLIP):
+        shape = (len(images), len(model.vocabulary.anatomies), len(model.vocabulary.pathologies))
+        mentioned = torch.rand(shape, generator=generator) < 12 / (shape[1] * shape[2])
+        facts = torch.where(mentioned, torch.randint(0, 2, shape, generator=generator), -1).to(torch.int8)
+
+        def encoder() -> list[Tensor]:
+            features, _ = model.encoder(images)
+            shares = zip(model.project.values(), model.disentangler(features), strict=True)
+            return [project(share) for project, share in shares]
+
+        return lambda: list(model.loss_terms(images, facts).values()), {"encoder": encoder}
+    assert isinstance(model, MLIP)
+    visible = draw_visible(len(images), model.encoder.patches, model.config.mask_ratio, generator)
+
+    def trained_networks() -> list[Tensor]:
+        tokens = model.encoder(images, visible)
+        encoded = model.text(reports)
+        assert model.decoder is not None
+        return [tokens, encoded.sentences, encoded.reports, model.decoder(tokens, visible)]
+
+    def networks() -> list[Tensor]:
+        with torch.no_grad():
+            model.encoder(images)
+        return trained_networks()
+
+    return lambda: list(model.loss_terms(images, reports, visible).values()), {
+        "networks": networks,
+        "trained_networks": trained_networks,
+    }
