@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from medlip.app.matching import own_pictures
 from medlip.app.output import to_json
 from medlip.app.page import Case, render
 from medlip.app.reader import Reader
@@ -24,11 +25,13 @@ from medlip.data.prepare import prepare
 from medlip.data.store import Record, Store
 from medlip.errors import MedLIPError
 from medlip.evaluation import evaluate
+from medlip.methods import Method
 from medlip.training import Recipe, fit, load_recipe, load_run
 from medlip.training.fit import CHECKPOINT, METRICS
 from medlip.work import cpu_count
 
 CASES = 12
+PICTURED = 3  # of these, the ones with pictures of the method's own
 SHARD = 256  # images that an interruption can cost
 
 
@@ -80,8 +83,16 @@ def run_demo(out: Path, scale: Scale, command: str) -> dict[str, Any]:
     reader = Reader(load_run(out / "run"))
     with log.timed("evaluate"):
         result = evaluate(reader.method, store, split="test", seed=recipe.training.seed)
-    cases = [Case(record, reader.read(record.image)) for record in _choose(store.select("test"))]
-    metrics = {**result, "seconds": round(log.total, 1), "demo": _about(scale, recipe, store, result, log, command)}
+    chosen = _choose(store.select("test"))
+    cases = [
+        Case(record, reader.read(record.image), own_pictures(reader.method, record) if number < PICTURED else ())
+        for number, record in enumerate(chosen)
+    ]
+    metrics = {
+        **result,
+        "seconds": round(log.total, 1),
+        "demo": _about(scale, recipe, reader.method, store, result, log, command),
+    }
     page = render(metrics, _history(out / "run"), cases, reader.vocabulary)
     _write(page_file, page)
     _write(metrics_file, to_json(metrics))
@@ -146,13 +157,16 @@ def _history(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
 
 
-def _about(scale: Scale, recipe: Recipe, store: Store, result: Mapping[str, Any], log: _Log, command: str) -> dict[str, Any]:
+def _about(
+    scale: Scale, recipe: Recipe, made: Method, store: Store, result: Mapping[str, Any], log: _Log, command: str
+) -> dict[str, Any]:
     """Return what made the result, for the page and for `metrics.json`."""
     method, training = recipe.method, recipe.training
     seconds = log.content["seconds"]
     return {
         "command": command,
         "images": store.splits,
+        "method": made.summary,
         "start": "weights learned from photographs (ImageNet)" if method.get("weights") else "random weights",
         "training": {
             "Recipe": scale.recipe + "".join(f" --set {setting}" for setting in scale.settings),

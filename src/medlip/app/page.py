@@ -28,10 +28,11 @@ CROSS = (255, 255, 255)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One study of the test set with what the model read from its image."""
+    """One study of the test set with what the model read from its image, and pictures of its own with their captions."""
 
     record: Record
     reading: Reading
+    pictures: Sequence[tuple[str, Image]] = ()
 
 
 def render(
@@ -69,10 +70,7 @@ def _context(
             "the method works from end to end; they say nothing about patients."
         ),
         "tiles": list(_tiles(metrics)),
-        "training": (
-            "Each report is read into facts (what, where, present or absent); the model learns to find them in the "
-            "image, and to tie what it finds to where it lies. Below, every loss by step, and as dots on validation images."
-        ),
+        "training": f"{demo['method']} Below, every loss by step, and as dots on validation images.",
         "settings": [(name, _text(value)) for name, value in demo["training"].items()],
         "charts": _charts(history),
         "classification": {
@@ -95,6 +93,7 @@ def _context(
         ),
         "cases": [_case(case, vocabulary) for case in cases],
         "matrix": _matrix(cases, vocabulary),
+        "matching": [_own_pictures(case) for case in cases if case.pictures],
         "command": demo["command"],
         "origin": [(name, _text(value)) for name, value in demo["origin"].items()],
         "version": metrics["versions"]["medlip"],
@@ -168,9 +167,9 @@ def _grounding(result: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, A
     }
     return {
         "text": (
-            "The model's attention for a finding is a map over the image. Pointing game: is its maximum inside a box of "
-            "the finding? IoU and Dice: how well does the map, cut at a threshold from the validation images, cover the "
-            "true mask?"
+            "Asked where a finding is, the model answers with a map over the image. Pointing game: is its maximum inside a "
+            "box of the finding? IoU and Dice: how well does the map, cut at a threshold from the validation images, cover "
+            "the true mask?"
         ),
         "caption": f"{result['n']:,} present findings with a box or mask in the test images.",
         "rows": [
@@ -229,6 +228,11 @@ def _finding(case: Case, name: str, vocabulary: Vocabulary) -> dict[str, Any]:
         "heat_alt": f"The X-ray with the model's heat map of {display.lower()}, a {'hit' if hit else 'miss'}",
         "hit": hit,
     }
+
+
+def _own_pictures(case: Case) -> dict[str, Any]:
+    figures = [{"text": text, "image": _jpeg(picture)} for text, picture in case.pictures]
+    return {"title": f"Study {case.record.study}", "figures": figures}
 
 
 def _matrix(cases: Sequence[Case], vocabulary: Vocabulary) -> dict[str, Any] | None:
