@@ -201,3 +201,8 @@ def test_a_killed_run_goes_on_bit_by_bit(phantom_store, tmp_path):
     subprocess.run([*command, "--out", str(tmp_path / "killed")], check=True, capture_output=True)
     ours, theirs = (read_safetensors(tmp_path / run / "model.safetensors")[0] for run in ("whole", "killed"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_off_is_a_word_and_not_a_truth_value() -> None:
+    recipe = load_recipe("medslip-phantom", ["method.icl=off", "facts.implied=false", "method.gate=off"])
+    assert (recipe.method["icl"], recipe.method["gate"], recipe.facts.implied) == ("off", "off", False)

@@ -58,7 +58,13 @@ def track(items: Iterable[T], description: str, total: int | None = None, comple
 
 
 def process(
-    function: Callable[[T], R], items: Iterable[T], description: str, *, total: int | None = None, workers: int | None = None
+    function: Callable[[T], R],
+    items: Iterable[T],
+    description: str,
+    *,
+    total: int | None = None,
+    workers: int | None = None,
+    chunk: int = CHUNK,
 ) -> Iterator[Outcome[T, R]]:
     """Apply `function` to every item, in several processes, and yield the outcomes in the order of the items.
 
@@ -71,6 +77,7 @@ def process(
         description: shown beside the progress bar.
         total: number of items, where known.
         workers: processes; None for one a core, 0 for this process alone.
+        chunk: items that a process takes at a time; 1 where each is long work.
 
     Raises:
         MedLIPError: the processes can't be started.
@@ -78,10 +85,10 @@ def process(
     if getattr(current_process(), "_inheriting", False):
         sys.exit(1)  # a script without a guard, run again by a process that starts: the first one tells, see `_Pool`
     workers = cpu_count() if workers is None else workers
-    yield from track(_outcomes(function, items, workers), description, total)
+    yield from track(_outcomes(function, items, workers, chunk), description, total)
 
 
-def _outcomes(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[Outcome[T, R]]:
+def _outcomes(function: Callable[[T], R], items: Iterable[T], workers: int, size: int) -> Iterator[Outcome[T, R]]:
     if workers == 0:
         yield from map(partial(_attempt, function), items)
         return
@@ -90,7 +97,7 @@ def _outcomes(function: Callable[[T], R], items: Iterable[T], workers: int) -> I
     pool: _Pool | None = None
     try:
         while True:
-            while len(waiting) < 2 * workers and (chunk := list(islice(chunks, CHUNK))):
+            while len(waiting) < 2 * workers and (chunk := list(islice(chunks, size))):
                 pool = pool or _Pool(workers, _needs_main(function, chunk))
                 waiting.append((chunk, pool.submit(_attempt_all, function, chunk)))
             if not waiting or pool is None:

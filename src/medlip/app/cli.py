@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from medlip.app.bench import bench
 from medlip.app.data import bench_store
 from medlip.app.data import data as data_sets
 from medlip.app.facts import facts
-from medlip.app.output import Answer, Data, Json, answers, describe_reading, describe_results
+from medlip.app.output import NOT_A_DEVICE, Answer, Data, Json, answers, describe_reading, describe_results
 from medlip.app.prepare import prepare
 from medlip.errors import MedLIPError
 
@@ -79,14 +80,16 @@ def options(
 @answers
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder of the demo; the same command goes on in it.", metavar="DIR")],
+    method: Annotated[str, typer.Option(help="Which method: medslip or mlip.")] = "medslip",
     quick: Annotated[bool, typer.Option("--quick", help="The same path, smaller: about a minute.")] = False,
     as_json: Json = False,
 ) -> Answer:
     """Show it all on phantoms. A model is pre-trained on generated X-rays and reports, evaluated on unseen ones, shown."""
     from medlip.app.demo import FULL, QUICK, run_demo
 
-    scale = QUICK if quick else FULL
-    metrics = run_demo(out, scale, f"medlip demo --out {out}" + (" --quick" if quick else ""))
+    scale = replace(QUICK if quick else FULL, recipe=f"{method}-phantom")
+    asked = "" if method == "medslip" else f" --method {method}"
+    metrics = run_demo(out, scale, f"medlip demo --out {out}{asked}" + (" --quick" if quick else ""))
     files = {"report": out / "report.html", "run": out / "run"}
     return Answer(
         {**metrics, **files}, f"{describe_results(metrics)}\n\nThe page: {files['report']}\nThe run:  {files['run']}"
@@ -118,6 +121,34 @@ def pretrain(
     summary = fit(settings, store.select("train"), out, validation=validation, resume=resume)
     speed = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
     return Answer(summary, f"{out}: {summary['steps']:,} steps in {summary['seconds']:.0f} s{speed}.")
+
+
+@app.command()
+@answers
+def ablate(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.", metavar="RECIPE")],
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Folder of all runs; the same command goes on in it.", metavar="DIR")],
+    grid: Annotated[list[str], typer.Option("--grid", help="A factor and its values.", metavar="KEY=VALUE,VALUE")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting in all runs.", metavar="KEY=VALUE")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of every variant.", min=1)] = 3,
+    full: Annotated[bool, typer.Option("--full", help="Every combination, not one factor at a time.")] = False,
+    split: Annotated[str, typer.Option(help="Split to evaluate.", metavar="NAME")] = "test",
+    jobs: Annotated[int, typer.Option(help="Runs at the same time.", min=1)] = 1,
+    as_json: Json = False,
+) -> Answer:
+    """Measure what each setting is worth. Trains and evaluates a recipe's variants, and tabulates them."""
+    from medlip.app.input import training_store
+    from medlip.evaluation.ablation import ablate as run
+    from medlip.evaluation.ablation import as_markdown
+
+    store = training_store(data, out)
+    result = run(recipe, store, out, grid, settings=changes or (), seeds=seeds, split=split, full=full, jobs=jobs)
+    failed = "; ".join(f"{entry['run']}: {entry['reason']}" for entry in result["failed"])
+    problem = f"{len(result['failed'])} runs failed: {failed}" if failed else ""
+    return Answer(result, f"{as_markdown(result)}\n{NOT_A_DEVICE}", problem)
 
 
 @app.command()

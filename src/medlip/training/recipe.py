@@ -135,7 +135,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     if not file.is_file():
         raise MedLIPError(f"recipe {name!r}: no such recipe. Give a YAML file or one of: {', '.join(recipe_names())}.")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = parse_value(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise MedLIPError(f"recipe {name}: not readable as YAML ({error}).") from error
     if not isinstance(content, dict):
@@ -155,6 +155,21 @@ def parse_recipe(content: Any, where: str) -> Recipe:
         raise MedLIPError(f"recipe {where}: {place}: {first['msg']}. See medlip/recipes for examples.") from error
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which `off`, `on`, `no` and `yes` are words: settings have them as values."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def parse_value(text: str) -> Any:
+    """Read a value, or a whole recipe, from YAML."""
+    return yaml.load(text, _Loader)
+
+
 def _override(content: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     if not equals or not path:
@@ -164,4 +179,4 @@ def _override(content: dict[str, Any], override: str) -> None:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise MedLIPError(f"--set {override}: {section} is a value and has no key {key!r}.")
-    content[key] = yaml.safe_load(value)
+    content[key] = parse_value(value)

@@ -1,0 +1,73 @@
+"""Ablations: one factor at a time, resumed, and tabulated with differences paired by seed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medlip.data.store import Store
+from medlip.errors import MedLIPError
+from medlip.evaluation import ablation
+from medlip.evaluation.ablation import ablate, as_markdown, variants
+
+GRID = ("method.icl=mentioned,off",)
+
+
+def test_one_factor_at_a_time_or_all_combinations() -> None:
+    grid = ("a.b=1,2", "c.d=null,[0.5, 1]")
+    assert variants(grid) == [(), ("a.b=1",), ("a.b=2",), ("c.d=null",), ("c.d=[0.5, 1]",)]
+    assert len(variants(grid, full=True)) == 1 + 4
+
+
+@pytest.mark.parametrize("factor", ["method.icl", "method.icl=", "=off"])
+def test_a_factor_without_values_says_how_to_write_it(factor: str) -> None:
+    with pytest.raises(MedLIPError, match="key=value,value"):
+        variants([factor])
+
+
+@pytest.fixture(scope="module")
+def done(phantom_store: Path, tiny_settings: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ablations") / "icl"
+    ablate("medslip-phantom", Store.open(phantom_store), out, GRID, settings=tiny_settings, seeds=2)
+    return out
+
+
+def test_the_table_holds_every_variant_with_paired_differences(done: Path) -> None:
+    answer = json.loads((done / "table.json").read_text())
+    assert not answer["failed"]
+    # "mentioned" is the default already, so it is not run twice.
+    assert [row["variant"] for row in answer["rows"]] == ["default", "method.icl=off"]
+    default, off = answer["rows"]
+    assert default["runs"] == off["runs"] == 2
+    expected = [a - b for a, b in zip(off["iou"]["values"], default["iou"]["values"], strict=True)]
+    assert off["iou_difference"]["values"] == pytest.approx(expected)
+    assert (done / "table.md").read_text() == as_markdown(answer)
+
+
+def test_what_is_done_is_not_done_again(
+    done: Path, phantom_store: Path, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "fit", None)
+    before = json.loads((done / "table.json").read_text())
+    again = ablate("medslip-phantom", Store.open(phantom_store), done, GRID, settings=tiny_settings, seeds=2)
+    assert again == before
+
+
+def test_a_folder_of_other_runs_is_not_mixed_in(done: Path, phantom_store: Path, tiny_settings: tuple[str, ...]) -> None:
+    other = (*tiny_settings, "training.lr=0.1")
+    answer = ablate("medslip-phantom", Store.open(phantom_store), done, GRID, settings=other, seeds=1)
+    assert all("another recipe" in entry["reason"] for entry in answer["failed"])
+    assert len(answer["failed"]) == 2
+
+
+def test_a_run_that_fails_is_named_and_the_rest_goes_on(
+    phantom_store: Path, tiny_settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    grid = ("method.backbone=no_such_net",)
+    answer = ablate("medslip-phantom", Store.open(phantom_store), tmp_path, grid, settings=tiny_settings, seeds=1)
+    assert [row["runs"] for row in answer["rows"]] == [1, 0]
+    assert answer["failed"][0]["run"].startswith("method.backbone=no_such_net")
+    assert "no_such_net" in answer["failed"][0]["reason"]
+    assert "method.backbone=no_such_net | 0" in as_markdown(answer)
