@@ -80,6 +80,8 @@ class MLIPConfig(MethodConfig):
         decoder_layers: of the image decoder.
         decoder_heads: of the image decoder.
         normalise_pixels: predict patches at mean 0 and variance 1.
+        described: a pathology is asked for by its description beside its name; a text encoder that has seen few reports
+            hardly knows a description's words.
         seed: of initial weights.
     """
 
@@ -113,6 +115,7 @@ class MLIPConfig(MethodConfig):
     decoder_layers: int = Field(4, gt=0)
     decoder_heads: int = Field(16, gt=0)
     normalise_pixels: bool = False
+    described: bool = True
     seed: int = 0
 
 
@@ -179,7 +182,7 @@ class MLIP(Method):
         if config.integrity == "position":
             self.importance = nn.Parameter(torch.zeros(self.encoder.patches))
             self.importance_bias = nn.Parameter(torch.zeros(()))
-        self.prompts = PromptBank()
+        self.prompts = PromptBank(config.described)
 
     @classmethod
     def build(

@@ -14,21 +14,26 @@ POSITIVE = ("There is {}.",)
 NEGATIVE = ("There is no {}.", "No evidence of {}.", "The lung is clear.")
 
 
-def prompt_texts(prompt: str, vocabulary: Vocabulary) -> tuple[list[str], list[str]]:
+def prompt_texts(prompt: str, vocabulary: Vocabulary, described: bool = True) -> tuple[list[str], list[str]]:
     """Return the texts that speak for and against a prompt: a pathology by any of its names, or any text.
 
-    A pathology's description speaks for it too.
+    Where `described`, a pathology's description speaks for it too.
     """
     pathology = vocabulary.find_pathology(prompt)
     name = pathology.display.lower() if pathology else prompt.strip().rstrip(".")
-    described = [pathology.description] if pathology else []
-    return [form.format(name) for form in POSITIVE] + described, [form.format(name) for form in NEGATIVE]
+    description = [pathology.description] if pathology and described else []
+    return [form.format(name) for form in POSITIVE] + description, [form.format(name) for form in NEGATIVE]
 
 
 class PromptBank:
-    """Embedded prompts, kept while the text encoder stays as it is."""
+    """Embedded prompts, kept while the text encoder stays as it is.
 
-    def __init__(self) -> None:
+    Args:
+        described: a pathology's description speaks for it, beside its name.
+    """
+
+    def __init__(self, described: bool = True) -> None:
+        self._described = described
         self._known: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
 
     def clear(self) -> None:
@@ -48,7 +53,7 @@ class PromptBank:
         kind = getattr(encode, "__name__", "")
         for prompt in dict.fromkeys(prompts):
             if (kind, prompt) not in self._known:
-                pair = [normalize(encode(texts).mean(0), dim=0) for texts in prompt_texts(prompt, vocabulary)]
+                pair = [normalize(encode(texts).mean(0), dim=0) for texts in prompt_texts(prompt, vocabulary, self._described)]
                 self._known[kind, prompt] = pair[0], pair[1]
         positive, negative = zip(*(self._known[kind, prompt] for prompt in prompts), strict=True)
         return torch.stack(positive), torch.stack(negative)
