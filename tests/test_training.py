@@ -21,8 +21,13 @@ from medlip.training import fit, load_recipe, load_run
 from medlip.training import fit as fit_module
 from medlip.training.recipe import recipe_names
 
-BACKBONE = ("method.backbone=resnet10t", "method.weights=null", "method.layers=1")
-SETTINGS = ("image.size=64", *BACKBONE, "training.batch_size=8", "training.epochs=2", "training.validation_images=8")
+SHORT = ("image.size=64", "training.batch_size=8", "training.epochs=2", "training.validation_images=8")
+BACKBONE = ("method.backbone=resnet10t", "method.weights=null")
+SETTINGS = (*SHORT, *BACKBONE, "method.layers=1")
+RECIPES = {
+    "medslip": ("medslip-phantom", *SETTINGS),
+    "mlip": ("mlip-phantom", *SHORT, *BACKBONE, "method.text_width=32", "method.integrity=position"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +59,20 @@ class StopAt:
             yield item
 
 
-@pytest.mark.parametrize("step", [1, 3, 4])
-def test_an_interrupted_run_goes_on_bit_by_bit(store, tmp_path, monkeypatch, step):
+@pytest.mark.parametrize(("method", "step"), [("medslip", 1), ("medslip", 3), ("medslip", 4), ("mlip", 4)])
+def test_an_interrupted_run_goes_on_bit_by_bit(store, tmp_path, monkeypatch, method, step):
+    name, *changes = RECIPES[method]
+    settings = load_recipe(name, changes)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    summary = fit(recipe(), store, whole, validation=store)
+    summary = fit(settings, store, whole, validation=store)
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules[fit_module.__module__], "track", StopAt(step))
         with pytest.raises(KeyboardInterrupt):
-            fit(recipe(), store, parts, validation=store)
+            fit(settings, store, parts, validation=store)
     assert not (parts / "model.safetensors").exists()
     with pytest.raises(MedLIPError, match="--resume"):
         load_run(parts)
-    resumed = fit(recipe(), store, parts, validation=store, resume=True)
+    resumed = fit(settings, store, parts, validation=store, resume=True)
     assert resumed["steps"] == summary["steps"] == 6
     ours, theirs = (read_safetensors(run / "model.safetensors")[0] for run in (whole, parts))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
