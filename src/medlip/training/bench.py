@@ -45,7 +45,7 @@ _KINDS = {
     "medslip": _Kind("resnet50", 8, {"layers": 4}, {"encoder": "ratio_to_encoder"}),
     "mlip": _Kind(
         "vit_small_patch16_224",
-        32,
+        12,
         {"text_width": 384, "text_layers": 6},
         {"networks": "ratio_to_networks", "trained_networks": "ratio_to_trained_networks"},
     ),
