@@ -7,19 +7,21 @@ count for that class). A class without a positive or without a negative has no A
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
 from medlip.errors import MedLIPError
 
 Array = NDArray[np.float64]
-Indices = NDArray[np.intp]
 Statistic = Callable[[Array], Array]
-"""From weights (R, N), how often each of N images counts in each of R resamples, to values (R,) or (R, K)."""
+"""From weights (R, N), how often each of N images counts in each of R resamples, to values (R,) or (R, …)."""
 
 CELLS = 2_000_000  # weights held at a time
+AT_ONCE = 8  # resamples in one product: more fall out of the cache
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> Array:
@@ -40,25 +42,29 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> Array:
     return values
 
 
-def auroc_statistic(scores: ArrayLike, labels: ArrayLike) -> Statistic:
-    """Return the AUROC as a function of weights, (R, N) -> (R, C), for `bootstrap`: the scores are sorted only once."""
+def ranking_statistic(scores: ArrayLike, labels: ArrayLike) -> Statistic:
+    """Return AUROC and average precision as a function of weights, (R, N) -> (R, 2, C), for `bootstrap`.
+
+    The scores are sorted only once: a resample then adds up weights in bins, by a sparse product for several at a time.
+    """
     scores, labels = _checked(scores, labels)
     ranked = [_ranked(scores[:, c], labels[:, c]) for c in range(scores.shape[1])]
 
-    def area(
-        weights: Array, positives: Indices, negatives: Indices, level: Indices, below: Indices, up_to: Indices
-    ) -> float:
-        weight_below = np.append(0.0, np.cumsum(weights[positives]))
-        all_positives = weight_below[-1]
-        wins_of_level = all_positives - (weight_below[below] + weight_below[up_to]) / 2
-        negatives_of_level = np.bincount(level, weights[negatives], minlength=len(below))
-        pairs = all_positives * negatives_of_level.sum()
-        return float(negatives_of_level @ wins_of_level / pairs) if pairs else np.nan
-
     def statistic(weights: Array) -> Array:
-        return np.array([[area(resample, *ranks) for ranks in ranked] for resample in weights])
+        values = np.empty((len(weights), 2, len(ranked)))
+        for start in range(0, len(weights), AT_ONCE):
+            some = np.ascontiguousarray(weights[start : start + AT_ONCE].T)
+            for c, bins in enumerate(ranked):
+                values[start : start + AT_ONCE, :, c] = _areas(bins @ some).T
+        return values
 
     return statistic
+
+
+def auroc_statistic(scores: ArrayLike, labels: ArrayLike) -> Statistic:
+    """Return the AUROC as a function of weights, (R, N) -> (R, C), for `bootstrap`."""
+    both = ranking_statistic(scores, labels)
+    return lambda weights: both(weights)[:, 0]
 
 
 def auprc(scores: ArrayLike, labels: ArrayLike) -> Array:
@@ -67,7 +73,88 @@ def auprc(scores: ArrayLike, labels: ArrayLike) -> Array:
     Chance is the share of positives, not 0.5.
     """
     scores, labels = _checked(scores, labels)
-    return np.array([_average_precision(scores[:, c], labels[:, c]) for c in range(scores.shape[1])])
+    values: Array = ranking_statistic(scores, labels)(np.ones((1, len(scores))))[0, 1]
+    return values
+
+
+def sensitivity_at_specificity(scores: ArrayLike, labels: ArrayLike, specificity: float = 0.9) -> Array:
+    """Return the highest sensitivity of each class at any threshold with at least this specificity, (C,); NaN as in `auroc`.
+
+    A point of the ROC curve, as the AUROC is its area: no threshold to act on follows from it.
+
+    Raises:
+        MedLIPError: `specificity` is not within 0..1.
+    """
+    if not 0 <= specificity <= 1:
+        raise MedLIPError(f"specificity={specificity}: give a share from 0 to 1.")
+    scores, labels = _checked(scores, labels)
+
+    def sensitivity(scores: Array, labels: Array) -> float:
+        if not _has_both(labels):
+            return np.nan
+        _, true, false = _curve(scores, labels)
+        allowed = false <= (1 - specificity) * false[-1] + 1e-9  # 0.9 leaves 0.0999… in floating point
+        return float(true[allowed].max(initial=0) / true[-1])
+
+    return np.array([sensitivity(scores[:, c], labels[:, c]) for c in range(scores.shape[1])])
+
+
+def brier(probabilities: ArrayLike, labels: ArrayLike) -> Array:
+    """Return the mean of (probability - label)^2 of each class, (C,), 0 at best.
+
+    NaN for a class without a known label, and for one with a score outside of 0..1, which is no probability.
+    """
+    probabilities, labels = _checked(probabilities, labels)
+    known = ~np.isnan(labels)
+    squares = np.where(known, probabilities - labels, 0) ** 2
+    return np.where(_are_probabilities(probabilities, known), _ratio(squares.sum(axis=0), known.sum(axis=0)), np.nan)
+
+
+def calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> Array:
+    """Return the expected calibration error of each class, (C,).
+
+    It is the sum over bins of n_b / n |mean probability - share present|. Bins are equally wide, (0, 1/bins] and so on.
+    NaN as in `brier`.
+    """
+    probabilities, labels = _checked(probabilities, labels)
+    known = ~np.isnan(labels)
+
+    def error(c: int) -> float:
+        means, shares, counts = reliability(probabilities[:, c], labels[:, c], bins)
+        return float(counts @ np.abs(means - shares) / counts.sum()) if len(counts) else np.nan
+
+    valid = _are_probabilities(probabilities, known)
+    return np.array([error(c) if valid[c] else np.nan for c in range(len(valid))])
+
+
+def reliability(probabilities: Array, labels: Array, bins: int = 15) -> tuple[Array, Array, Array]:
+    """Return what a calibration plot shows of one class: mean probability, share present, and images of each filled bin.
+
+    Args:
+        probabilities: (N,) in 0..1.
+        labels: (N,): 1, 0, or NaN for unknown.
+        bins: equally wide ones.
+    """
+    known = ~np.isnan(labels)
+    bin_of_image = np.searchsorted(np.arange(1, bins) / bins, probabilities[known])
+    weights = np.ones(int(known.sum())), probabilities[known], labels[known]
+    counts, sums, present = (np.bincount(bin_of_image, weight, bins) for weight in weights)
+    filled = counts > 0
+    means: Array = sums[filled] / counts[filled]
+    shares: Array = present[filled] / counts[filled]
+    return means, shares, np.asarray(counts[filled], float)
+
+
+def roc_curve(scores: Array, labels: Array) -> tuple[Array, Array]:
+    """Return 1 - specificity and sensitivity of one class, from (0, 0) to (1, 1); NaN where either is undefined.
+
+    Args:
+        scores: (N,).
+        labels: (N,): 1, 0, or NaN for unknown.
+    """
+    _, true, false = _curve(scores, labels)
+    true, false = np.append(0.0, true), np.append(0.0, false)
+    return _ratio(false, false[-1:]), _ratio(true, true[-1:])
 
 
 def best_threshold(scores: ArrayLike, labels: ArrayLike) -> Array:
@@ -103,40 +190,121 @@ def mean_statistic(values: ArrayLike) -> Statistic:
     return statistic
 
 
-def bootstrap(
-    statistic: Statistic, patients: Sequence[Any] | NDArray[Any], resamples: int = 1000, seed: int = 0, level: float = 0.95
-) -> tuple[Array, Array]:
-    """Return the percentile bootstrap interval of a statistic, with patients drawn, not images: images of one go together.
+def resampled(statistic: Statistic, patients: Sequence[Any] | NDArray[Any], resamples: int = 1000, seed: int = 0) -> Array:
+    """Return a statistic of samples of patients drawn with replacement, (resamples, …): images of one go together.
 
     Args:
-        statistic: from weights (R, N) to values (R,) or (R, K); see `auroc_statistic` and `mean_statistic`.
+        statistic: from weights (R, N) to values (R, …); see `ranking_statistic` and `mean_statistic`.
         patients: the patient of each of the N images.
-        resamples: how many samples of patients to draw with replacement.
-        seed: same seed, same interval.
-        level: share of the resamples inside the interval.
+        resamples: how many samples to draw.
+        seed: same seed, same samples.
 
     Returns:
-        Low and high ends, () or (K,). Resamples in which a value is undefined (NaN: no positive drawn) are left out of its
-        interval; NaN where none is left, or where there are fewer than two patients.
+        NaN where a value is undefined (no positive drawn), and everywhere where there are fewer than two patients.
 
     Raises:
-        MedLIPError: `resamples` or `level` is out of range.
+        MedLIPError: `resamples` is out of range.
     """
-    if resamples < 1 or not 0 < level < 1:
-        raise MedLIPError(f"resamples={resamples}, level={level}: give at least 1 resample and a level between 0 and 1.")
+    if resamples < 1:
+        raise MedLIPError(f"resamples={resamples}: draw at least 1.")
     patient_of_image = np.unique(np.asarray(patients), return_inverse=True)[1]
     n_patients = int(patient_of_image.max(initial=-1)) + 1
     if n_patients < 2:
-        undefined = np.full(statistic(np.ones((1, len(patient_of_image)))).shape[1:], np.nan)
-        return undefined, undefined.copy()
+        return np.full((resamples, *statistic(np.ones((1, len(patient_of_image)))).shape[1:]), np.nan)
     generator = np.random.default_rng(seed)
     at_a_time = max(1, CELLS // len(patient_of_image))
     values = [
         statistic(_draw(generator, min(at_a_time, resamples - done), n_patients)[:, patient_of_image])
         for done in range(0, resamples, at_a_time)
     ]
-    low, high = _quantiles(np.concatenate(values), (1 - level) / 2)
+    return np.concatenate(values)
+
+
+def bootstrap(
+    statistic: Statistic, patients: Sequence[Any] | NDArray[Any], resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[Array, Array]:
+    """Return the percentile bootstrap interval of a statistic, with patients drawn, not images: images of one go together.
+
+    Args:
+        statistic: from weights (R, N) to values (R,) or (R, …); see `ranking_statistic` and `mean_statistic`.
+        patients: the patient of each of the N images.
+        resamples: how many samples of patients to draw with replacement.
+        seed: same seed, same interval.
+        level: share of the resamples inside the interval.
+
+    Returns:
+        Low and high ends, () or (…). Resamples in which a value is undefined (NaN: no positive drawn) are left out of its
+        interval; NaN where none is left, or where there are fewer than two patients.
+
+    Raises:
+        MedLIPError: `resamples` or `level` is out of range.
+    """
+    low, high = quantiles(resampled(statistic, patients, resamples, seed), _tail(level))
     return low, high
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """By how much a second method differs from a first one on the same images; K values at once.
+
+    Attributes:
+        value: second minus first, (K,).
+        low: lower end of its interval, (K,).
+        high: upper end, (K,).
+        p: two-sided p-value of no difference, (K,).
+    """
+
+    value: Array
+    low: Array
+    high: Array
+    p: Array
+
+
+def paired_difference(
+    first: Statistic,
+    second: Statistic,
+    patients: Sequence[Any] | NDArray[Any],
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Difference:
+    """Compare two methods on the same images by a paired bootstrap: both see every sample of patients.
+
+    The p-value is twice the share of samples in which the difference has the rarer sign, zero counting for both, and one
+    sample added (Davison and Hinkley 1997): never below 2 / (resamples + 1).
+
+    Args:
+        first: from weights (R, N) to values (R, K), such as `auroc_statistic` of the first method.
+        second: the same of the second.
+        patients: the patient of each of the N images.
+        resamples: how many samples of patients to draw.
+        seed: same seed, same answer.
+        level: of the interval.
+
+    Returns:
+        NaN where either is undefined; resamples in which it is are left out.
+
+    Raises:
+        MedLIPError: `resamples` or `level` is out of range.
+    """
+
+    def statistic(weights: Array) -> Array:
+        return second(weights) - first(weights)
+
+    values = resampled(statistic, patients, resamples, seed)
+    low, high = quantiles(values, _tail(level))
+    defined = (~np.isnan(values)).sum(axis=0)
+    rarer = np.minimum((values <= 0).sum(axis=0), (values >= 0).sum(axis=0))
+    p = np.where(defined > 0, np.minimum(1, 2 * (rarer + 1) / (defined + 1)), np.nan)
+    return Difference(statistic(np.ones((1, len(patients))))[0], low, high, p)
+
+
+def quantiles(values: Array, tail: float) -> Array:
+    """Return the quantiles `tail` and 1 - `tail` over the first axis, (2, …), of what is not NaN; NaN where nothing is."""
+    defined = ~np.isnan(values).all(axis=0)
+    ends = np.full((2, *values.shape[1:]), np.nan)
+    ends[:, defined] = np.nanquantile(values[:, defined], (tail, 1 - tail), axis=0)
+    return ends
 
 
 def number(value: float) -> float | None:
@@ -167,19 +335,30 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     return scores, labels
 
 
-def _ranked(scores: Array, labels: Array) -> tuple[Indices, ...]:
-    """Sort one class for good.
+def _ranked(scores: Array, labels: Array) -> csr_array:
+    """Sort one class for good: return which image is in which of 3L + 1 bins, (3L + 1, N), for L scores that positives have.
 
-    Returns:
-        The positives by rising score; the negatives; the level of each negative, where one level has the same number of
-        positives below it and the same number tied with it; and per level how many positives are below, and not above.
+    Of the negatives, bin 2i lies between the levels i - 1 and i, bin 2i + 1 is tied with level i. Then come the positives by
+    level. What is unknown is in none.
     """
-    positives, negatives = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
-    positives = positives[np.argsort(scores[positives], kind="stable")]
-    below, up_to = (np.searchsorted(scores[positives], scores[negatives], side) for side in ("left", "right"))
-    base = len(positives) + 1  # one number for the two counts: unique() sorts rows many times slower
-    levels, level = np.unique(below * base + up_to, return_inverse=True)
-    return positives, negatives, level, *np.divmod(levels, base)
+    known, positive = np.flatnonzero(~np.isnan(labels)), labels == 1
+    levels = np.unique(scores[positive])
+    below, up_to = (np.searchsorted(levels, scores, side) for side in ("left", "right"))
+    bins = np.where(positive, 2 * len(levels) + 1 + below, below + up_to)[known]
+    return csr_array((np.ones(len(known)), (bins, known)), shape=(3 * len(levels) + 1, len(scores)))
+
+
+def _areas(weights: Array) -> Array:
+    """Return AUROC and average precision, (2, R), of weights by bin, (3L + 1, R); NaN without weight on either side."""
+    levels = len(weights) // 3
+    positives, negatives_up_to = weights[2 * levels + 1 :], weights[: 2 * levels + 1].cumsum(axis=0)
+    below, up_to = negatives_up_to[:-1:2], negatives_up_to[1::2]
+    true = positives[::-1].cumsum(axis=0)[::-1]
+    all_positives, all_negatives = positives.sum(axis=0), negatives_up_to[-1]
+    precision = true / np.maximum(true + all_negatives - below, 1e-12)  # 0 / 0 where nothing that is drawn is as high
+    area = np.einsum("lr,lr->r", positives, below + up_to) / 2
+    pairs = all_positives * all_negatives
+    return np.stack([_ratio(area, pairs), _ratio(all_negatives * np.einsum("lr,lr->r", positives, precision), pairs)])
 
 
 def _curve(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
@@ -194,13 +373,6 @@ def _curve(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
 
 def _has_both(labels: Array) -> bool:
     return bool((labels == 1).any() and (labels == 0).any())
-
-
-def _average_precision(scores: Array, labels: Array) -> float:
-    if not _has_both(labels):
-        return np.nan
-    _, true, false = _curve(scores, labels)
-    return float(np.sum(np.diff(true, prepend=0) / true[-1] * true / (true + false)))
 
 
 def _best_threshold(scores: Array, labels: Array) -> float:
@@ -232,8 +404,12 @@ def _draw(generator: np.random.Generator, resamples: int, n: int) -> Array:
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(float)
 
 
-def _quantiles(values: Array, tail: float) -> Array:
-    defined = ~np.isnan(values).all(axis=0)
-    ends = np.full((2, *values.shape[1:]), np.nan)
-    ends[:, defined] = np.nanquantile(values[:, defined], (tail, 1 - tail), axis=0)
-    return ends
+def _tail(level: float) -> float:
+    if not 0 < level < 1:
+        raise MedLIPError(f"level={level}: give a share between 0 and 1.")
+    return (1 - level) / 2
+
+
+def _are_probabilities(scores: Array, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    outside: NDArray[np.bool_] = known & ((scores < 0) | (scores > 1))
+    return np.logical_not(outside.any(axis=0))
