@@ -13,7 +13,9 @@ import torch
 from medlip.concepts import default_vocabulary
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
-from medlip.evaluation.run import evaluate
+from medlip.evaluation.metrics import auroc
+from medlip.evaluation.predictions import Predictions
+from medlip.evaluation.run import evaluate, label_matrix
 from medlip.evaluation.supervised import bench_supervised, train_supervised
 from medlip.images.preprocessing import Preprocessing
 
@@ -30,6 +32,8 @@ class FakeRecord:
     labels: dict = field(default_factory=dict)
     boxes: tuple = ()
     masks: tuple = ()
+    view: str = ""
+    attributes: dict = field(default_factory=dict)
 
 
 class FakeStore(list):
@@ -143,6 +147,101 @@ def test_the_result_is_the_documented_json():
     assert result["grounding"]["n"] == present
     assert set(result["grounding"]["per_class"]) == {"effusion", "pneumothorax"}
     assert {"medlip", "torch", "python"} <= set(result["versions"])
+
+
+def test_what_was_said_of_every_image_is_kept_with_patients_told_apart_but_not_named(tmp_path):
+    store = make_store(40)
+    result = evaluate(Random(store), store, resamples=5, out=tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == result
+    kept = Predictions.load(tmp_path / "out" / "predictions.parquet")
+    assert kept.ids == [record.id for record in store]
+    assert (len(set(kept.patients)), set(kept.patients) & {record.patient for record in store}) == (20, set())
+    np.testing.assert_array_equal(kept.labels, label_matrix([record.labels for record in store], CLASSES))
+    areas = auroc(kept.scores, kept.labels)
+    assert areas.tolist() == [result["zero_shot"]["per_class"][name]["auroc"] for name in kept.classes]
+    with pytest.raises(MedLIPError, match="holds a result"):
+        evaluate(Random(store), store, resamples=5, out=tmp_path / "out")
+
+
+def test_unknown_labels_and_attributes_are_kept_as_unknown(tmp_path):
+    attributes = {"sex": ["F", ""], "age": ["61", ""]}
+    kept = Predictions(["a", "b"], ["x", "y"], ["mass"], np.array([[0.1], [0.2]]), np.array([[1.0], [np.nan]]), attributes)
+    kept.save(tmp_path / "p.parquet")
+    again = Predictions.load(tmp_path / "p.parquet")
+    np.testing.assert_array_equal(again.labels, kept.labels)
+    assert again.attributes == attributes
+
+
+def test_predictions_with_nan_are_refused_by_image_and_class(tmp_path):
+    import pandas as pd
+
+    pd.DataFrame({"id": ["a", "b"], "patient": ["x", "y"], "score/mass": [0.1, None], "label/mass": [1.0, 0.0]}).to_parquet(
+        tmp_path / "p.parquet"
+    )
+    with pytest.raises(MedLIPError, match=r"p\.parquet: 1 scores .*'b' .*'mass'"):
+        Predictions.load(tmp_path / "p.parquet")
+    (tmp_path / "p.parquet").write_bytes(b"broken")
+    with pytest.raises(MedLIPError, match="not readable"):
+        Predictions.load(tmp_path / "p.parquet")
+
+
+def test_groups_are_compared_over_the_same_classes_and_small_ones_are_named():
+    ages = ("012", "45", "45Y", "85", "")
+    store = FakeStore(
+        replace(
+            record,
+            view="lateral" if i < 6 else ("PA", "AP")[i // 2 % 2],
+            attributes={"sex": ("F", "Male")[i // 2 % 2], "age": ages[i // 2 % 5]},
+        )
+        for i, record in enumerate(make_store(240))
+    )
+    groups = evaluate(Random(store), store, resamples=30)["zero_shot"]["subgroups"]
+    assert set(groups) == {"sex", "age", "view"}
+    assert set(groups["sex"]["groups"]) == {"female", "male"}
+    assert set(groups["age"]["groups"]) == {"under 40", "40 to 59", "80 and over"}
+    assert groups["age"]["unknown"] == 48
+    assert "6 images" in groups["view"]["left_out"]["lateral"]
+    female = groups["sex"]["groups"]["female"]
+    assert (female["n"], female["n_patients"]) == (120, 60)
+    assert female["macro_auroc"] == pytest.approx(np.mean([female["auroc"][name] for name in groups["sex"]["classes"]]))
+    assert female["interval"][0] < female["macro_auroc"] < female["interval"][1]
+    records = [record for record in store if record.attributes["sex"] == "F"]
+    alone = evaluate(Random(store), FakeStore(records), resamples=5)["zero_shot"]
+    assert {name: values["auroc"] for name, values in alone["per_class"].items()} == pytest.approx(female["auroc"])
+    assert "subgroups" in alone
+    assert "sex" not in alone["subgroups"]  # one group is none to compare
+
+
+def test_every_measure_is_there_by_class_and_on_average():
+    store = make_store(120)
+    zero_shot = evaluate(Oracle(store), store, resamples=20)["zero_shot"]
+    assert zero_shot["macro_sensitivity_at_90_specificity"] == zero_shot["macro_auprc"] == 1.0
+    assert zero_shot["macro_auprc_interval"] == [1.0, 1.0]
+    assert zero_shot["macro_brier"] == pytest.approx(0.01)
+    assert zero_shot["macro_calibration_error"] == pytest.approx(0.1)
+    assert zero_shot["undefined_in_macro"] == {}
+    assert zero_shot["per_class"]["nodule"]["brier"] == pytest.approx(0.01)
+
+
+def test_scores_that_are_no_probabilities_have_no_calibration_and_it_is_said():
+    class Cosine(Oracle):
+        def one_score(self, record, prompts):
+            return super().one_score(record, prompts) * 2 - 1
+
+    store = make_store(40)
+    zero_shot = evaluate(Cosine(store), store, resamples=5)["zero_shot"]
+    assert zero_shot["macro_brier"] is None
+    assert zero_shot["undefined_in_macro"] == {"brier": list(CLASSES), "calibration_error": list(CLASSES)}
+    assert "no probabilities" in zero_shot["per_class"]["nodule"]["reason"]
+    assert zero_shot["macro_auroc"] == 1.0
+
+
+def test_the_result_names_what_made_the_method():
+    store = make_store(20)
+    method = Random(store)
+    assert evaluate(method, store, resamples=5)["run"] is None
+    method.made_by = {"recipe": {}, "seed": 3}
+    assert evaluate(method, store, resamples=5)["run"]["seed"] == 3
 
 
 def test_neighbours_in_the_batch_change_nothing():
@@ -294,7 +393,7 @@ def test_a_method_that_gives_nan_is_said():
             return torch.full((len(prompts),), torch.nan)
 
     store = make_store(20)
-    with pytest.raises(MedLIPError, match="not finite"):
+    with pytest.raises(MedLIPError, match=r"not finite.*'s0'.*'effusion'"):
         evaluate(Broken(store), store)
 
 

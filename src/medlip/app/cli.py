@@ -159,6 +159,9 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="test where there is one, else val; never train unasked.", metavar="NAME")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the result and every image's scores.", metavar="DIR")
+    ] = None,
     as_json: Json = False,
 ) -> Answer:
     """Measure a run on X-rays. What is there, and where; every number with its interval, beside chance."""
@@ -168,7 +171,7 @@ def evaluate(
 
     method = load_run(run)
     with evaluation_store(data) as store:
-        result = evaluation.evaluate(method, store, split=split)
+        result = evaluation.evaluate(method, store, split=split, out=out)
     for note in result["notes"]:
         print(note if note.startswith("WARNING") else f"note: {note}", file=sys.stderr)
     return Answer(result, describe_results(result))

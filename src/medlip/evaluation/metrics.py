@@ -307,6 +307,12 @@ def quantiles(values: Array, tail: float) -> Array:
     return ends
 
 
+def mean_defined(values: Array) -> Array:
+    """Return the mean of each row of (R, K) over what is not NaN, (R,); NaN where nothing is."""
+    defined = ~np.isnan(values)
+    return _ratio(np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1))
+
+
 def number(value: float) -> float | None:
     """Return a value for JSON: None where it is NaN."""
     return None if np.isnan(value) else float(value)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Seam
 
@@ -21,8 +23,10 @@ from medlip.data.overlap import SAME, find_overlap, fingerprint
 from medlip.errors import MedLIPError
 from medlip.evaluation.grounding import Pair, choose_threshold, grounding_result, judge
 from medlip.evaluation.metrics import Array
+from medlip.evaluation.predictions import PREDICTIONS, Predictions, pseudonym
 from medlip.evaluation.protocol import Protocol
-from medlip.evaluation.zero_shot import MINIMUM_POSITIVES, Tuning, zero_shot_result
+from medlip.evaluation.subgroups import ATTRIBUTES
+from medlip.evaluation.zero_shot import MINIMUM_POSITIVES, SENSITIVITY, Tuning, zero_shot_result
 from medlip.images.preprocessing import Preprocessing, squash
 from medlip.reports import Presence
 from medlip.work import track
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 DISCLAIMER = "Research software. Not a medical device: not for diagnosis or treatment."
 RULES = {
     "macro": f"mean AUROC over classes with at least {MINIMUM_POSITIVES} positives and a negative",
+    SENSITIVITY: "a point of the ROC curve of what is evaluated",
+    "calibration_error": "15 equally wide bins of each class's probability",
     "classification threshold": "highest F1 of each class, on patients that are not reported",
     "pointing game": "centre of the maximum of the bilinearly enlarged map in a box of the finding",
     "map scaling": "minimum to maximum of each map",
@@ -42,6 +48,7 @@ RULES = {
 }
 HALF = "a seeded half of the patients, for want of a validation split; F1, accuracy, IoU and Dice count the other half"
 NAMED = 12
+RESULT = "result.json"
 _LABEL_VALUES: dict[Presence | None, float] = {"present": 1.0, "absent": 0.0}
 
 
@@ -70,6 +77,7 @@ def evaluate(
     batch_size: int = 64,
     resamples: int = 1000,
     seed: int = 0,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Ask a method for every class that the data labels, and where it sees what the data has boxes or masks of.
 
@@ -86,19 +94,23 @@ def evaluate(
         batch_size: images at a time.
         resamples: of the bootstrap.
         seed: of the bootstrap and of the half.
+        out: a folder to write result.json and predictions.parquet into, which `medlip compare` reads.
 
     Returns:
         Plain data without NaN: `zero_shot` (see `zero_shot_result`; None without labels), `grounding` (see
         `grounding_result`; None without boxes and masks), `n_images`, `n_patients`, `split`, `overlap` (how many of them the
-        method was trained on; None where that is not known), `protocol` with its `hash`, `versions`, `notes` for people (an
-        overlap's begins with "WARNING"), `disclaimer`.
+        method was trained on; None where that is not known), `run` (the recipe, seed and data that made the method; None
+        where that is not known), `protocol` with its `hash`, `versions`, `notes` for people (an overlap's begins with
+        "WARNING"), `disclaimer`.
 
     Raises:
-        MedLIPError: there is no such split or class, nothing to evaluate, a patient is on both sides, or the method gives
-            NaN or can't answer a prompt.
+        MedLIPError: there is no such split or class, nothing to evaluate, a patient is on both sides, `out` holds a result
+            already, or the method gives NaN or can't answer a prompt.
     """
     if batch_size < 1:
         raise MedLIPError(f"batch_size={batch_size}: evaluate at least one image at a time.")
+    if out is not None and (out / RESULT).exists():
+        raise MedLIPError(f"{out}: holds a {RESULT} already. Give another folder.")
     splits = store.splits
     split = split or _default_split(splits)
     evaluated = _select(store, split, splits)
@@ -125,13 +137,14 @@ def evaluate(
         resamples=resamples,
         seed=seed,
     )
-    return {
+    result = {
         "zero_shot": _zero_shot(prompts, answers, tuned, rule, resamples, seed) if prompts else None,
         "grounding": _grounding(answers, tuned, rule, resamples, seed) if answers.pairs else None,
         "n_images": len(answers.patients),
         "n_patients": len(set(answers.patients)),
         "split": split,
         "overlap": overlap,
+        "run": getattr(method, "made_by", None),
         "protocol": protocol.to_dict(),
         "versions": {name: version(name) for name in ("medlip", "torch", "numpy", "timm")}
         | {"python": platform.python_version()},
@@ -141,6 +154,11 @@ def evaluate(
         ],
         "disclaimer": DISCLAIMER,
     }
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        answers.predictions(list(prompts)).save(out / PREDICTIONS)
+        (out / RESULT).write_text(json.dumps(result, indent=1, allow_nan=False))
+    return result
 
 
 def label_matrix(labels: Sequence[Mapping[str, Presence]], classes: Sequence[str]) -> Array:
@@ -160,6 +178,7 @@ class _Answers:
         pairs: every present finding with a box or a mask.
         uncovered: "image: finding" where these cover no pixel of the image.
         unlabelled: "image: finding" where these are of a finding that the image's labels don't call present.
+        attributes: sex, age and view, (N,) each.
     """
 
     ids: list[str]
@@ -169,6 +188,12 @@ class _Answers:
     pairs: list[Pair]
     uncovered: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
+    attributes: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in ATTRIBUTES})
+
+    def predictions(self, classes: Sequence[str]) -> Predictions:
+        """Return what is kept of them, with patients told apart but not named."""
+        patients = [pseudonym(patient) for patient in self.patients]
+        return Predictions(self.ids, patients, classes, self.scores, self.labels, self.attributes)
 
 
 def _answer(
@@ -193,8 +218,15 @@ def _answer(
                 answers.labels[rows] = label_matrix([record.labels for record in records], list(prompts))
             answers.ids.extend(record.id for record in records)
             answers.patients.extend(record.patient for record in records)
+            for name, values in answers.attributes.items():
+                values.extend(_attribute(record, name) for record in records)
             _locate(method, records, images, findings, answers)
+    answers.predictions(list(prompts))  # says which image and class have a score that is NaN
     return answers
+
+
+def _attribute(record: Record, name: str) -> str:
+    return record.view if name == "view" else record.attributes.get(name, "")
 
 
 def _locate(
@@ -254,8 +286,8 @@ def _zero_shot(
     else:
         half = _half(answers.patients, seed)
         tuning = Tuning(answers.scores[half], answers.labels[half], ~half, rule)
-    names = list(prompts)
-    return zero_shot_result(names, answers.scores, answers.labels, answers.patients, tuning, resamples=resamples, seed=seed)
+    given = list(prompts), answers.scores, answers.labels, answers.patients, tuning, answers.attributes
+    return zero_shot_result(*given, resamples=resamples, seed=seed)
 
 
 def _grounding(answers: _Answers, tuned: _Answers | None, rule: str, resamples: int, seed: int) -> dict[str, Any]:

@@ -43,12 +43,14 @@ class Method(nn.Module, ABC):
         preprocessing: how images become its input; it travels with the weights.
         loss_weights: factor of every named loss term in the total.
         seen: fingerprints of what it was trained on, None where that is not known.
+        made_by: recipe, seed, data and versions of its training, None where they are not known.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     config_type: ClassVar[type[MethodConfig]]
     seen: Fingerprints | None = None
+    made_by: Mapping[str, Any] | None = None
 
     def __init__(self, config: MethodConfig, vocabulary: Vocabulary, preprocessing: Preprocessing) -> None:
         super().__init__()

@@ -98,7 +98,7 @@ def fit(recipe: Recipe, store: Store, out: Path, *, validation: Store | None = N
 
 
 def load_run(path: str | Path) -> Method:
-    """Load a trained method from its run folder, with what it has `seen`, or from its model file alone.
+    """Load a trained method from its run folder, with what it has `seen` and was `made_by`, or from its model file alone.
 
     Raises:
         MedLIPError: there is no trained model.
@@ -112,6 +112,11 @@ def load_run(path: str | Path) -> Method:
     method = load_method(path / MODEL)
     if (path / SEEN).exists():
         method.seen = Fingerprints.load(path / SEEN)
+    if (path / MANIFEST).exists():
+        manifest = json.loads((path / MANIFEST).read_text())
+        data = {key: manifest["data"][key] for key in ("hash", "images")}
+        seed = manifest["recipe"]["training"]["seed"]
+        method.made_by = {"recipe": manifest["recipe"], "seed": seed, "data": data, "versions": manifest["versions"]}
     return method
 
 

@@ -1,0 +1,117 @@
+"""How good a method is on women and men, young and old, by view: AUROC of each group over the same classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medlip.evaluation.metrics import Array, auroc, auroc_statistic, bootstrap, interval, mean_defined, number
+
+ATTRIBUTES = ("sex", "age", "view")
+AGE_BANDS = ((0, "under 40"), (40, "40 to 59"), (60, "60 to 79"), (80, "80 and over"))  # from which age on
+SEXES = {"f": "female", "m": "male"}
+
+
+def group_of(attribute: str, value: str) -> str:
+    """Return the group of one image, "" for unknown: "female", "40 to 59", or the view itself.
+
+    >>> group_of("sex", "F"), group_of("age", "058Y"), group_of("age", "6M"), group_of("view", "PA")
+    ('female', '40 to 59', 'under 40', 'PA')
+    """
+    value = value.strip()
+    if attribute == "sex":
+        return SEXES.get(value[:1].lower(), "")
+    if attribute == "age":
+        found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([YMWD]?)", value, re.IGNORECASE)
+        if found is None:
+            return ""
+        years = float(found[1]) if found[2].upper() in ("", "Y") else 0
+        return [name for start, name in AGE_BANDS if years >= start][-1]
+    return value
+
+
+def subgroup_results(
+    classes: Sequence[str],
+    scores: Array,
+    labels: Array,
+    patients: Sequence[str],
+    attributes: Mapping[str, Sequence[str]],
+    *,
+    minimum: int,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return AUROC by group of every attribute that splits the images, ready for JSON.
+
+    Groups of one attribute are compared over the same classes: those with at least `minimum` positives and a negative in
+    each of them. A group that has fewer than half of the usable classes is left out, and said to be.
+
+    Args:
+        classes: C names.
+        scores: (N, C).
+        labels: (N, C): 1, 0, or NaN for unknown.
+        patients: (N,).
+        attributes: (N,) values by name, "" for unknown; see `ATTRIBUTES`.
+        minimum: positives that a class needs in a group.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        By attribute: `classes` of the comparison; `groups` by name with `n`, `n_patients`, `macro_auroc`, its `interval` and
+        `auroc` by class; `left_out` with reasons; `unknown`, the number of images without a known value.
+    """
+    results = {}
+    for attribute in ATTRIBUTES:
+        groups = np.array([group_of(attribute, value) for value in attributes.get(attribute, ())])
+        names = sorted(set(groups) - {""})
+        if len(names) < 2:
+            continue
+        usable = {name: _usable(labels[groups == name], minimum) for name in names}
+        enough = np.any(list(usable.values()), axis=0).sum() / 2
+        kept = [name for name in names if usable[name].sum() >= max(1, enough)]
+        common = np.all([usable[name] for name in kept], axis=0) if kept else np.zeros(len(classes), bool)
+        results[attribute] = {
+            "classes": [name for name, used in zip(classes, common, strict=True) if used],
+            "groups": {
+                name: _group(groups == name, classes, common, scores, labels, patients, resamples, seed) for name in kept
+            },
+            "left_out": {
+                name: f"{usable[name].sum()} of {len(classes)} classes have {minimum} positives and a negative among its "
+                f"{(groups == name).sum()} images"
+                for name in names
+                if name not in kept
+            },
+            "unknown": int((groups == "").sum()),
+        }
+    return results
+
+
+def _usable(labels: Array, minimum: int) -> NDArray[np.bool_]:
+    usable: NDArray[np.bool_] = ((labels == 1).sum(axis=0) >= minimum) & (labels == 0).any(axis=0)
+    return usable
+
+
+def _group(
+    members: NDArray[np.bool_],
+    classes: Sequence[str],
+    common: NDArray[np.bool_],
+    scores: Array,
+    labels: Array,
+    patients: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    scores, labels, own = scores[members], labels[members], np.asarray(patients)[members]
+    areas, statistic = auroc(scores, labels), auroc_statistic(scores[:, common], labels[:, common])
+    low, high = bootstrap(lambda weights: mean_defined(statistic(weights)), own, resamples, seed)
+    return {
+        "n": int(members.sum()),
+        "n_patients": len(set(own.tolist())),
+        "macro_auroc": number(mean_defined(areas[None, common])[0]),
+        "interval": interval(float(low), float(high)),
+        "auroc": {name: number(area) for name, area in zip(classes, areas, strict=True)},
+    }
