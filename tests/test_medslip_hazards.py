@@ -174,10 +174,10 @@ def test_hazard_9_one_token_limit_in_training_and_in_use(tmp_path, monkeypatch):
     method = model(max_tokens=77)
     save_method(method, tmp_path / "model.safetensors")
     asked = []
-    from medlip.methods import medslip
+    from medlip.methods import queries
 
-    original = medslip.text_encoder
-    monkeypatch.setattr(medslip, "text_encoder", lambda name, tokens: asked.append(tokens) or original(name, tokens))
+    original = queries.text_encoder
+    monkeypatch.setattr(queries, "text_encoder", lambda name, tokens: asked.append(tokens) or original(name, tokens))
     load_method(tmp_path / "model.safetensors").score(images(), ["something new"])
     assert asked == [77]
 

@@ -98,7 +98,7 @@ class Method(nn.Module, ABC):
 
 MethodType = TypeVar("MethodType", bound=type[Method])
 _METHODS: dict[str, type[Method]] = {}
-_MODULES = ("medslip", "mlip")
+_MODULES = ("convirt", "gloria", "medklip", "medslip", "mlip")
 
 
 def register(method: MethodType) -> MethodType:
@@ -260,3 +260,8 @@ def initialise(module: nn.Module, init: str) -> None:
                 nn.init.normal_(parameter, 0, 0.02)
             else:
                 nn.init.xavier_uniform_(parameter)
+
+
+def exact(values: Tensor) -> Tensor:
+    """At least float32: what autocast computed in half precision is compared in full."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -7,13 +7,16 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 
-def contrastive_loss(logits: Tensor, weights: Tensor | None = None, present: Tensor | None = None) -> Tensor:
-    """Return the symmetric InfoNCE loss, sum_i w_i l_i / sum_i w_i with l_i = (CE_i(L) + CE_i(L^T)) / 2.
+def contrastive_loss(
+    logits: Tensor, weights: Tensor | None = None, present: Tensor | None = None, *, to_reports: float = 0.5
+) -> Tensor:
+    """Return the bidirectional InfoNCE loss, sum_i w_i l_i / sum_i w_i with l_i = a CE_i(L) + (1 - a) CE_i(L^T).
 
     Args:
         logits: L (B, B), similarities over temperature; pair i matches on the diagonal.
         weights: w (B,), None for 1.
         present: bool (B,), pairs that take part at all, as positives or negatives; None for all. Without any the loss is 0.
+        to_reports: a, the share of finding an image's report among all; the rest is finding a report's image.
     """
     if present is not None:
         logits = logits[present][:, present]
@@ -21,19 +24,19 @@ def contrastive_loss(logits: Tensor, weights: Tensor | None = None, present: Ten
     if not len(logits):
         return logits.sum()
     matching = logits.diagonal()
-    losses = (logits.logsumexp(1) + logits.logsumexp(0)) / 2 - matching
+    losses = to_reports * logits.logsumexp(1) + (1 - to_reports) * logits.logsumexp(0) - matching
     if weights is None:
         return losses.mean()
     return (weights * losses).sum() / weights.sum()
 
 
-def contrastive_loss_reference(logits: Tensor, weights: Tensor) -> Tensor:
+def contrastive_loss_reference(logits: Tensor, weights: Tensor, share: float = 0.5) -> Tensor:
     """`contrastive_loss` as the equation reads."""
     total = logits.new_zeros(())
     for i in range(len(logits)):
         to_reports = -torch.log(logits[i, i].exp() / logits[i].exp().sum())
         to_images = -torch.log(logits[i, i].exp() / logits[:, i].exp().sum())
-        total = total + weights[i] * (to_reports + to_images) / 2
+        total = total + weights[i] * (share * to_reports + (1 - share) * to_images)
     return total / weights.sum()
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import Method, MethodConfig, fill, initialise, register
+from medlip.methods.base import exact, fill, initialise, register
 from medlip.methods.medslip_losses import (
     draw_negatives,
     draw_positive,
@@ -28,7 +27,8 @@ from medlip.methods.medslip_losses import (
     icl_loss,
     protocl_loss,
 )
-from medlip.nn import Disentangler, ImageEncoder, QueryDecoder, TextBank, text_encoder
+from medlip.methods.queries import QueryConfig, QueryMethod
+from medlip.nn import Disentangler, ImageEncoder, QueryDecoder
 from medlip.nn.disentangler import Gate
 from medlip.nn.dropout import Dropout
 
@@ -39,55 +39,21 @@ if TYPE_CHECKING:
 STREAMS = ("pathology", "anatomy")
 
 
-class MeDSLIPConfig(MethodConfig):
-    """Settings of MeDSLIP; the defaults are the published ones.
+class MeDSLIPConfig(QueryConfig):
+    """Settings of MeDSLIP beside those of all query methods; the defaults are the published ones.
 
     Attributes:
-        backbone: timm model of the image encoder.
-        stride: image pixels per location (16: third stage of a ResNet).
-        weights: initial weights of the backbone: None, "timm", a package or a file, as `ImageEncoder` takes them.
-        width: of queries and locations.
-        layers: decoder layers.
-        heads: attention heads.
-        feedforward: hidden width of the decoder.
-        dropout: everywhere in the decoder and before the heads.
         gate: the disentangler's; `off` leaves one stream for both.
-        prototype: what ProtoCL pulls a present query to: the `mean` of its partners, one at `random`, or `off`.
-        negatives: partners that ProtoCL tells the prototype from.
+        prototype: what ProtoCL, weighted by `alpha`, pulls a present query to: the `mean` of its partners, one at `random`,
+            or `off`.
         icl: pairs that ICL learns from: those `mentioned`, `all` (unmentioned ones count as absent), or `off`.
-        alpha: weight of ProtoCL.
         beta: weight of ICL.
-        unmentioned: weight at which an unmentioned query counts as absent in L_exist; 0 as published.
-        anatomy_text: `short` as published, or `long`.
-        text_encoder: "lexical", or a transformers model by name or folder.
-        max_tokens: where texts are cut.
-        standardise: centre and scale the text banks.
-        init: of linear weights: `normal` N(0, 0.02) as published, which starts with hardly a trace of the image in the
-            queries; `xavier` keeps the signal's scale and learns far sooner in a short run.
-        seed: of initial weights and drawn partners.
     """
 
-    backbone: str = "resnet50"
-    stride: int = 16
-    weights: str | None = None
-    width: int = Field(256, gt=0)
-    layers: int = Field(4, gt=0)
-    heads: int = Field(4, gt=0)
-    feedforward: int = Field(1024, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
     gate: Gate = "linear"
     prototype: Literal["mean", "random", "off"] = "mean"
-    negatives: int = Field(7, gt=0)
     icl: Literal["mentioned", "all", "off"] = "mentioned"
-    alpha: float = Field(1.0, ge=0)
     beta: float = Field(1.0, ge=0)
-    unmentioned: float = Field(0.0, ge=0)
-    anatomy_text: Literal["short", "long"] = "short"
-    text_encoder: str = "lexical"
-    max_tokens: int = Field(128, gt=0)
-    standardise: bool = True
-    init: Literal["normal", "xavier"] = "normal"
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +80,7 @@ class MeDSLIPOutput:
 
 
 @register
-class MeDSLIP(Method):
+class MeDSLIP(QueryMethod):
     """The two-stream model.
 
     Args:
@@ -141,23 +107,13 @@ class MeDSLIP(Method):
         pathology_embeddings: Tensor | None = None,
         anatomy_embeddings: Tensor | None = None,
     ) -> None:
-        super().__init__(config, vocabulary, preprocessing)
-        short = config.anatomy_text == "short"
-        banks = {}
-        for stream, given, texts in (
-            ("pathology", pathology_embeddings, [pathology.description for pathology in vocabulary.pathologies]),
-            ("anatomy", anatomy_embeddings, [place.text if short else place.long_text for place in vocabulary.anatomies]),
-        ):
-            if given is not None and len(given) != len(texts):
-                raise MedLIPError(
-                    f"{len(given)} {stream} embeddings for the {len(texts)} concepts of the vocabulary. "
-                    "Give one for each, in its order."
-                )
-            encoded = text_encoder(config.text_encoder, config.max_tokens).encode(texts) if given is None else given
-            banks[stream] = TextBank(encoded, config.standardise)
-        self.banks = nn.ModuleDict(banks)
-        text_width = banks["pathology"].embeddings.shape[1]
-
+        super().__init__(
+            config,
+            vocabulary,
+            preprocessing,
+            pathology_embeddings=pathology_embeddings,
+            anatomy_embeddings=anatomy_embeddings,
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.encoder = ImageEncoder(config.backbone, config.stride, config.weights)
@@ -167,33 +123,16 @@ class MeDSLIP(Method):
                 lambda: nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, width)),
                 shared=config.gate == "off",
             )
-            self.embed = nn.Linear(text_width, width)
+            self.embed = nn.Linear(self.text_width, width)
             self.decode = _per_stream(
                 lambda: QueryDecoder(width, config.layers, config.heads, config.feedforward, config.dropout)
             )
             self.norm = nn.LayerNorm(width)
             self.dropout = Dropout(config.dropout)
             self.exist = _per_stream(lambda: nn.Linear(width, 2))
-            self.contrast = _per_stream(lambda: nn.Linear(width, text_width))
+            self.contrast = _per_stream(lambda: nn.Linear(width, self.text_width))
             for part in (self.disentangler, self.project, self.embed, self.decode, self.exist, self.contrast):
                 initialise(part, config.init)
-
-        unfit = {"pathology": vocabulary.unfit_anatomies, "anatomy": vocabulary.unfit_pathologies}
-        for stream, matrix in unfit.items():  # the partners of one stream are the concepts of the other
-            self.register_buffer(f"unfit_{stream}", torch.from_numpy(np.array(matrix)), persistent=False)
-
-    @classmethod
-    def blank(
-        cls, config: MeDSLIPConfig, vocabulary: Vocabulary, preprocessing: Preprocessing, state: Mapping[str, Tensor]
-    ) -> MeDSLIP:
-        """Return a model with the shapes of `state`, to be filled."""
-        return cls(
-            config.model_copy(update={"weights": None}),
-            vocabulary,
-            preprocessing,
-            pathology_embeddings=torch.zeros_like(state["banks.pathology.embeddings"]),
-            anatomy_embeddings=torch.zeros_like(state["banks.anatomy.embeddings"]),
-        )
 
     @classmethod
     def from_released(
@@ -251,11 +190,7 @@ class MeDSLIP(Method):
         shares = dict(zip(STREAMS, self.disentangler(features), strict=True))
         states, attention = {}, {}
         for stream in STREAMS:
-            texts, mask = self._texts(stream), None
-            if stream == "pathology" and asked is not None and len(asked):
-                mask = torch.eye(len(texts) + len(asked), dtype=torch.bool, device=images.device)
-                mask[:, : len(texts)] = True
-                texts = torch.cat([texts, asked.to(texts)])
+            texts, mask = self.questions(asked) if stream == "pathology" else (self.texts(stream), None)
             decoded, attention[stream] = self.decode[stream](
                 self.embed(texts), self.project[stream](shares[stream]), mask=mask, need_attention=need_attention
             )
@@ -270,9 +205,6 @@ class MeDSLIP(Method):
             attention["anatomy"],
             grid,
         )
-
-    def _texts(self, stream: str) -> Tensor:
-        return self.banks.get_buffer(f"{stream}.embeddings")
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the five terms of a batch (fewer where the settings switch some off)."""
@@ -310,8 +242,8 @@ class MeDSLIP(Method):
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
         config = self.config
-        states = {"pathology": _exact(output.states_pathology), "anatomy": _exact(output.states_anatomy)}
-        logits = {"pathology": _exact(output.logits_pathology), "anatomy": _exact(output.logits_anatomy)}
+        states = {"pathology": exact(output.states_pathology), "anatomy": exact(output.states_anatomy)}
+        logits = {"pathology": exact(output.logits_pathology), "anatomy": exact(output.logits_anatomy)}
         by_query = {"pathology": adjacency.transpose(1, 2), "anatomy": adjacency}  # (B, q, partners)
         given = {"pathology": negatives_pathology, "anatomy": negatives_anatomy}
         terms = {
@@ -326,7 +258,7 @@ class MeDSLIP(Method):
                 negatives = given[stream]
                 terms[f"protocl_{stream}"] = protocl_loss(
                     self.contrast[stream](self.dropout(states[stream])[rows]),
-                    self._texts(other),
+                    self.texts(other),
                     present,
                     draw_negatives(present, self.get_buffer(f"unfit_{stream}"), config.negatives, generator)
                     if negatives is None
@@ -363,7 +295,7 @@ class MeDSLIP(Method):
         states = output.states_pathology[:, columns]
         if self.config.prototype == "off":
             return (states @ output.states_anatomy.transpose(1, 2)).sigmoid()
-        likely = (self.contrast["pathology"](states) @ self._texts("anatomy").T).log_softmax(-1)
+        likely = (self.contrast["pathology"](states) @ self.texts("anatomy").T).log_softmax(-1)
         occupied = output.logits_anatomy.log_softmax(-1)[:, None, :, 1]
         present = output.logits_pathology[:, columns].softmax(-1)[..., 1:]
         shared: Tensor = present * (likely + occupied).softmax(-1)
@@ -375,35 +307,13 @@ class MeDSLIP(Method):
 
     def _ask(self, images: Tensor, prompts: Sequence[str], need_attention: bool = False) -> tuple[MeDSLIPOutput, list[int]]:
         """Read images with the vocabulary's queries and an extra one for each open prompt; and each prompt's column."""
-        known = [self.vocabulary.find_pathology(prompt) for prompt in prompts]
-        open_texts = list(dict.fromkeys(text for text, name in zip(prompts, known, strict=True) if name is None))
-        asked = None
-        if open_texts:
-            bank = cast("TextBank", self.banks["pathology"])
-            encoder = text_encoder(self.config.text_encoder, self.config.max_tokens)
-            if encoder.width != bank.embeddings.shape[1]:
-                raise MedLIPError(
-                    f"{open_texts[0]!r} is not in the vocabulary, and the text encoder {self.config.text_encoder!r} "
-                    f"({encoder.width} wide) is not the one of this model's text bank ({bank.embeddings.shape[1]} wide). "
-                    "Ask for pathologies of the vocabulary, or name the right encoder."
-                )
-            asked = bank.place(encoder.encode(open_texts).to(bank.embeddings))
-        first = len(self.vocabulary.pathologies)
-        columns = [
-            self.vocabulary.pathology_index[name.name] if name else first + open_texts.index(text)
-            for text, name in zip(prompts, known, strict=True)
-        ]
+        asked, columns = self.place(prompts)
         return self(images, need_attention, asked), columns
 
 
 def _per_stream(make: Any, shared: bool = False) -> nn.ModuleDict:
     first = make()
     return nn.ModuleDict({"pathology": first, "anatomy": first if shared else make()})
-
-
-def _exact(values: Tensor) -> Tensor:
-    """At least float32: what autocast computed in half precision is compared in full."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 _RELEASED_NAMES = (

@@ -14,13 +14,18 @@ POSITIVE = ("There is {}.",)
 NEGATIVE = ("There is no {}.", "No evidence of {}.", "The lung is clear.")
 
 
+def prompt_name(prompt: str, vocabulary: Vocabulary) -> str:
+    """Return a prompt as it stands in a sentence: a pathology's display name, or the text itself."""
+    pathology = vocabulary.find_pathology(prompt)
+    return pathology.display.lower() if pathology else prompt.strip().rstrip(".")
+
+
 def prompt_texts(prompt: str, vocabulary: Vocabulary, described: bool = True) -> tuple[list[str], list[str]]:
     """Return the texts that speak for and against a prompt: a pathology by any of its names, or any text.
 
     Where `described`, a pathology's description speaks for it too.
     """
-    pathology = vocabulary.find_pathology(prompt)
-    name = pathology.display.lower() if pathology else prompt.strip().rstrip(".")
+    pathology, name = vocabulary.find_pathology(prompt), prompt_name(prompt, vocabulary)
     description = [pathology.description] if pathology and described else []
     return [form.format(name) for form in POSITIVE] + description, [form.format(name) for form in NEGATIVE]
 

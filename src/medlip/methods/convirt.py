@@ -1,0 +1,111 @@
+"""ConVIRT: contrast of whole images and sentences of their reports (arXiv 2010.00747).
+
+    L = mean_i (lambda CE_i(L) + (1 - lambda) CE_i(L^T)),  L_ij = cos(v_i, u_j) / tau
+
+v is the image's mean feature and u its text's vector, each behind a head with one hidden layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from medlip.methods.base import exact, register
+from medlip.methods.contrastive import contrastive_loss
+from medlip.methods.image_text import ImageTextConfig, ImageTextMethod
+from medlip.nn.gather import gather
+
+if TYPE_CHECKING:
+    from medlip.concepts import Vocabulary
+    from medlip.images.preprocessing import Preprocessing
+    from medlip.nn.report_encoder import ReportEncoder
+
+
+class ConVIRTConfig(ImageTextConfig):
+    """Settings of ConVIRT beside those of the encoders; the defaults are the published ones, but for the text encoder.
+
+    Attributes:
+        patch: as for the encoders; 32 is the last stage of a ResNet.
+        report_vector: as for the encoders.
+        max_sentences: as for the encoders; published is one sentence at a time.
+        temperature: tau, fixed.
+        image_to_text: lambda, weight of finding an image's text among all; the rest goes to finding a text's image.
+    """
+
+    patch: int | None = Field(32, gt=0)
+    report_vector: Literal["cls", "mean", "max"] = "max"
+    max_sentences: int = Field(1, ge=0)
+    temperature: float = Field(0.1, gt=0)
+    image_to_text: float = Field(0.75, ge=0, le=1)
+
+
+@register
+class ConVIRT(ImageTextMethod):
+    """Two encoders with a non-linear head each.
+
+    Args:
+        config: settings.
+        vocabulary: what can be asked by name.
+        preprocessing: of the images.
+        text: the encoder of reports.
+    """
+
+    name = "convirt"
+    summary = "The model learns to tell the sentences of an image's own report from those of the others."
+    config_type = ConVIRTConfig
+
+    def __init__(
+        self, config: ConVIRTConfig, vocabulary: Vocabulary, preprocessing: Preprocessing, text: ReportEncoder
+    ) -> None:
+        super().__init__(config, vocabulary, preprocessing, text)
+        self.project = _head(self.encoder.width, config.width)
+        self.project_report = _head(text.width, config.width)
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """One term."""
+        return {"contrast": 1.0}
+
+    def loss_terms(self, images: Tensor, reports: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+        """Return the contrast of images (B, 3, S, S) and their reports, given as sentences; one without any is left out."""
+        pooled, texts = self._embed_images(images), self._embed_reports(reports)
+        present = torch.tensor([any(report) for report in reports], device=images.device)
+        with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
+            logits = gather(pooled) @ gather(texts).T / self.config.temperature
+            return {"contrast": contrastive_loss(logits, present=gather(present), to_reports=self.config.image_to_text)}
+
+    @torch.inference_mode()
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return probabilities (B, C): softmax over what speaks for and against each prompt."""
+        positive, negative = self.prompts.embed(prompts, self.vocabulary, self._embed_texts)
+        scores: Tensor = (self._embed_images(images) @ (positive - negative).T / self.config.temperature).sigmoid()
+        return scores
+
+    @torch.inference_mode()
+    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return maps (B, C, h, w) in [0, 1]: (1 + cosine) / 2 of each location and each prompt's positive words.
+
+        ConVIRT aligns whole images alone. Here every location goes through the head that is trained for their mean.
+        """
+        positive, _ = self.prompts.embed(prompts, self.vocabulary, self._embed_texts)
+        locations = normalize(exact(self.project(self.encoder(images))), dim=-1)
+        maps = (1 + locations @ positive.T).clamp(min=0) / 2
+        return maps.transpose(1, 2).reshape(len(images), len(prompts), *self.encoder.grid)
+
+    def _embed_images(self, images: Tensor) -> Tensor:
+        return normalize(exact(self.project(self.encoder(images).mean(1))), dim=-1)
+
+    def _embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
+        return normalize(exact(self.project_report(self.report_vectors(self.text(reports)))), dim=-1)
+
+    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
+        return self._embed_reports([[text] for text in texts])
+
+
+def _head(features: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width))

@@ -1,0 +1,161 @@
+"""What methods share that ask the image for concepts: their texts as queries, and questions beyond the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Self, cast
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from medlip.concepts import Vocabulary
+from medlip.errors import MedLIPError
+from medlip.images.preprocessing import Preprocessing
+from medlip.methods.base import Method, MethodConfig
+from medlip.nn import TextBank, text_encoder
+
+
+class QueryConfig(MethodConfig):
+    """Settings of every method that decodes queries; the defaults are the published ones of MedKLIP and MeDSLIP.
+
+    Attributes:
+        backbone: timm model of the image encoder.
+        stride: image pixels per location (16: third stage of a ResNet).
+        weights: initial weights of the backbone: None, "timm", a package or a file, as `ImageEncoder` takes them.
+        width: of queries and locations.
+        layers: decoder layers.
+        heads: attention heads.
+        feedforward: hidden width of the decoder.
+        dropout: everywhere in the decoder and before the heads.
+        negatives: partners that a present query's own are told from.
+        alpha: weight of that contrast.
+        unmentioned: weight at which an unmentioned query counts as absent in L_exist; 0 as published.
+        anatomy_text: `short` as published, or `long`.
+        text_encoder: "lexical", or a transformers model by name or folder.
+        max_tokens: where texts are cut.
+        standardise: centre and scale the text banks.
+        init: of linear weights: `normal` N(0, 0.02) as published, which starts with hardly a trace of the image in the
+            queries; `xavier` keeps the signal's scale and learns far sooner in a short run.
+        seed: of initial weights and drawn partners.
+    """
+
+    backbone: str = "resnet50"
+    stride: int = 16
+    weights: str | None = None
+    width: int = Field(256, gt=0)
+    layers: int = Field(4, gt=0)
+    heads: int = Field(4, gt=0)
+    feedforward: int = Field(1024, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    negatives: int = Field(7, gt=0)
+    alpha: float = Field(1.0, ge=0)
+    unmentioned: float = Field(0.0, ge=0)
+    anatomy_text: Literal["short", "long"] = "short"
+    text_encoder: str = "lexical"
+    max_tokens: int = Field(128, gt=0)
+    standardise: bool = True
+    init: Literal["normal", "xavier"] = "normal"
+    seed: int = 0
+
+
+class QueryMethod(Method):
+    """A method whose questions are the embedded texts of P pathologies and A anatomies.
+
+    Args:
+        config: settings.
+        vocabulary: P pathologies and A anatomies.
+        preprocessing: of the images.
+        pathology_embeddings: (P, text width); None: encode the vocabulary's descriptions.
+        anatomy_embeddings: (A, text width); None: encode the vocabulary's texts.
+    """
+
+    def __init__(
+        self,
+        config: QueryConfig,
+        vocabulary: Vocabulary,
+        preprocessing: Preprocessing,
+        *,
+        pathology_embeddings: Tensor | None = None,
+        anatomy_embeddings: Tensor | None = None,
+    ) -> None:
+        super().__init__(config, vocabulary, preprocessing)
+        short = config.anatomy_text == "short"
+        banks = {}
+        for stream, given, texts in (
+            ("pathology", pathology_embeddings, [pathology.description for pathology in vocabulary.pathologies]),
+            ("anatomy", anatomy_embeddings, [place.text if short else place.long_text for place in vocabulary.anatomies]),
+        ):
+            if given is not None and len(given) != len(texts):
+                raise MedLIPError(
+                    f"{len(given)} {stream} embeddings for the {len(texts)} concepts of the vocabulary. "
+                    "Give one for each, in its order."
+                )
+            encoded = text_encoder(config.text_encoder, config.max_tokens).encode(texts) if given is None else given
+            banks[stream] = TextBank(encoded, config.standardise)
+        self.banks = nn.ModuleDict(banks)
+        self.text_width: int = banks["pathology"].embeddings.shape[1]
+        unfit = {"pathology": vocabulary.unfit_anatomies, "anatomy": vocabulary.unfit_pathologies}
+        for stream, matrix in unfit.items():  # the partners of one stream are the concepts of the other
+            self.register_buffer(f"unfit_{stream}", torch.from_numpy(np.array(matrix)), persistent=False)
+
+    @classmethod
+    def blank(
+        cls, config: QueryConfig, vocabulary: Vocabulary, preprocessing: Preprocessing, state: Mapping[str, Tensor]
+    ) -> Self:
+        """Return a model with the shapes of `state`, to be filled."""
+        return cls(
+            config.model_copy(update={"weights": None}),
+            vocabulary,
+            preprocessing,
+            pathology_embeddings=torch.zeros_like(state["banks.pathology.embeddings"]),
+            anatomy_embeddings=torch.zeros_like(state["banks.anatomy.embeddings"]),
+        )
+
+    def texts(self, stream: str) -> Tensor:
+        """Return the embeddings (q, text width) of the concepts of a stream, "pathology" or "anatomy"."""
+        return self.banks.get_buffer(f"{stream}.embeddings")
+
+    def questions(self, asked: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the pathologies' texts with open questions behind them, and who may attend to whom.
+
+        Args:
+            asked: (n, text width) embeddings of open questions, in the pathology bank's space.
+
+        Returns:
+            (P + n, text width), and a mask for `QueryDecoder`, None where nothing more is asked: an open question sees the
+            vocabulary's pathologies and itself, and changes nothing of what the others get.
+        """
+        texts = self.texts("pathology")
+        if asked is None or not len(asked):
+            return texts, None
+        mask = torch.eye(len(texts) + len(asked), dtype=torch.bool, device=texts.device)
+        mask[:, : len(texts)] = True
+        return torch.cat([texts, asked.to(texts)]), mask
+
+    def place(self, prompts: Sequence[str]) -> tuple[Tensor | None, list[int]]:
+        """Return embeddings of the prompts beyond the vocabulary, None without any, and which query answers each prompt.
+
+        Raises:
+            MedLIPError: the text encoder is not the one of the model's text bank.
+        """
+        known = [self.vocabulary.find_pathology(prompt) for prompt in prompts]
+        open_texts = list(dict.fromkeys(text for text, name in zip(prompts, known, strict=True) if name is None))
+        asked = None
+        if open_texts:
+            bank = cast("TextBank", self.banks["pathology"])
+            encoder = text_encoder(self.config.text_encoder, self.config.max_tokens)
+            if encoder.width != bank.embeddings.shape[1]:
+                raise MedLIPError(
+                    f"{open_texts[0]!r} is not in the vocabulary, and the text encoder {self.config.text_encoder!r} "
+                    f"({encoder.width} wide) is not the one of this model's text bank ({bank.embeddings.shape[1]} wide). "
+                    "Ask for pathologies of the vocabulary, or name the right encoder."
+                )
+            asked = bank.place(encoder.encode(open_texts).to(bank.embeddings))
+        first = len(self.vocabulary.pathologies)
+        columns = [
+            self.vocabulary.pathology_index[name.name] if name else first + open_texts.index(text)
+            for text, name in zip(prompts, known, strict=True)
+        ]
+        return asked, columns

@@ -1,0 +1,264 @@
+"""MedKLIP, GLoRIA and ConVIRT: losses are their equations, odd batches stay finite, and any method keeps to the seam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import normalize, one_hot
+
+from medlip.concepts import default_vocabulary
+from medlip.data.batch import Batch, evaluation_batches
+from medlip.data.store import Store
+from medlip.errors import MedLIPError
+from medlip.images.preprocessing import Preprocessing
+from medlip.methods import Method, build_method, load_method, method_names, save_method
+from medlip.methods.base import method_config
+from medlip.methods.contrastive import contrastive_loss, contrastive_loss_reference
+from medlip.methods.gloria import GLoRIA, local_logits, reference_local_loss
+from medlip.methods.medklip import MedKLIP
+from medlip.methods.medslip_losses import (
+    draw_negatives,
+    draw_positive,
+    existence_labels,
+    protocl_loss,
+    reference_existence_loss,
+    reference_protocl_loss,
+)
+from medlip.training import fit, load_recipe, load_run
+
+SIZE = 64
+SMALL = {
+    "backbone": "resnet10t",
+    "patch": 16,
+    "layers": 1,
+    "feedforward": 32,
+    "text_width": 32,
+    "text_layers": 1,
+    "width": 32,
+    "decoder_width": 32,
+    "decoder_layers": 1,
+    "decoder_heads": 2,
+}
+PROMPTS = ("effusion", "pneumothorax", "a metal clip over the heart")
+BASELINES = ("convirt", "gloria", "medklip")
+PARTS = {
+    "convirt": {"encoder", "text", "project", "project_report"},
+    "gloria": {"encoder", "text", "project", "project_region", "project_report", "project_word"},
+    "medklip": {"encoder", "project", "embed", "decode", "norm", "exist", "position"},
+}
+
+
+@pytest.fixture(scope="module")
+def batch(phantom_store: Path) -> Batch:
+    return next(evaluation_batches(Store.open(phantom_store).take(range(4)), Preprocessing(SIZE), 4, implied=True))
+
+
+def make(name: str, batch: Batch, **settings: Any) -> Method:
+    """A small untrained method; a size that it doesn't know as a setting is left out."""
+    known = type(method_config({"name": name})).model_fields
+    small = {key: value for key, value in SMALL.items() if key in known}
+    return build_method(
+        {"name": name, **small, **settings},
+        default_vocabulary(),
+        Preprocessing(SIZE),
+        lambda: (" ".join(sentences) for sentences in batch.sentences),
+    ).train()
+
+
+def total(method: Method, batch: Batch) -> torch.Tensor:
+    terms = method.losses(batch)
+    assert terms
+    assert set(terms) <= set(method.loss_weights)
+    assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
+    return torch.stack([method.loss_weights[name] * term for name, term in terms.items()]).sum()
+
+
+def assert_finite_gradients(method: Method) -> None:
+    gradients = [parameter.grad for parameter in method.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def cut(batch: Batch, rows: Sequence[int], **changes: Any) -> Batch:
+    """The rows of a batch that methods learn from."""
+    kept = replace(
+        batch,
+        images=batch.images[list(rows)],
+        facts=batch.facts[list(rows)],
+        ids=tuple(batch.ids[row] for row in rows),
+        sentences=tuple(batch.sentences[row] for row in rows),
+    )
+    return replace(kept, **changes)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_learns_answers_and_is_saved(name: str, batch: Batch, tmp_path: Path) -> None:
+    method = make(name, batch)
+    assert method.name == name
+    assert method.summary.endswith(".")
+    total(method, batch).backward()  # type: ignore[no-untyped-call]
+    assert_finite_gradients(method)
+    unlearned = {
+        part for part in PARTS.get(name, ()) if not any(p.grad is not None and p.grad.any() for p in _of(method, part))
+    }
+    assert not unlearned
+
+    method.eval()
+    scores, maps = method.score(batch.images, PROMPTS), method.localise(batch.images, PROMPTS)
+    assert scores.shape == (4, 3)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert maps.shape == (4, 3, SIZE // 16, SIZE // 16)
+    assert (maps >= 0).all()
+    for answer in (method.score, method.localise):  # asked alone, an image and a prompt get the same
+        alone = answer(batch.images[1:2], PROMPTS[2:])
+        torch.testing.assert_close(alone, answer(batch.images, PROMPTS)[1:2, 2:], atol=1e-5, rtol=1e-4)
+    assert torch.equal(method.score(batch.images, ["pleural effusion"]), method.score(batch.images, ["effusion"]))
+
+    save_method(method, tmp_path / "model.safetensors")
+    loaded = load_method(tmp_path / "model.safetensors")
+    assert torch.equal(loaded.score(batch.images, PROMPTS), scores)
+    assert torch.equal(loaded.localise(batch.images, PROMPTS), maps)
+
+
+def _of(method: Method, part: str) -> list[torch.nn.Parameter]:
+    return [parameter for name, parameter in method.named_parameters() if name.split(".")[0] == part]
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_nothing_said_and_a_batch_of_one_are_finite(name: str, batch: Batch) -> None:
+    method = make(name, batch)
+    unmentioned = torch.full_like(batch.facts, -1)
+    silent = cut(batch, range(4), sentences=((),) * 4, facts=unmentioned)
+    partly = cut(batch, range(4), sentences=((), *batch.sentences[1:]), facts=torch.cat([unmentioned[:1], batch.facts[1:]]))
+    for odd in (silent, partly, cut(batch, [0]), cut(silent, [0])):
+        method.zero_grad()
+        total(method, odd).backward()  # type: ignore[no-untyped-call]
+        assert_finite_gradients(method)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_losses_follow_from_seed_and_batch(name: str, batch: Batch) -> None:
+    method = make(name, batch, **({"dropout": 0.0} if "dropout" in type(method_config({"name": name})).model_fields else {}))
+    with torch.no_grad():
+        first, again, other = (total(method, replace(batch, seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    if name in ("convirt", "medklip"):  # which draw sentences, and positions
+        assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_phantom_recipe_trains_and_its_file_answers(name: str, phantom_store: Path, tmp_path: Path) -> None:
+    small = [
+        f"method.{key}={value}" for key, value in SMALL.items() if key in type(method_config({"name": name})).model_fields
+    ]
+    changes = ["method.weights=null", f"image.size={SIZE}", "training.epochs=1", "training.batch_size=8", *small]
+    store = Store.open(phantom_store).select("train").take(range(16))
+    fit(load_recipe(f"{name}-phantom", changes), store, tmp_path / "run", validation=store.take(range(4)))
+    images = torch.zeros(2, 3, SIZE, SIZE)
+    assert load_run(tmp_path / "run").score(images, PROMPTS).isfinite().all()
+
+
+def test_a_contrast_weighs_both_directions() -> None:
+    logits = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)).double()
+    expected = contrastive_loss_reference(logits, torch.ones(6).double(), 0.75)
+    torch.testing.assert_close(contrastive_loss(logits, to_reports=0.75), expected)
+    assert not torch.allclose(contrastive_loss(logits), expected)
+    torch.testing.assert_close(contrastive_loss(logits.T, to_reports=0.25), expected)
+
+
+def test_the_local_contrast_is_its_equation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    words = normalize(torch.randn(4, 5, 8, generator=generator).double(), dim=-1)
+    regions = normalize(torch.randn(4, 9, 8, generator=generator).double(), dim=-1)
+    real = torch.arange(5) < torch.tensor([5, 1, 3, 4])[:, None]
+    ours = contrastive_loss(local_logits(words, regions, real, 4.0, 5.0, 10.0))
+    torch.testing.assert_close(ours, reference_local_loss(words, regions, real, 4.0, 5.0, 10.0))
+
+
+def test_medklip_s_terms_are_their_equations(batch: Batch) -> None:
+    method = make("medklip", batch, dropout=0.0)
+    assert isinstance(method, MedKLIP)
+    with torch.no_grad():
+        terms, output = method.loss_terms(batch.images, batch.facts), method(batch.images)
+        expected = reference_existence_loss(output.logits, existence_labels(batch.facts, 1))
+        torch.testing.assert_close(terms["exist"], expected)
+        present = batch.facts.transpose(1, 2) == 1
+        rows = present.any(2)
+        generator = torch.Generator().manual_seed(0)
+        negatives = draw_negatives(present[rows], method.get_buffer("unfit_pathology"), 7, generator)
+        one = one_hot(draw_positive(present[rows], generator), present.shape[2]).bool()
+        expected = reference_protocl_loss(method.position(output.states)[rows], method.texts("anatomy"), one, negatives)
+        torch.testing.assert_close(terms["position"], expected)
+
+
+def test_one_random_position_is_a_prototype_of_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    present = torch.rand(5, 9, generator=generator) < 0.4
+    present[:, 0] = True
+    states, partners = torch.randn(5, 6, generator=generator), torch.randn(9, 6, generator=generator)
+    positive = draw_positive(present, generator)
+    negatives = draw_negatives(present, torch.eye(9, dtype=torch.bool), 3, generator)
+    expected = reference_protocl_loss(states, partners, one_hot(positive, 9).bool(), negatives)
+    torch.testing.assert_close(protocl_loss(states, partners, present, negatives, positive), expected)
+
+
+def test_medklip_shares_a_prompt_out_over_anatomies(batch: Batch) -> None:
+    method = make("medklip", batch).eval()
+    assert isinstance(method, MedKLIP)
+    shared = method.score_anatomies(batch.images, PROMPTS)
+    assert shared.shape == (4, 3, len(default_vocabulary().anatomies))
+    torch.testing.assert_close(shared.sum(2), method.score(batch.images, PROMPTS))
+
+
+def test_convirt_learns_from_one_sentence_at_a_time(batch: Batch) -> None:
+    method = make("convirt", batch)
+    one = cut(batch, range(4), sentences=tuple(sentences[:1] for sentences in batch.sentences))
+    assert torch.equal(total(method, one), total(method, replace(one, seed=5)))
+    lengths: list[int] = []
+    method.text.register_forward_hook(lambda module, given, result: lengths.append(result.real.sum(1).max()))  # type: ignore[operator, union-attr]
+    total(method, batch)
+    assert max(len(sentences) for sentences in batch.sentences) > 1
+    assert lengths == [1]
+
+
+@pytest.mark.parametrize("vector", ["cls", "mean", "max"])
+def test_a_report_s_vector_is_pooled_from_its_own_words(vector: str, batch: Batch) -> None:
+    method = make("gloria", batch, report_vector=vector).eval()
+    assert isinstance(method, GLoRIA)
+    with torch.no_grad():
+        both, alone = method.text([batch.sentences[0], (), ("No effusion.",)]), method.text([("No effusion.",)])
+        torch.testing.assert_close(method.report_vectors(both)[2:], method.report_vectors(alone), atol=1e-5, rtol=1e-4)
+        if vector != "cls":
+            assert not method.report_vectors(both)[1].any()
+        if vector == "max":
+            torch.testing.assert_close(method.report_vectors(alone)[0], alone.tokens[0, 1:-1].amax(0))
+
+
+def test_gloria_s_words_are_whole_and_of_length_one(batch: Batch) -> None:
+    method = make("gloria", batch).eval()
+    assert isinstance(method, GLoRIA)
+    words, real = method._words(method.text([("There is no pneumothorax.",), ()]))
+    assert real.sum(1).tolist() == [5, 0]
+    torch.testing.assert_close(words[0].norm(dim=-1), torch.ones(5))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_prompts_are_asked_anew_after_training(name: str, batch: Batch) -> None:
+    method = make(name, batch).eval()
+    before = method.score(batch.images, PROMPTS)
+    method.train()
+    with torch.no_grad():
+        for part in ("project_report", "embed"):
+            for parameter in _of(method, part):
+                parameter.normal_()
+    assert not torch.allclose(method.eval().score(batch.images, PROMPTS), before)
+
+
+def test_a_setting_of_another_method_is_refused() -> None:
+    with pytest.raises(MedLIPError, match="gate"):
+        method_config({"name": "medklip", "gate": "off"})
