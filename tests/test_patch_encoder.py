@@ -129,3 +129,17 @@ def test_the_decoder_depends_on_places_and_on_nothing_hidden() -> None:
     assert not torch.allclose(here, there)
     swapped = decoder(tokens.flip(1), torch.tensor([[4, 0]]))
     torch.testing.assert_close(swapped, here)
+
+
+def test_masked_images_leave_the_given_statistics_alone(tmp_path: object) -> None:
+    import timm
+
+    file = f"{tmp_path}/trained.pt"
+    torch.save(timm.create_model("resnet18", num_classes=0).state_dict(), file)
+    images, visible = torch.randn(4, 3, 32, 32), torch.tensor([[0]]).expand(4, 1)
+    for weights, changes in ((file, False), (None, True)):
+        encoder = PatchEncoder("resnet18", 32, weights=weights).train()
+        before = {name: values.clone() for name, values in encoder.named_buffers() if "running" in name}
+        encoder(images, visible)
+        changed = any(not torch.equal(before[name], values) for name, values in encoder.named_buffers() if name in before)
+        assert changed == changes

@@ -39,7 +39,7 @@ class PromptBank:
 
     def __init__(self, described: bool = True) -> None:
         self._described = described
-        self._known: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+        self._known: dict[tuple[str, str], tuple[Tensor, ...]] = {}
 
     def clear(self) -> None:
         """Forget all embeddings, since the encoder changes."""
@@ -58,7 +58,9 @@ class PromptBank:
         kind = getattr(encode, "__name__", "")
         for prompt in dict.fromkeys(prompts):
             if (kind, prompt) not in self._known:
-                pair = [normalize(encode(texts).mean(0), dim=0) for texts in prompt_texts(prompt, vocabulary, self._described)]
+                pair = [
+                    normalize(encode(texts).mean(0), dim=0) for texts in prompt_texts(prompt, vocabulary, self._described)
+                ]
                 self._known[kind, prompt] = pair[0], pair[1]
         positive, negative = zip(*(self._known[kind, prompt] for prompt in prompts), strict=True)
         return torch.stack(positive), torch.stack(negative)

@@ -17,7 +17,8 @@ class PatchEncoder(nn.Module):
     """A timm vision transformer that computes visible patches alone, or any other backbone's locations as patches.
 
     A transformer's positions are fixed sines and cosines. A convolutional backbone can't leave patches out: hidden ones are
-    grey in its input, and their locations are dropped from its output.
+    grey in its input, and their locations are dropped from its output. Where its weights are given, its batch normalisation
+    keeps the statistics that came with them: those of masked images would not hold for the whole ones it is used on.
 
     Args:
         backbone: name of a timm model.
@@ -41,6 +42,7 @@ class PatchEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.transformer: Any = None
+        self.keeps_statistics = False
         self.convolutions: ImageEncoder | None = None
         if backbone.startswith("vit_") and timm.is_model(backbone):
             own = timm.get_pretrained_cfg(backbone)
@@ -65,6 +67,7 @@ class PatchEncoder(nn.Module):
         else:
             self.patch = patch or 16
             self.convolutions = ImageEncoder(backbone, self.patch, weights)
+            self.keeps_statistics = weights is not None
             self.width = self.convolutions.width
         if image_size % self.patch:
             raise MedLIPError(f"image size {image_size} is no multiple of the patch of {self.patch} px. Change one of them.")
@@ -92,6 +95,15 @@ class PatchEncoder(nn.Module):
             tokens = torch.cat([vit.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], 1)
             extra = 1
         return cast("Tensor", vit.norm(vit.blocks(vit.norm_pre(tokens))))[:, extra:]
+
+    def train(self, mode: bool = True) -> PatchEncoder:
+        """Switch between training and use, statistics that are to be kept aside."""
+        super().train(mode)
+        if self.keeps_statistics:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     def _pixels(self, visible: Tensor) -> Tensor:
         """Return (B, 1, S, S): 1 where a pixel's patch is visible, else 0 (mean grey of a normalised image)."""
