@@ -84,8 +84,11 @@ def _attend(
     """Similarity (i, R) of a few images (i, N, d)."""
     lowest = torch.finfo(patches.dtype).min  # not -inf, of which a report without sentences would make NaN
     queries = sentences.flatten(0, 1)
-    scores = (queries @ patches.mT / temperature).masked_fill(~columns[:, None], lowest)
-    contexts = scores.softmax(-1) @ patches
-    cosines = F.cosine_similarity(contexts, queries, dim=-1).view(len(patches), *rows.shape)
+    dots = queries @ patches.mT
+    weights = (dots / temperature).masked_fill(~columns[:, None], lowest).softmax(-1)
+    # <context, s> and |context|^2 from dot products alone: no context is built, as patches are fewer than its dimensions.
+    squares = ((weights @ (patches @ patches.mT)) * weights).sum(-1)
+    lengths = squares.clamp(min=1e-16).sqrt() * queries.norm(dim=-1).clamp(min=1e-8)
+    cosines = ((weights * dots).sum(-1) / lengths).view(len(patches), *rows.shape)
     sums = sharpness * (cosines / sharpness).masked_fill(~rows, lowest).logsumexp(-1)
     return sums.masked_fill(~(rows.any(-1) & columns.any(-1)[:, None]), 0)
