@@ -372,10 +372,14 @@ class MLIP(Method):
 
     @torch.inference_mode()
     def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return the similarity of every patch and each prompt's positive words, (1 + cosine) / 2: (B, C, h, w)."""
+        """Return how much more every patch is like what speaks for a prompt than like what speaks against it: (B, C, h, w).
+
+        The difference of two cosines, moved from [-2, 2] to [0, 1]. What speaks for it alone says less: some patches are
+        similar to any words.
+        """
         embed = self._embed_reports if self.config.local == "off" else self._embed_sentences
-        positive, _ = self.prompts.embed(prompts, self.vocabulary, embed)
-        maps = (1 + self.encode_patches(images) @ positive.T) / 2
+        positive, negative = self.prompts.embed(prompts, self.vocabulary, embed)
+        maps = (2 + self.encode_patches(images) @ (positive - negative).T) / 4
         return maps.transpose(1, 2).reshape(len(images), len(prompts), *self.encoder.grid)
 
     @torch.inference_mode()
