@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from medlip.app.bench import bench
+from medlip.app.compare import compare
 from medlip.app.data import bench_store
 from medlip.app.data import data as data_sets
 from medlip.app.facts import facts
@@ -175,6 +176,9 @@ def evaluate(
     for note in result["notes"]:
         print(note if note.startswith("WARNING") else f"note: {note}", file=sys.stderr)
     return Answer(result, describe_results(result))
+
+
+app.command(short_help="Put results side by side.")(compare)
 
 
 @app.command()

@@ -21,7 +21,7 @@ Statistic = Callable[[Array], Array]
 """From weights (R, N), how often each of N images counts in each of R resamples, to values (R,) or (R, …)."""
 
 CELLS = 2_000_000  # weights held at a time
-AT_ONCE = 8  # resamples in one product: more fall out of the cache
+IN_CACHE = 200_000  # weights in one product
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> Array:
@@ -52,10 +52,11 @@ def ranking_statistic(scores: ArrayLike, labels: ArrayLike) -> Statistic:
 
     def statistic(weights: Array) -> Array:
         values = np.empty((len(weights), 2, len(ranked)))
-        for start in range(0, len(weights), AT_ONCE):
-            some = np.ascontiguousarray(weights[start : start + AT_ONCE].T)
+        at_once = max(1, IN_CACHE // max(1, len(scores)))
+        for start in range(0, len(weights), at_once):
+            some = np.ascontiguousarray(weights[start : start + at_once].T)
             for c, bins in enumerate(ranked):
-                values[start : start + AT_ONCE, :, c] = _areas(bins @ some).T
+                values[start : start + at_once, :, c] = _areas(bins @ some).T
         return values
 
     return statistic

@@ -1,0 +1,200 @@
+"""Comparing results: one protocol, the same images, paired differences, quoted numbers marked as quoted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medlip.app import cli
+from medlip.app.compare import Form, render
+from medlip.errors import MedLIPError
+from medlip.evaluation.compare import Evaluated, compare
+from medlip.evaluation.metrics import auroc
+from medlip.evaluation.predictions import PREDICTIONS, Predictions
+from medlip.evaluation.protocol import Protocol
+from medlip.evaluation.published import published_tables
+from medlip.evaluation.zero_shot import Tuning, zero_shot_result
+
+CLASSES = ("effusion", "mass_&_nodule")
+N = 300
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Make the folder of an evaluation whose scores have this much noise."""
+
+    def make(name, noise=1.0, *, ids=None, keep=True, label_seed=0, **changes):
+        ids = ids or [f"image{i}" for i in range(N)]
+        labels = (np.random.default_rng(label_seed).random((N, 2)) < 0.4).astype(float)
+        scores = labels + noise * np.random.default_rng(len(name)).normal(size=(N, 2))
+        scores = 1 / (1 + np.exp(-scores))
+        patients = [f"p{i // 2}" for i in range(N)]
+        tuning = Tuning(scores, labels, np.ones(N, bool), "the split val")
+        protocol = {
+            "name": "zero-shot", "data": "d", "split": "test", "images": str(hash(tuple(ids))), "tuning": "t",
+            "classes": {name: name for name in CLASSES}, "findings": {}, "rules": {}, "resamples": 20, "seed": 0,
+        }  # fmt: skip
+        result = {
+            "zero_shot": zero_shot_result(CLASSES, scores, labels, patients, tuning, resamples=20),
+            "grounding": None,
+            "run": {"seed": 7},
+            "protocol": Protocol(**protocol | changes).to_dict(),
+        }
+        out = tmp_path / name
+        out.mkdir()
+        (out / "result.json").write_text(json.dumps(result))
+        if keep:
+            Predictions(ids, patients, CLASSES, scores, labels).save(out / PREDICTIONS)
+        return out
+
+    return make
+
+
+def compared(*folders, **settings):
+    return compare([Evaluated.load(path) for path in folders], resamples=100, **settings)
+
+
+def test_differences_are_to_the_first_and_paired(folder):
+    good, bad = folder("good", 0.5), folder("bad", 4.0)
+    document = compared(good, bad)
+    assert [row["name"] for row in document["results"]] == [str(good), str(bad)]
+    (difference,) = document["differences"]
+    kept = [Predictions.load(path / PREDICTIONS) for path in (good, bad)]
+    first, second = (auroc(one.scores, one.labels) for one in kept)
+    assert difference["to"] == str(good)
+    assert difference["macro_auroc"]["difference"] == pytest.approx((second - first).mean())
+    for c, name in enumerate(CLASSES):
+        entry = difference["per_class"][name]
+        assert entry["difference"] == pytest.approx(second[c] - first[c])
+        assert entry["interval"][0] < entry["difference"] < entry["interval"][1] < 0
+        assert entry["p"] == pytest.approx(2 / 101)
+
+
+def test_the_same_result_twice_does_not_differ(folder):
+    (difference,) = compared(folder("one"), folder("two"))["differences"]  # names of one length: one seed
+    assert difference["macro_auroc"] == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"split": "val"}, "split .'test' and 'val'"),
+        ({"classes": {"effusion": "fluid in the chest"}}, "classes .*effusion: 'effusion' and 'fluid in the chest'"),
+        ({"rules": {"classification threshold": "test"}, "seed": 3}, "rules .*classification threshold.*seed"),
+    ],
+)
+def test_another_protocol_is_refused_and_what_differs_is_named(folder, changes, words):
+    with pytest.raises(MedLIPError, match=f"another protocol.*{words}"):
+        compared(folder("one"), folder("two", **changes))
+
+
+def test_other_test_images_are_refused_by_name(folder):
+    ids = [f"image{i}" for i in range(1, N)] + ["other"]
+    with pytest.raises(MedLIPError, match=r"different test images: 1 are only in .*one: image0\."):
+        compared(folder("one"), folder("two", ids=ids))
+
+
+def test_other_labels_of_the_same_images_are_refused(folder):
+    with pytest.raises(MedLIPError, match="different labels; the first is of the image 'image"):
+        compared(folder("one"), folder("two", label_seed=1))
+
+
+def test_predictions_with_nan_are_refused_by_image_and_class(folder):
+    out = folder("one")
+    table = pd.read_parquet(out / PREDICTIONS)
+    table.loc[3, "score/effusion"] = np.nan
+    table.to_parquet(out / PREDICTIONS)
+    with pytest.raises(MedLIPError, match="'image3' and the class 'effusion'"):
+        Evaluated.load(out)
+
+
+def test_without_predictions_results_stand_side_by_side_and_the_lack_is_said(folder):
+    document = compared(folder("one"), folder("two", keep=False))
+    assert document["differences"] == []
+    assert "two: its predictions.parquet is not there" in document["notes"][0]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_a_folder_without_a_result_is_named(tmp_path, content):
+    if content:
+        (tmp_path / "result.json").write_text(content)
+    with pytest.raises(MedLIPError, match="not the result" if content else "medlip evaluate"):
+        Evaluated.load(tmp_path)
+
+
+def test_every_form_holds_the_same_numbers_and_marks_what_is_quoted(folder):
+    document = compared(folder("one"), folder("three", 3.0), quoted=["nih-zero-shot"])
+    value = document["results"][0]["measures"]["AUROC"]["value"]
+    for form in (Form.text, Form.markdown, Form.latex):
+        text = render(document, form)
+        assert f"{value:.3f}" in text
+        assert text.index("Quoted, not measured here") < text.index("ConVIRT")
+        assert "G2D (NeurIPS 2024)" in text
+    assert "| ---: |" in render(document, Form.markdown)
+    assert r"mass\_\&\_nodule" in render(document, Form.latex)
+    rows = list(csv.DictReader(io.StringIO(render(document, Form.csv))))
+    assert {row["kind"] for row in rows} == {"result", "difference", "quoted"}
+    (own,) = [row for row in rows if row["name"].endswith("one") and row["measure"] == "AUROC" and not row["class"]]
+    assert float(own["value"]) == value
+    assert all(row["source"] for row in rows if row["kind"] == "quoted")
+
+
+def test_an_unknown_quoted_table_is_refused_and_the_known_are_named(folder):
+    with pytest.raises(MedLIPError, match=r"no published table 'nih'.*nih-zero-shot"):
+        compared(folder("one"), quoted=["nih"])
+
+
+def test_published_numbers_are_percentages_with_source_and_protocol():
+    for table in published_tables().values():
+        assert table.protocol
+        assert table.rows
+        assert len({(row.method, row.source) for row in table.rows}) == len(table.rows)
+        for row in table.rows:
+            assert "20" in row.source  # a year
+            assert all(value is None or 0 < value <= 100 for value in row.model_dump()["values"])
+
+
+def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["medlip", *map(str, arguments)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return int(end.value.code or 0), *capsys.readouterr()
+
+
+def test_the_command_prints_a_table_and_writes_a_page_that_stands_alone(folder, tmp_path, monkeypatch, capsys):
+    one, other, page = folder("one"), folder("o<b>", 3.0), tmp_path / "pages" / "page.html"
+    code, out, _ = run(monkeypatch, capsys, "compare", one, other, "--html", page, "--quoted", "rsna-zero-shot")
+    assert code == 0
+    assert "Difference in AUROC" in out
+    html = page.read_text()
+    assert html.count("<svg") == 2
+    assert "o&lt;b&gt;" in html
+    assert "<b>" not in html
+    assert "Quoted" in html
+    assert not any(word in html for word in ("<script", "<link", 'src="http', "NaN"))
+    code, out, _ = run(monkeypatch, capsys, "compare", one, other, "--json")
+    assert json.loads(out)["results"][0]["run"] == {"seed": 7}
+    code, out, err = run(monkeypatch, capsys, "compare", one, tmp_path / "nowhere")
+    assert (code, out) == (1, "")
+    assert err.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_two_evaluations_of_a_run_can_be_compared(tiny_run: Path, phantom_store: Path, tmp_path, monkeypatch, capsys):
+    for name in ("a", "b"):
+        assert run(monkeypatch, capsys, "evaluate", tiny_run, "--data", phantom_store, "--out", tmp_path / name)[0] == 0
+    code, out, _ = run(
+        monkeypatch, capsys, "compare", tmp_path / "a", tmp_path / "b", "--html", tmp_path / "p.html", "--json"
+    )
+    assert code == 0
+    document = json.loads(out)
+    assert document["results"][0]["run"]["recipe"]["method"]["name"] == "medslip"
+    assert document["differences"][0]["macro_auroc"]["difference"] in (0.0, None)
+    assert document["results"][0]["measures"]["pointing game"]["value"] is not None
