@@ -43,7 +43,7 @@ class GLoRIAConfig(ImageTextConfig):
     attention: float = Field(4.0, gt=0)
     words: float = Field(5.0, gt=0)
     scale: float = Field(10.0, gt=0)
-    lambda_local: float = Field(1.0, ge=0)
+    lambda_local: float = Field(1.0, gt=0)
 
 
 @register
@@ -89,11 +89,9 @@ class GLoRIA(ImageTextMethod):
             present = gather(real.any(1))
             logits = config.scale * gather(pooled) @ gather(wholes).T
             terms = {"global": contrastive_loss(logits, present=present)}
-            if config.lambda_local:
-                words, real = gather_padded(words), gather_padded(real)
-                logits = gather(local_logits(words, regions, real, config.attention, config.words, config.scale))
-                terms["local"] = contrastive_loss(logits, present=present)
-        return terms
+            words, real = gather_padded(words), gather_padded(real)
+            logits = gather(local_logits(words, regions, real, config.attention, config.words, config.scale))
+            return terms | {"local": contrastive_loss(logits, present=present)}
 
     @torch.inference_mode()
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -163,12 +163,13 @@ class MedKLIP(QueryMethod):
     def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the probability (B, C, A) that each prompt is present in each anatomy.
 
-        It is the probability that the prompt is present, shared out over the anatomies by what the position contrast trains.
+        It is the probability that the prompt is present, shared out over the anatomies by what the position contrast trains,
+        evenly where `alpha` is 0.
         """
         output, columns = self._ask(images, prompts)
         present = output.logits[:, columns].softmax(-1)[..., 1:]
         likely = self.position(output.states[:, columns]) @ self.texts("anatomy").T
-        shared: Tensor = present * likely.softmax(-1)
+        shared: Tensor = present * (likely if self.config.alpha else torch.zeros_like(likely)).softmax(-1)
         return shared
 
     def _ask(self, images: Tensor, prompts: Sequence[str], need_attention: bool = False) -> tuple[MedKLIPOutput, list[int]]:

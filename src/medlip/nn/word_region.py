@@ -90,5 +90,5 @@ def _attend(
     squares = ((weights @ (patches @ patches.mT)) * weights).sum(-1)
     lengths = squares.clamp(min=1e-16).sqrt() * queries.norm(dim=-1).clamp(min=1e-8)
     cosines = ((weights * dots).sum(-1) / lengths).view(len(patches), *rows.shape)
-    sums = sharpness * (cosines / sharpness).masked_fill(~rows, lowest).logsumexp(-1)
+    sums: Tensor = sharpness * (cosines / sharpness).masked_fill(~rows, lowest).logsumexp(-1)
     return sums.masked_fill(~(rows.any(-1) & columns.any(-1)[:, None]), 0)
