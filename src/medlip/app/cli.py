@@ -65,6 +65,15 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _show_protocols(wanted: bool) -> None:
+    if wanted:
+        from medlip.evaluation.protocols import named_protocols
+
+        width = max(map(len, named_protocols()))
+        print("\n".join(f"{name.ljust(width)}  {entry.title}" for name, entry in named_protocols().items()))
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     version: Annotated[
@@ -160,6 +169,15 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="test where there is one, else val; never train unasked.", metavar="NAME")
     ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="A named protocol, or a YAML file of your own.", metavar="NAME")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="A split list: evaluate only the images it names.", metavar="FILE")
+    ] = None,
+    list_protocols: Annotated[
+        bool, typer.Option("--list-protocols", callback=_show_protocols, is_eager=True, help="List the named protocols.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the result and every image's scores.", metavar="DIR")
     ] = None,
@@ -168,11 +186,14 @@ def evaluate(
     """Measure a run on X-rays. What is there, and where; every number with its interval, beside chance."""
     from medlip import evaluation
     from medlip.app.input import evaluation_store
+    from medlip.evaluation.protocols import load_protocol, read_split_list
     from medlip.training import load_run
 
+    named = load_protocol(protocol) if protocol else None
+    listed = read_split_list(images) if images else None
     method = load_run(run)
     with evaluation_store(data) as store:
-        result = evaluation.evaluate(method, store, split=split, out=out)
+        result = evaluation.evaluate(method, store, split=split, protocol=named, images=listed, out=out)
     for note in result["notes"]:
         print(note if note.startswith("WARNING") else f"note: {note}", file=sys.stderr)
     return Answer(result, describe_results(result))

@@ -91,7 +91,7 @@ def describe_results(result: Mapping[str, Any]) -> str:
             [name, row["auroc"], row["interval"], row["positives"], row["f1"], row["accuracy"]]
             for name, row in zero_shot["per_class"].items()
         ]
-        parts.append(table(rows))
+        parts += [table(rows), f"Thresholds: {zero_shot['threshold_rule']}."]
     if grounding:
         parts.append(
             table(

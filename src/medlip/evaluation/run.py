@@ -25,6 +25,7 @@ from medlip.evaluation.grounding import Pair, choose_threshold, grounding_result
 from medlip.evaluation.metrics import Array
 from medlip.evaluation.predictions import PREDICTIONS, Predictions, pseudonym
 from medlip.evaluation.protocol import Protocol
+from medlip.evaluation.protocols import NamedProtocol
 from medlip.evaluation.subgroups import ATTRIBUTES
 from medlip.evaluation.zero_shot import MINIMUM_POSITIVES, SENSITIVITY, Tuning, zero_shot_result
 from medlip.images.preprocessing import Preprocessing, squash
@@ -47,6 +48,7 @@ RULES = {
     "intervals": "95 % percentile bootstrap over patients",
 }
 HALF = "a seeded half of the patients, for want of a validation split; F1, accuracy, IoU and Dice count the other half"
+ON_REPORTED = "tuned on the reported images themselves, as published: F1, accuracy, IoU and Dice are optimistic"
 NAMED = 12
 RESULT = "result.json"
 _LABEL_VALUES: dict[Presence | None, float] = {"present": 1.0, "absent": 0.0}
@@ -77,6 +79,8 @@ def evaluate(
     batch_size: int = 64,
     resamples: int = 1000,
     seed: int = 0,
+    protocol: NamedProtocol | None = None,
+    images: Sequence[str] | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Ask a method for every class that the data labels, and where it sees what the data has boxes or masks of.
@@ -94,6 +98,8 @@ def evaluate(
         batch_size: images at a time.
         resamples: of the bootstrap.
         seed: of the bootstrap and of the half.
+        protocol: a named one, which says split, classes, prompts and where thresholds come from.
+        images: a split list: the images of the split to evaluate, by id, study or file name; None for all.
         out: a folder to write result.json and predictions.parquet into, which `medlip compare` reads.
 
     Returns:
@@ -104,36 +110,46 @@ def evaluate(
         "WARNING"), `disclaimer`.
 
     Raises:
-        MedLIPError: there is no such split or class, nothing to evaluate, a patient is on both sides, `out` holds a result
-            already, or the method gives NaN or can't answer a prompt.
+        MedLIPError: there is no such split, class or listed image, nothing to evaluate, a patient is on both sides, `out`
+            holds a result already, `protocol` comes with a split or classes of its own, or the method gives NaN or can't
+            answer a prompt.
     """
     if batch_size < 1:
         raise MedLIPError(f"batch_size={batch_size}: evaluate at least one image at a time.")
     if out is not None and (out / RESULT).exists():
         raise MedLIPError(f"{out}: holds a {RESULT} already. Give another folder.")
+    if protocol is not None:
+        if split or classes is not None:
+            raise MedLIPError(f"the protocol {protocol.name} says which split and classes: give none beside it.")
+        split, classes = protocol.split, protocol.classes
     splits = store.splits
     split = split or _default_split(splits)
     evaluated = _select(store, split, splits)
-    tuning_store = validation
-    if tuning_store is None and split not in ("val", "all") and "val" in splits:
+    if images is not None:
+        evaluated = _listed(evaluated, images, split)
+    on_reported = protocol is not None and protocol.thresholds == "test"
+    tuning_store = None if on_reported else validation
+    if tuning_store is None and not on_reported and split not in ("val", "all") and "val" in splits:
         tuning_store = _select(store, "val", splits)
     prompts, findings, unasked = _questions(evaluated, classes, method.vocabulary)
     answers = _answer(method, evaluated, prompts, findings, batch_size, f"evaluating {split}")
     rule, tuned = HALF, None
-    if tuning_store is not None:
+    if on_reported:
+        rule, tuned = ON_REPORTED, answers
+    elif tuning_store is not None:
         rule = "the validation data that was given" if validation is not None else "the split val"
         tuned = _answer(method, tuning_store, prompts, findings, batch_size, "choosing thresholds")
         _require_disjoint(answers, tuned)
     overlap = _overlap(method, evaluated)
-    protocol = Protocol(
-        name="zero-shot classification and grounding, thresholds from other patients",
+    made_under = Protocol(
+        name=protocol.name if protocol else "zero-shot classification and grounding, thresholds from other patients",
         data=store.hash,
         split=split,
         images=_hash(answers.ids),
         tuning=_hash(tuned.ids) if tuned else "half of the patients",
         classes={name: _resolved(prompt, method.vocabulary) for name, prompt in prompts.items()},
         findings={name: _resolved(prompt, method.vocabulary) for name, prompt in findings.items()},
-        rules=RULES,
+        rules=RULES | ({"classification threshold": ON_REPORTED, "overlap threshold": ON_REPORTED} if on_reported else {}),
         resamples=resamples,
         seed=seed,
     )
@@ -145,11 +161,12 @@ def evaluate(
         "split": split,
         "overlap": overlap,
         "run": getattr(method, "made_by", None),
-        "protocol": protocol.to_dict(),
+        "protocol": made_under.to_dict(),
         "versions": {name: version(name) for name in ("medlip", "torch", "numpy", "timm")}
         | {"python": platform.python_version()},
         "notes": [
             *_overlap_notes(method, overlap, len(answers.ids)),
+            *_protocol_notes(protocol, len(answers.ids)),
             *_notes("train" in evaluated.splits, unasked, prompts, answers),
         ],
         "disclaimer": DISCLAIMER,
@@ -348,6 +365,32 @@ def _select(store: Store, split: str, splits: Collection[str]) -> Store:
     if split not in splits:
         raise MedLIPError(f"the data has no split {split!r}. Its splits: {_list(splits)}; or 'all'.")
     return store.select(split=split)
+
+
+def _listed(store: Store, images: Sequence[str], split: str) -> Store:
+    """Return those images of a split that a list names: by id, by study, or by a file name that begins with either."""
+    rows: dict[str, list[int]] = {}
+    for row, (name, study) in enumerate(zip(store.column("id"), store.column("study"), strict=True)):
+        for key in {name, study}:
+            rows.setdefault(key, []).append(row)
+    keys = {name: name if name in rows else Path(name).stem for name in images}
+    lacking = [name for name, key in keys.items() if key not in rows]
+    if lacking:
+        more = ", …" if len(lacking) > NAMED else ""
+        raise MedLIPError(
+            f"the list names {len(lacking)} images that are not among the {len(store):,} of the split {split!r}: "
+            f"{', '.join(lacking[:NAMED])}{more}. Complete the data, or correct the list."
+        )
+    return store.take(sorted({row for key in keys.values() for row in rows[key]}))
+
+
+def _protocol_notes(protocol: NamedProtocol | None, images: int) -> Iterator[str]:
+    if protocol is None:
+        return
+    if protocol.thresholds == "test":
+        yield f"{protocol.name}: thresholds are {ON_REPORTED}"
+    if protocol.images not in (None, images):
+        yield f"{protocol.name}: its published split has {protocol.images:,} images, here are {images:,}: another test"
 
 
 def _list(splits: Collection[str]) -> str:

@@ -1,0 +1,112 @@
+"""Named protocols: data set, split, classes with their prompts, and where thresholds come from, frozen and under a name.
+
+Every data set has two forms. `NAME-sound` chooses thresholds on validation data. `NAME-medklip` chooses them on the reported
+images themselves, as much published work does: its F1, accuracy, IoU and Dice are optimistic; it is there to be comparable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medlip.errors import MedLIPError
+
+Thresholds = Literal["validation", "test"]
+FORMS: Mapping[str, Thresholds] = {"sound": "validation", "medklip": "test"}
+
+
+class NamedProtocol(BaseModel):
+    """How a data set is evaluated.
+
+    Attributes:
+        name: such as "nih-sound".
+        title: what it is, for people.
+        classes: the prompt of each label: a name of the vocabulary, or any text.
+        split: which is evaluated.
+        thresholds: chosen on "validation" data, or on the reported "test" images themselves.
+        images: how many images the published split has, None where that is not told.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    title: str
+    classes: Mapping[str, str]
+    split: str = "test"
+    thresholds: Thresholds = "validation"
+    images: int | None = None
+
+
+@cache
+def named_protocols() -> Mapping[str, NamedProtocol]:
+    """Return all protocols of the package by name."""
+    content = yaml.safe_load((files("medlip.evaluation") / "protocols.yaml").read_text(encoding="utf-8"))
+    return {
+        f"{name}-{form}": parse_protocol({"name": f"{name}-{form}", "thresholds": thresholds, **entry}, name)
+        for name, entry in content.items()
+        for form, thresholds in FORMS.items()
+    }
+
+
+def load_protocol(name: str) -> NamedProtocol:
+    """Return a protocol of the package, or one of your own from a YAML file.
+
+    Raises:
+        MedLIPError: there is none of this name, or the file is broken or has a class without a prompt.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        if name not in named_protocols():
+            raise MedLIPError(f"no protocol {name!r}. There are: {', '.join(named_protocols())}; or give a YAML file.")
+        return named_protocols()[name]
+    try:
+        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MedLIPError(f"{name}: there is no such file.") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise MedLIPError(f"{name}: not readable as YAML ({error}).") from error
+    if not isinstance(content, dict):
+        raise MedLIPError(f"{name}: expected name, title and classes, found something else.")
+    return parse_protocol(content, name)
+
+
+def parse_protocol(content: Mapping[str, Any], where: str) -> NamedProtocol:
+    """Validate a protocol given as plain data; `where` names it in errors.
+
+    Raises:
+        MedLIPError: a class has no prompt, a key is unknown, or a value is of another kind.
+    """
+    classes = content.get("classes")
+    if not isinstance(classes, dict) or not classes:
+        raise MedLIPError(f"{where}: it has no classes. Give each label of the data with its prompt.")
+    lacking = [str(name) for name, prompt in classes.items() if not (isinstance(prompt, str) and prompt.strip())]
+    if lacking:
+        raise MedLIPError(
+            f"{where}: no prompt for {', '.join(map(repr, lacking))}. Give each class a vocabulary's name or a description."
+        )
+    try:
+        return NamedProtocol.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise MedLIPError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+
+
+def read_split_list(path: Path) -> list[str]:
+    """Return the images that a file names, one a line; empty lines and those that begin with # don't count.
+
+    Raises:
+        MedLIPError: there is no such file, it isn't text, or it names nothing.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise MedLIPError(f"{path}: not readable as a list of images ({error}).") from error
+    names = [line for line in lines if line and not line.startswith("#")]
+    if not names:
+        raise MedLIPError(f"{path}: names no image. Give one image or study a line.")
+    return names
