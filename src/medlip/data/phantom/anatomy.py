@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medlip.data.phantom.film import Canvas, Chest, Film, Points, Table, root, shell, step, table
+from medlip.data.phantom.film import Canvas, Chest, Film, Map, Points, Table, root, shell, step, table
 
 
 def draw_chest(rng: np.random.Generator, sex: str, age: int, position: str) -> Chest:
@@ -67,28 +67,38 @@ def expose(chest: Chest, size: int, rng: np.random.Generator) -> Film:
 
 def _lungs_and_heart(film: Film) -> None:
     chest = film.chest
-    window = film.window(-chest.width - 0.05, -1.3, chest.width + 0.05, chest.sulcus + 0.15)
-    a, above_dome = film.a[window], film.above_dome[window]
-    medial = film.rows(film.medial_table, window)
-    half = np.maximum(film.rows((film.lateral_table - film.medial_table) * np.float32(0.5), window), np.float32(1e-3))
-    t = np.abs((a - medial) / half - 1)
-    cavity = step((1 - t) * half, 2 * film.pixel)
-    front = step(above_dome, 2.5 * film.pixel)
-    film.cavity[window], film.lung[window] = cavity, cavity * front
+    band, base = film.band(-1.3, chest.sulcus + 0.15), film.band(min(chest.domes) - 0.05, chest.sulcus + 0.15)
     right, left = film.border_tables
-    across = film.u[window] - film.rows((left + right) * np.float32(0.5), window)
-    across *= film.rows(np.float32(2) / (left - right), window)
-    heart = film.heart_chord[window]
-    heart[...] = root(1 - across * across)
-    film.soft[window] = heart * front * film.rows(table((-0.7, -0.3, 0.1), (0.1, 0.2, 0.3)), window)
-    chord = root(1 - t * t)
+    across = film.u[band] - film.rows((left + right) * np.float32(0.5), band)
+    across *= film.rows(np.float32(2) / (left - right), band)
+    across *= across
+    heart = film.heart_chord[band] = root(1 - across)
+    np.multiply(heart, film.rows(table((-0.7, -0.3, 0.1), (0.1, 0.2, 0.3)), band), out=film.soft[band])
+
+    half_table = np.maximum((film.lateral_table - film.medial_table) * np.float32(0.5), np.float32(1e-3))
+    half = film.rows(half_table, band)
+    from_middle = film.a[band] - film.rows(film.medial_table + half_table, band)
+    np.abs(from_middle, out=from_middle)
+    cavity = film.cavity[band] = film.lung[band] = step(half - from_middle, 2 * film.pixel)
+    from_middle /= half
+    from_middle *= from_middle
+    chord = root(1 - from_middle)
     depth = np.clip(0.5 + 0.9 * film.tau_table, 0, 1) - 0.12 * np.clip(film.tau_table - 0.5, 0, 1)
-    air = np.sqrt(chord)
-    air += np.float32(0.43) * chord
-    air *= film.rows((0.7 * chest.inflation * depth).astype(np.float32), window)
+    air = np.sqrt(chord, out=film.air[band])
+    chord *= np.float32(0.43)
+    air += chord
+    air *= film.rows((0.7 * chest.inflation * depth).astype(np.float32), band)
     air *= cavity
-    air *= front + (1 - front) * np.float32(0.2) * np.clip(1 + above_dome * 5, 0, 1)  # some lung lies behind the dome
-    film.air[window] = air * (1 - np.float32(0.86) * np.minimum(heart * np.float32(1.7), 1))
+    heart *= np.float32(-0.86 * 1.7)
+    heart += 1
+    air *= np.maximum(heart, np.float32(0.14), out=heart)
+
+    above_dome = film.above_dome[base]
+    front = step(above_dome, 2.5 * film.pixel)
+    film.soft[base] *= front
+    film.lung[base] *= front
+    behind = np.float32(0.2) * np.clip(1 + above_dome * 5, 0, 1)  # some lung lies behind the dome
+    film.air[base] *= front + (1 - front) * behind
 
 
 def _trunk(film: Film) -> None:
@@ -98,20 +108,26 @@ def _trunk(film: Film) -> None:
     wall = chest.width + chest.fat
     outline = table(knots, (0.22, 0.23, 0.45, 1.02, 1.18, 1.08, wall + 0.12, wall + 0.04, wall, wall + 0.02))
     t = film.a * film.rows(np.float32(1) / outline)
-    chord = root(1 - t * t)
+    t *= t
+    chord = root(1 - t)
     thick = table(knots, (1.0, 1.0, 1.1, 1.35, 1.65, 1.85, 1.95, 2.15, 2.45, 2.6))
-    film.body = np.float32(0.45) * np.sqrt(chord) + np.float32(0.55) * chord
+    film.body = np.sqrt(chord)
+    film.body *= np.float32(0.45)
+    chord *= np.float32(0.55)
+    film.body += chord
     film.body *= film.rows(thick)
-    belly = film.window(-chest.width - 0.05, min(chest.domes) - 0.1, chest.width + 0.05, 1.6)
+    belly = film.band(min(chest.domes) - 0.1, 1.6)
     below_dome = step(-film.above_dome[belly], 3 * film.pixel)
-    film.body[belly] += (
-        np.float32(0.3) * below_dome * step(film.rows(film.lateral_table, belly) - film.a[belly], 2 * film.pixel)
-    )
-    if chest.arms:
-        middle = film.a - film.rows(table((-0.6, -0.2, 0.2, 0.6, 1.2), wall + np.array([0.25, 0.26, 0.27, 0.3, 0.36])))
-        lower = step(v + np.float32(0.35), 0.3)
-        film.body = np.maximum(film.body, np.float32(0.85) * lower * root(1 - (middle / np.float32(0.16)) ** 2))
-        film.body += np.float32(0.3) * lower * shell(np.abs(middle) * np.float32(1 / 0.05), 0.3, 0.6)
+    below_dome *= step(film.rows(film.lateral_table, belly) - film.a[belly], 2 * film.pixel)
+    below_dome *= np.float32(0.3)
+    film.body[belly] += below_dome
+    arm = table((-0.6, -0.2, 0.2, 0.6, 1.2), wall + np.array([0.25, 0.26, 0.27, 0.3, 0.36]))
+    for side in (-1, 1) if chest.arms else ():
+        window = film.window(side * (wall + 0.08), -0.5, side * 1.6, 1.6)
+        body, middle = film.body[window], film.a[window] - film.rows(arm, window)
+        lower = step(v[window] + np.float32(0.35), 0.3)
+        np.maximum(body, np.float32(0.85) * lower * root(1 - (middle / np.float32(0.16)) ** 2), out=body)
+        body += np.float32(0.3) * lower * shell(np.abs(middle) * np.float32(1 / 0.05), 0.3, 0.6)
     for side in (-1, 1) if chest.breasts else ():
         u0, v0, radius = side * (0.4 + 0.05 * chest.breasts), 0.16 + 0.1 * chest.breasts, 0.24 + 0.12 * chest.breasts
         window = film.window(u0 - radius, v0 - radius, u0 + radius, v0 + radius)
@@ -123,32 +139,59 @@ def _trunk(film: Film) -> None:
 def _ribs(film: Film) -> None:
     """Draw the ribs as tilted rings: the hind half falls from the spine to the flank, the front half on to the sternum."""
     chest, spacing = film.chest, film.chest.rib_spacing
-    window = film.window(-chest.width - 0.05, chest.apex - 0.05, chest.width + 0.05, 0.85)
-    a = film.a[window]
+    band = film.band(chest.apex - 0.05, 0.85)
     cage = film.lateral_table + np.float32(0.025)
-    inverse = film.rows(np.float32(1) / cage, window)
-    t = np.minimum(a * inverse, 1)
+    inverse = film.rows(np.float32(1) / cage, band)
+    fall = film.rows(rib_drop(film) * np.float32(1 / spacing), band)
+    t = film.a[band] * inverse
+    np.minimum(t, 1, out=t)
     squared = t * t
-    cosine = np.sqrt(1 - squared)
-    fall = film.rows(rib_drop(film) * np.float32(1 / spacing), window)
-    steep = fall * inverse * t / np.maximum(cosine, np.float32(0.12))
-    slant = 1 / np.sqrt(np.float32(1 / spacing**2) + steep * steep)
-    hind = (film.v[window] - np.float32(chest.apex - 0.02)) * np.float32(1 / spacing) - fall
+    cosine = 1 - squared
+    np.sqrt(cosine, out=cosine)
+    inverse *= fall
+    inverse *= t
+    inverse /= np.maximum(cosine, np.float32(0.12))
+    inverse *= inverse
+    inverse += np.float32(1 / spacing**2)
+    steepness = np.sqrt(inverse, out=inverse)
+    hind = film.v[band] - np.float32(chest.apex - 0.02)
+    hind *= np.float32(1 / spacing)
+    hind -= fall
     fall *= cosine
     fore = hind - fall
     hind += fall
-    number = np.rint(hind)
-    ribs = shell(np.abs(hind - number) * slant * np.float32(1 / 0.029), 0.28, 0.45)
-    ribs *= number < 11
-    ribs *= np.float32(0.27) + np.float32(0.15) * squared * squared * squared
-    number = np.rint(fore)
-    front = shell(np.abs(fore - number) * slant * np.float32(1 / 0.036), 0.35, 0.6)
-    front *= (number < 8) & (number >= 0)
-    ribs += front * (np.float32(0.19) * np.clip(t * 4 - np.float32(1.7), 0, 1))
-    ribs += np.clip(t * 3 - np.float32(2.9), 0, np.float32(0.1))  # the cage's edge, seen along the bone
+    ribs = _rib_profile(hind, steepness, 0.029, 0.28, 0.45, 10)
+    squared *= squared * squared
+    squared *= np.float32(0.15)
+    squared += np.float32(0.27)
+    ribs *= squared
+    front = _rib_profile(fore, steepness, 0.036, 0.35, 0.6, 7)
+    weight = t * 4
+    weight -= np.float32(1.7)
+    np.clip(weight, 0, 1, out=weight)
+    weight *= np.float32(0.19)
+    weight *= (fore >= -0.5).astype(np.float32)  # no front half lies above the first
+    front *= weight
+    ribs += front
+    t *= 3
+    t -= np.float32(2.9)
+    ribs += np.clip(t, 0, np.float32(0.1), out=t)  # the cage's edge, seen along the bone
     inside = np.where(film.tau_table > -0.03, cage, -1).astype(np.float32)
-    ribs *= np.float32(chest.bone) * step(film.rows(inside, window) - a, 2 * film.pixel)
-    film.ribs[window] = film.bone[window] = ribs
+    ribs *= step(film.rows(inside, band) - film.a[band], 2 * film.pixel)
+    ribs *= np.float32(chest.bone)
+    film.ribs[band] = film.bone[band] = ribs
+
+
+def _rib_profile(level: Map, steepness: Map, half: float, cortex: float, inner: float, last: int) -> Map:
+    """Return the bone of the ribs down to number `last`, the axis of each where `level` is its number."""
+    number = np.rint(level)
+    q = level - number
+    np.abs(q, out=q)
+    q /= steepness
+    q *= np.float32(1 / half)
+    profile = shell(q, cortex, inner)
+    profile *= (number <= last).astype(np.float32)
+    return profile
 
 
 def rib_drop(film: Film) -> Table:
@@ -159,7 +202,7 @@ def rib_drop(film: Film) -> Table:
 
 def _spine(film: Film) -> None:
     """Draw vertebral bodies with end plates, pedicles and spinous processes."""
-    window = film.window(-0.16, -1.3, 0.16, 1.3)
+    window = film.window(-0.11, -1.3, 0.11, 1.3)
     u, v = film.u[window] + np.float32(0.008 * film.chest.turn), film.v[window]
     level = (v + np.float32(1.5)) * np.float32(1 / 0.125)
     phase = level - np.floor(level) - np.float32(0.5)
@@ -191,7 +234,8 @@ def _airways(film: Film) -> None:
 def _clavicles(film: Film) -> None:
     chest = film.chest
     for side in (-1, 1):
-        window = film.window(0, -1.1, side, -0.3)
+        top, bottom = chest.clavicle_level - max(chest.clavicle_slope, 0) - 0.09, chest.clavicle_level + 0.11
+        window = film.window(0, top, side, bottom)
         run = (film.u[window] * side - np.float32(0.03 * chest.turn * side + 0.085)) * np.float32(1 / 0.75)
         line = (
             chest.clavicle_level - np.float32(chest.clavicle_slope) * run - np.float32(0.03) * np.sin(run * np.float32(6.3))
@@ -210,14 +254,14 @@ def _shoulders(film: Film) -> None:
     ridge = np.array([(-0.06, 0.2), (0.2, -0.05), (0.3, -0.06)])
     border = np.array([(-0.02, 0.06), (-0.08, 0.28), (0.02, 0.72), (0.07, 0.64), (0.2, 0.16)])
     humerus = np.array([(0.34, 0.06), (0.43, 0.75)])
-    canvas = Canvas(film, film.window(-1.3, level - 0.15, 1.3, level + 0.8), oversampled=1)
     for side in (-1, 1):
+        canvas = Canvas(film, film.window(side * (edge - 0.15), level - 0.15, side * 1.3, level + 0.8), oversampled=1)
         origin, mirror = np.array([edge, level]), np.array([side, 1])
         canvas.polygon((blade + origin) * mirror, 55)
         for part, width, value in ((border, 0.022, 120), (ridge, 0.03, 110), (humerus, 0.11, 105)):
             canvas.line((part + origin) * mirror, width, value)
         canvas.ellipse((side * (edge + 0.33), level + 0.06), 0.125, 0.125, 130)
-    canvas.add_to(film.bone, 0.6 * film.chest.bone, 0.014)
+        canvas.add_to(film.bone, 0.6 * film.chest.bone, 0.014)
 
 
 def _bowel_gas(film: Film, rng: np.random.Generator) -> None:
@@ -259,7 +303,7 @@ def _vessels(film: Film, rng: np.random.Generator) -> None:
             rng, _along(trunks, 1, 6), _flat(headings[:, 1:6]) + forks, np.tile(length * 0.66, 5), 4
         )
         inner = boughs[: 2 * count]
-        forks = rng.choice([-1.0, 1.0], len(inner)) * rng.uniform(0.3, 0.9, len(inner))
+        forks = (2.0 * rng.integers(0, 2, len(inner)) - 1) * rng.uniform(0.3, 0.9, len(inner))
         twigs, _ = _walk(rng, inner[:, 2], bough_headings[: 2 * count, 1] + forks, np.tile(length * 0.5, 2), 3)
         for paths in (twigs, boughs, trunks):
             paths *= (side, 1)
@@ -267,8 +311,8 @@ def _vessels(film: Film, rng: np.random.Generator) -> None:
         taper = np.repeat([0.66, 0.56, 0.47, 0.39, 0.3], count) * np.tile(width, 5)
         canvas.branches(twigs, taper[: 2 * count] * 0.8)
         canvas.branches(boughs, taper * 1.2)
-        for k, shrink in ((2, 0.9), (1, 1.45), (0, 2.0)):
-            canvas.branches(trunks[:, 2 * k : 2 * k + 3], width * shrink)
+        parts = np.concatenate([trunks[:, 4:], trunks[:, 2:5], trunks[:, :3]])
+        canvas.branches(parts, np.concatenate([width * 0.9, width * 1.45, width * 2.0]))
         canvas.ellipse(hilum, 0.035, 0.08, 140)
     if rng.random() < 0.5:  # the minor fissure, seen on edge
         run = np.linspace(0.15, 1.0, 8)

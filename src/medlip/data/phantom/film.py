@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 from scipy.interpolate import CubicSpline
 
 Map = NDArray[np.float32]
@@ -73,19 +73,26 @@ class Chest:
 
 def step(distance: Map, blur: float) -> Map:
     """Return 0 outside (distance < 0), 1 inside, with a linear edge `blur` wide."""
-    edge: Map = np.clip(distance * np.float32(1 / blur) + np.float32(0.5), 0, 1)
-    return edge
+    edge = distance * np.float32(1 / blur)
+    edge += np.float32(0.5)
+    return np.clip(edge, 0, 1, out=edge)
 
 
 def root(squared: Map) -> Map:
     """Return the half chord of a unit circle from 1 - t^2; 0 outside."""
-    return np.sqrt(np.maximum(squared, 0))
+    chord = np.maximum(squared, 0)
+    return np.sqrt(chord, out=chord)
 
 
 def shell(q: Map, cortex: float, inner: float) -> Map:
     """Return the profile of a bone with a dense cortex, `q` being the distance from its axis in half widths."""
-    profile: Map = np.clip((1 - q) * np.float32(1 / cortex), 0, 1)
-    profile *= np.float32(inner) + np.float32(1 - inner) * q * q
+    profile = 1 - q
+    profile *= np.float32(1 / cortex)
+    np.clip(profile, 0, 1, out=profile)
+    weight = q * q
+    weight *= np.float32(1 - inner)
+    weight += np.float32(inner)
+    profile *= weight
     return profile
 
 
@@ -111,7 +118,7 @@ class Film:
 
     Attributes:
         u, v: coordinates of every pixel; `a` is |u|.
-        tau: height in the lungs: 0 at the apex, 1 in the costophrenic sulcus.
+        tau_table: height in the lungs over v: 0 at the apex, 1 in the costophrenic sulcus.
         cavity: 1 within the rib cage, in front of and behind the diaphragm too.
         above_dome: distance above the diaphragm.
         lung: 1 in the lungs above the diaphragm, 0 elsewhere.
@@ -129,14 +136,14 @@ class Film:
         self._cosine, self._sine = math.cos(chest.tilt) * chest.zoom, math.sin(chest.tilt) * chest.zoom
         cosine, sine = (np.float32(part / chest.zoom**2) for part in (self._cosine, self._sine))
         dx, dy = x - np.float32(chest.shift[0]), y - np.float32(chest.shift[1])
-        u = cosine * dx + sine * dy
         self.v: Map = cosine * dy - sine * dx
-        self.u: Map = u + np.float32(chest.asymmetry) * np.abs(u)  # one side is a little wider than the other
+        self.u: Map = cosine * dx + sine * dy
+        self.u += np.float32(chest.asymmetry) * np.abs(self.u)  # one side is a little wider than the other
         self.a: Map = np.abs(self.u)
         self._rows, self._columns = _positions(self.v), _positions(self.u)
         self._shape()
-        self.tau = self.rows(self.tau_table)
-        self.above_dome = self.columns(self.dome_table) - self.v
+        self.above_dome = self.columns(self.dome_table)
+        self.above_dome -= self.v
         self.cavity, self.lung, self.heart_chord = self._blank(), self._blank(), self._blank()
         self.air, self.vessels = self._blank(), self._blank()
         self.body, self.soft, self.bone = self._blank(), self._blank(), self._blank()
@@ -167,14 +174,22 @@ class Film:
 
     def window(self, u0: float, v0: float, u1: float, v1: float) -> Window:
         """Return the slices (rows, columns) that hold the rectangle between two corners."""
-        u0, u1 = (u - self.chest.asymmetry * abs(u) for u in (u0, u1))
-        corners = [(u, v) for u in (u0, u1) for v in (v0, v1)]
-        x = [(self._cosine * u - self._sine * v + 1 + self.chest.shift[0]) / self.pixel for u, v in corners]
-        y = [(self._sine * u + self._cosine * v + 1 + self.chest.shift[1]) / self.pixel for u, v in corners]
-        return self._span(min(y), max(y)), self._span(min(x), max(x))
+        cosine, sine, (right, down) = self._cosine, self._sine, self.chest.shift
+        u0, u1 = u0 - self.chest.asymmetry * abs(u0), u1 - self.chest.asymmetry * abs(u1)
+        columns = self._span(right, cosine * u0, cosine * u1, -sine * v0, -sine * v1)
+        return self._span(down, cosine * v0, cosine * v1, sine * u0, sine * u1), columns
 
-    def _span(self, low: float, high: float) -> slice:
-        return slice(min(max(math.floor(low), 0), self.size), min(max(math.ceil(high) + 1, 0), self.size))
+    def _span(self, shift: float, a0: float, a1: float, b0: float, b1: float) -> slice:
+        """Return the pixels along one axis from the least to the greatest sum of an `a`, a `b` and the shift."""
+        low, high = (a0, a1) if a0 < a1 else (a1, a0)
+        low, high = (low + b0, high + b1) if b0 < b1 else (low + b1, high + b0)
+        first, last = math.floor((low + 1 + shift) / self.pixel), math.ceil((high + 1 + shift) / self.pixel)
+        return slice(min(max(first, 0), self.size), min(max(last + 1, 0), self.size))
+
+    def band(self, top: float, bottom: float) -> Window:
+        """Return the rows that hold the lungs between two heights, whole: cropped ones are slower to work on."""
+        wall = self.chest.width + 0.05
+        return self.window(-wall, top, wall, bottom)[0], slice(0, self.size)
 
     @property
     def everywhere(self) -> Window:
@@ -223,8 +238,11 @@ class Film:
         shade = self.body + self.soft
         shade += self.bone
         shade -= np.float32(1.42) * self.air
-        shade += self.vessels * np.minimum(self.air * np.float32(1.6), 1)
-        shade += _piece(mottle, size, rng) * (np.float32(0.025) * np.minimum(self.body, 1) + np.float32(0.02) * self.lung)
+        seen = self.air * np.float32(1.6)
+        shade += np.multiply(self.vessels, np.minimum(seen, 1, out=seen), out=seen)
+        texture = np.minimum(self.body, 1)
+        texture += np.float32(0.8) * self.lung
+        shade += np.multiply(texture, _piece(mottle, size, rng), out=texture)
         shade -= np.float32(1.12 + chest.exposure)
         shade *= np.float32(-1.75 * chest.contrast)
         np.exp(shade, out=shade)
@@ -233,19 +251,20 @@ class Film:
         grain = _piece(white, size, rng) * np.float32(chest.grain)
         grain *= shade + np.float32(0.3)
         shade += grain
-        shade *= np.float32(0.97 - chest.fog)
-        shade += np.float32(chest.fog)
+        shade *= np.float32(255 * (0.97 - chest.fog))
+        shade += np.float32(255 * chest.fog)
         if chest.marker:
             self._mark(shade)
-        exposed = np.full_like(shade, 0.02)
-        exposed[self.field()] = shade[self.field()]
-        return (np.clip(exposed, 0, 1) * np.float32(255)).astype(np.uint8)
+        field = self.field()
+        exposed = np.full((size, size), 5, np.uint8)
+        exposed[field] = np.clip(shade[field], 0, 255)
+        return exposed
 
     def _mark(self, film: Map) -> None:
         """Lay a letter L beside the patient's left shoulder."""
         x, y, tall, thick = (round(part * self.size) for part in (0.91, 0.07, 0.05, 0.009))
-        film[y : y + tall, x : x + thick] = 1
-        film[y + tall - thick : y + tall, x : x + tall // 2] = 1
+        film[y : y + tall, x : x + thick] = 255
+        film[y + tall - thick : y + tall, x : x + tall // 2] = 255
 
     def _shape(self) -> None:
         """Tabulate the outlines of lungs and mediastinum over v, and of the diaphragm over u."""
@@ -290,11 +309,11 @@ def dome_table(chest: Chest, domes: tuple[float, float]) -> Table:
 
 @lru_cache(maxsize=4)
 def _noise_fields(size: int) -> tuple[Map, Map]:
-    """Return large fields of white and of smooth noise: drawing them afresh would be the slowest part of a film."""
+    """Return large fields of white noise and of mottle: drawing them afresh would be the slowest part of a film."""
     rng, wide = np.random.default_rng(size), 4 * size
     white = rng.standard_normal((wide, wide))
     whole = (slice(0, wide), slice(0, wide))
-    return white.astype(np.float32), noise(rng, whole, 80) + noise(rng, whole, 360)
+    return white.astype(np.float32), np.float32(0.025) * (noise(rng, whole, 80) + noise(rng, whole, 360))
 
 
 def _piece(field: Map, size: int, rng: np.random.Generator) -> Map:
@@ -305,7 +324,9 @@ def _piece(field: Map, size: int, rng: np.random.Generator) -> Map:
 def _positions(values: Map) -> NDArray[np.intp]:
     """Return where values lie in a table; a film never reaches beyond its ends."""
     scale = (TABLE_STEPS - 1) / (TABLE_TO - TABLE_FROM)
-    return (values * np.float32(scale) + np.float32(0.5 - TABLE_FROM * scale)).astype(np.intp)
+    positions = values * np.float32(scale)
+    positions += np.float32(0.5 - TABLE_FROM * scale)
+    return positions.astype(np.intp)
 
 
 class Canvas:
@@ -339,12 +360,12 @@ class Canvas:
         thickness = np.maximum(np.round(widths * self._scale), 1).astype(int).tolist()
         values = np.minimum(40 + 5000 * widths, 255).astype(int).tolist()
         for points, width, value in zip(placed, thickness, values, strict=True):
-            self._pen.line(points, fill=value, width=width)
+            self._pen.draw.draw_lines(points, value, width)  # what `line` comes to, without its checks
 
     def add_to(self, target: Map, amount: float, blur: float, within: Map | None = None) -> None:
         """Add the drawing, from 0 to `amount`, to a map of the film; blurred over this radius, times the map `within`."""
         image = self._image if self._oversampled == 1 else self._image.reduce(self._oversampled)
-        drawn = np.asarray(image.filter(ImageFilter.BoxBlur(blur / self._film.pixel)), np.float32)
+        drawn = _blurred(np.asarray(image), blur / self._film.pixel)
         drawn *= np.float32(amount / 255)
         if within is not None:
             drawn *= within[self._window]
@@ -357,6 +378,27 @@ class Canvas:
     def _place(self, points: Points) -> list[float]:
         placed: list[float] = ((self._film.to_pixels(points) - self._corner) * self._oversampled).ravel().tolist()
         return placed
+
+
+def _blurred(drawn: NDArray[np.uint8], radius: float) -> Map:
+    """Return a drawing averaged over a box of this radius in pixels, its edges drawn on."""
+    reach, rest = int(radius) + 1, np.float32(radius % 1)
+    height, width = drawn.shape
+    padded = np.empty((height + 2 * reach, width + 2 * reach), np.float32)
+    padded[reach:-reach, reach:-reach] = drawn
+    padded[:reach], padded[-reach:] = padded[reach], padded[-reach - 1]
+    padded[:, :reach], padded[:, -reach:] = padded[:, [reach]], padded[:, [-reach - 1]]
+    mean = padded.ravel()
+    for stride in (padded.shape[1], 1):  # down, then across: what runs over a row's end stays in the margin
+        parts = [mean[k * stride : mean.size - (2 * reach - k) * stride] for k in range(2 * reach + 1)]
+        mean = parts[0] + parts[-1]
+        mean *= rest
+        for part in parts[1:-1]:
+            mean += part
+    mean *= np.float32((2 * radius + 1) ** -2)
+    rows = np.empty((height, padded.shape[1]), np.float32)
+    rows.ravel()[: mean.size] = mean
+    return rows[:, :width]
 
 
 def noise(rng: np.random.Generator, window: Window, cells: int) -> Map:

@@ -168,7 +168,7 @@ def _thicken(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     side, chest = finding.side, film.chest
     low, high = rng.uniform(0.1, 0.26), rng.uniform(0.62, 0.82)
     window = film.side_window(side, chest.apex + low * chest.height, chest.apex + high * chest.height)
-    along = (film.tau[window] - np.float32(low)) * np.float32(1 / (high - low))
+    along = (film.rows(film.tau_table, window) - np.float32(low)) * np.float32(1 / (high - low))
     from_wall = film.rows(film.lateral_table, window) - film.a[window]
     swell = np.sqrt(np.sqrt(np.clip(4 * along * (1 - along), 0, 1))) * (1 + np.float32(0.2) * noise(rng, window, 8))
     peel = step(np.float32(0.05 + 0.05 * finding.severity) * swell - from_wall, 0.014) * (from_wall > 0)
@@ -189,7 +189,8 @@ def _consolidation(film: Film, finding: Finding, rng: np.random.Generator) -> Re
     centre = u, min(v, film.dome(u) - 0.12)
     wide, tall = wide * grow * (film.chest.width - 0.1), tall * grow * film.chest.height
     window, weight = blob(film, rng, centre, wide, tall, rough=0.2, blur=0.35)
-    height = film.tau[window] - np.float32(0.1) * (film.a[window] - np.float32(0.35))  # fissures rise towards the flank
+    rise = np.float32(0.1) * (film.a[window] - np.float32(0.35))  # fissures rise towards the flank
+    height = film.rows(film.tau_table, window) - rise
     weight *= step(height - np.float32(above), 0.02) * step(np.float32(below) - height, 0.02)
     weight *= film.lung[window] * (film.u[window] * side > 0)
     dense = np.float32(0.7 + 0.16 * severity) * weight
@@ -333,7 +334,7 @@ def _scar(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
         canvas.line(strand, (0.014 + 0.009 * finding.severity) * rng.uniform(0.7, 1.3), 200)
         outline.line(strand, 0.06)
     edge = np.float32(0.085 + 0.045 * finding.severity) * (1 + np.float32(0.3) * noise(rng, window, 9))
-    cap = step(edge - film.tau[window], 0.03) * film.cavity[window] * (film.u[window] * side > 0)
+    cap = step(edge - film.rows(film.tau_table, window), 0.03) * film.cavity[window] * (film.u[window] * side > 0)
     film.air[window] *= 1 - np.float32(0.75) * cap
     canvas.add_to(film.soft, 0.7 + 0.3 * finding.severity, 0.006, within=film.lung)
     region = outline.region() & (film.lung > 0.5)
