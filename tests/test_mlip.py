@@ -14,7 +14,8 @@ from medlip.images.preprocessing import Preprocessing
 from medlip.methods import build_method
 from medlip.methods.base import load_method, save_method
 from medlip.methods.mlip import MLIP
-from medlip.methods.texts import draw_sentences, prompt_texts
+from medlip.methods.texts import DISTRACTORS, add_distractors, draw_sentences, prompt_texts
+from medlip.nn.patch_encoder import draw_visible
 
 REPORTS = (
     ("The heart is normal in size.", "No pneumothorax.", "There is a 3.5 cm mass in the left lung."),
@@ -62,6 +63,7 @@ def images() -> torch.Tensor:
         {"transport_gradient": "iterations"},
         {"mask_ratio": 0.0},
         {"mask_ratio": 0.99},
+        {"distractors": 0.3},
         {"lambda_reconstruction": 0.0},
         {"normalise_pixels": True},
         {"backbone": "resnet18", "patch": 16, "depth": None},
@@ -166,9 +168,83 @@ def test_only_a_model_with_a_decoder_predicts(images: torch.Tensor) -> None:
         make(lambda_reconstruction=0.0).hide_and_predict(images)
 
 
-def test_weighing_by_reconstruction_needs_the_decoder() -> None:
-    with pytest.raises(MedLIPError, match="image decoder"):
-        make(integrity="reconstruction", lambda_reconstruction=0.0)
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"integrity": "reconstruction", "lambda_reconstruction": 0.0}, "image decoder"),
+        ({"decoder_width": 20, "decoder_heads": 3}, "multiple of decoder_heads"),
+        ({"temperature": 0.001}, "temperature"),
+        ({"backbone": "vit_relpos_small_patch16_224", "patch": None}, "plain"),
+        ({"backbone": "vit_base_patch14_reg4_dinov2", "patch": None}, "plain"),
+        ({"backbone": "resnet18", "depth": 2, "patch": None}, "no vision transformer"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_fit_say_so(settings: dict[str, Any], advice: str) -> None:
+    with pytest.raises(MedLIPError, match=advice):
+        make(**settings)
+
+
+def test_every_parameter_is_trained() -> None:
+    """Data parallelism waits for the gradient of every parameter."""
+    images = torch.randn(4, 3, 32, 32)
+    for settings in ({}, {"local": "off"}, {"lambda_local": 0.0}, {"integrity": "position", "mask_ratio": 0.0}):
+        method = make(**settings)
+        torch.stack(list(method.loss_terms(images, REPORTS).values())).sum().backward()  # type: ignore[no-untyped-call]
+        assert all(parameter.grad is not None for parameter in method.parameters()), settings
+
+
+def test_learned_positions_cannot_silence_a_sample(images: torch.Tensor) -> None:
+    method = make(integrity="position", local="off", lambda_reconstruction=0.0)
+    visible = draw_visible(4, 16, 0.5, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        method.importance[visible[0]] = -30.0
+    images.requires_grad_()
+    method.loss_terms(images, REPORTS, visible)["global"].backward()  # type: ignore[no-untyped-call]
+    assert images.grad is not None
+    strength = images.grad.abs().mean((1, 2, 3))
+    assert strength[0] > 0.002 * strength.mean()
+
+
+@pytest.mark.parametrize("log_scale", [-3.0, 9.0])
+def test_a_temperature_out_of_range_can_come_back(images: torch.Tensor, log_scale: float) -> None:
+    method = make()
+    with torch.no_grad():
+        method.log_scale.fill_(log_scale)
+    assert 1 <= float(method.scale.detach()) <= 100
+    method.loss_terms(images, REPORTS)["global"].backward()  # type: ignore[no-untyped-call]
+    assert method.log_scale.grad
+
+
+def test_a_whole_sentence_is_matched_as_it_stands(images: torch.Tensor) -> None:
+    method = make().eval()
+    sentence = "There is a large right pleural effusion."
+    assert prompt_texts(sentence, default_vocabulary())[0] == [sentence]
+    maps = method.localise(images, ["effusion", sentence])
+    assert ((maps >= 0) & (maps <= 1)).all()
+    assert maps[:, 1].flatten(1).std(1).min() > 1e-4  # beside what speaks against it, it can't have every patch
+    torch.testing.assert_close(maps[:, 1:], method.localise(images, [sentence]))
+
+
+def test_no_prompt_is_answered_with_nothing(images: torch.Tensor) -> None:
+    method = make().eval()
+    assert method.score(images, []).shape == (4, 0)
+    assert method.localise(images, []).shape == (4, 0, 4, 4)
+
+
+def test_new_weights_forget_embedded_prompts(images: torch.Tensor) -> None:
+    method, other = make(seed=0).eval(), make(seed=1).eval()
+    method.score(images, ["effusion"])
+    method.load_state_dict(other.state_dict())
+    assert torch.equal(method.score(images, ["effusion"]), other.score(images, ["effusion"]))
+
+
+def test_distractors_are_the_share_asked_for() -> None:
+    reports = add_distractors([REPORTS[0] * 2, ()], 1 / 3, torch.Generator().manual_seed(0))
+    assert len(reports[0]) == 9
+    assert sum(sentence in DISTRACTORS for sentence in reports[0]) == 3
+    assert not reports[1]
+    assert add_distractors(REPORTS, 0.0, torch.Generator()) is REPORTS
 
 
 def test_one_file_is_all_a_saved_model_needs(images: torch.Tensor, tmp_path: Path) -> None:
@@ -184,7 +260,7 @@ def test_prompts_speak_for_and_against() -> None:
     for_it, against = prompt_texts("effusion", default_vocabulary())
     assert any("fluid" in text for text in for_it)
     assert all("no " in text.lower() or "clear" in text for text in against)
-    assert prompt_texts("a swallowed coin.", default_vocabulary())[0] == ["There is a swallowed coin."]
+    assert prompt_texts("a swallowed coin", default_vocabulary())[0] == ["There is a swallowed coin."]
 
 
 def test_sentences_are_drawn_without_repeats() -> None:

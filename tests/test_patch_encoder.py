@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import math
+
 import pytest
 import torch
 
@@ -131,15 +134,43 @@ def test_the_decoder_depends_on_places_and_on_nothing_hidden() -> None:
     torch.testing.assert_close(swapped, here)
 
 
-def test_masked_images_leave_the_given_statistics_alone(tmp_path: object) -> None:
+def test_masked_images_leave_no_trace_in_the_statistics(tmp_path: object) -> None:
     import timm
 
     file = f"{tmp_path}/trained.pt"
     torch.save(timm.create_model("resnet18", num_classes=0).state_dict(), file)
     images, visible = torch.randn(4, 3, 32, 32), torch.tensor([[0]]).expand(4, 1)
-    for weights, changes in ((file, False), (None, True)):
-        encoder = PatchEncoder("resnet18", 32, weights=weights).train()
-        before = {name: values.clone() for name, values in encoder.named_buffers() if "running" in name}
-        encoder(images, visible)
-        changed = any(not torch.equal(before[name], values) for name, values in encoder.named_buffers() if name in before)
-        assert changed == changes
+
+    def statistics(encoder: PatchEncoder) -> dict[str, torch.Tensor]:
+        return {name: values.clone() for name, values in encoder.named_buffers() if "running" in name}
+
+    given = PatchEncoder("resnet18", 32, weights=file).train()
+    before = statistics(given)
+    given(images, visible)
+    assert all(torch.equal(values, before[name]) for name, values in statistics(given).items())
+    torch.manual_seed(0)
+    masked = PatchEncoder("resnet18", 32).train()
+    whole = copy.deepcopy(masked)
+    masked(images, visible)
+    whole(images)
+    assert all(torch.equal(values, statistics(whole)[name]) for name, values in statistics(masked).items())
+
+
+def test_positions_are_those_of_masked_autoencoders() -> None:
+    """The formula of He et al.: sines, then cosines, of the column in the first half, of the row in the second."""
+    side, width = 3, 16
+    rates = [1 / 10000 ** (k / (width / 4)) for k in range(width // 4)]
+    for row in range(side):
+        for column in range(side):
+            expected = [f(x * rate) for x in (column, row) for f in (math.sin, math.cos) for rate in rates]
+            actual = sine_cosine_positions(side, width)[row * side + column].tolist()
+            assert actual == pytest.approx(expected, abs=1e-6)
+
+
+def test_published_files_keep_weights_under_a_name(tmp_path: object) -> None:
+    import timm
+
+    trained = timm.create_model("vit_tiny_patch16_224", depth=2)
+    torch.save({"model": trained.state_dict(), "epoch": 3}, f"{tmp_path}/mae.pth")
+    encoder = PatchEncoder("vit_tiny_patch16_224", 64, depth=2, weights=f"{tmp_path}/mae.pth")
+    torch.testing.assert_close(encoder.transformer.blocks[0].attn.qkv.weight, trained.blocks[0].attn.qkv.weight)

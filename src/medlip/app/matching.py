@@ -41,7 +41,7 @@ def own_pictures(method: Any, record: Record) -> list[tuple[str, Image]]:
 
 
 def _matching_pictures(method: Any, record: Record) -> list[tuple[str, Image]]:
-    if not isinstance(method, MatchesSentences) or not record.sentences:
+    if not isinstance(method, MatchesSentences) or len(record.sentences) < 2:  # one sentence alone gets every patch
         return []
     plans = method.match(_input(method, record), [record.sentences])[0].float().cpu().numpy()
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from pydantic import Field
@@ -77,6 +77,7 @@ class ImageTextMethod(Method):
             config.backbone, preprocessing.size, patch=config.patch, depth=config.depth, weights=config.weights
         )
         self.prompts = PromptBank(config.described)
+        self.register_load_state_dict_post_hook(_forget_prompts)  # type: ignore[no-untyped-call]
 
     @classmethod
     def build(
@@ -135,7 +136,15 @@ class ImageTextMethod(Method):
             return highest.masked_fill(~words.any(1), 0)
         return encoded.means if self.config.report_vector == "mean" else encoded.reports
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self.prompts.clear()  # other weights, or another device
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]
+
     def train(self, mode: bool = True) -> Self:
         """Switch between training and use; embedded prompts are forgotten, for the text encoder may change."""
         self.prompts.clear()
         return super().train(mode)
+
+
+def _forget_prompts(module: ImageTextMethod, keys: object) -> None:
+    module.prompts.clear()

@@ -7,20 +7,20 @@ No code of the paper is published; what completes it is a setting.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import Method, MethodConfig, register
+from medlip.methods.base import exact, register
 from medlip.methods.contrastive import (
     attention_integrity,
     contrastive_loss,
@@ -29,11 +29,12 @@ from medlip.methods.contrastive import (
     reconstruction_integrity,
     similarity_integrity,
 )
-from medlip.methods.texts import PromptBank, draw_sentences
+from medlip.methods.image_text import ImageTextConfig, ImageTextMethod
+from medlip.methods.texts import add_distractors, draw_sentences, is_sentence, prompt_texts
 from medlip.nn.gather import gather, gather_padded
 from medlip.nn.image_decoder import ImageDecoder, join_patches, patch_pixels, prediction_errors
-from medlip.nn.patch_encoder import PatchEncoder, draw_visible, visible_map
-from medlip.nn.report_encoder import WORDPIECE, EncodedReports, ReportEncoder, build_report_encoder
+from medlip.nn.patch_encoder import draw_visible, visible_map
+from medlip.nn.report_encoder import EncodedReports, ReportEncoder
 from medlip.nn.transport import sinkhorn, transport_similarity
 from medlip.nn.word_region import attention_similarity
 
@@ -44,24 +45,17 @@ TRAINING_TOLERANCE = 1e-3
 """Marginal error of a plan in training, far below what a plan of 50 iterations would be read for."""
 
 
-class MLIPConfig(MethodConfig):
-    """Settings of MLIP; the defaults are the paper's where it states them.
+class MLIPConfig(ImageTextConfig):
+    """Settings of MLIP beside those of the encoders; the defaults are the paper's where it states them.
 
     Attributes:
-        backbone: timm model; a `vit_…` computes visible patches alone, any other one gives its locations as patches.
-        patch: side of a patch in pixels; None for the model's own, 16 for other backbones.
-        depth: transformer blocks of the backbone; None for the model's own.
-        weights: initial weights of the backbone: None, "timm", a package or a file, as `ImageEncoder` takes them.
-        text_encoder: a transformers model by name or folder, or "wordpiece": a small one from the training reports.
-        text_width: of the small text encoder.
-        text_layers: of the small text encoder.
-        text_vocabulary: word pieces of the small text encoder.
-        report_vector: a report's state is that of its first token (`cls`), or the `mean` over its words, which a text
-            encoder from scratch learns far sooner.
-        max_tokens: where a report is cut.
-        max_sentences: of a report, drawn anew each time; 0 for all.
+        backbone: as for the encoders; a `vit_…` computes visible patches alone.
+        report_vector: as for the encoders; a text encoder from scratch learns `mean` far sooner than the paper's `cls`.
+        max_sentences: as for the encoders.
+        width: as for the encoders.
         shuffle: sentences come in random order in training.
-        width: of the space that images and texts share.
+        distractors: share of a report's sentences in training that describe nothing visible and are put in on purpose, to
+            measure what they cost.
         mask_ratio: share of the patches that is hidden in training.
         temperature: of the contrast at the start; it is learned.
         integrity: what tells how much of a report's meaning a masked image still holds; `off` weighs all alike.
@@ -74,32 +68,22 @@ class MLIPConfig(MethodConfig):
         relax: None for balanced transport; else how much it costs to leave a sentence's mass unmatched.
         transport_gradient: take the `plan` as a constant, or go back through the `iterations`.
         transport_iterations: at most.
-        lambda_local: weight of the local term.
+        lambda_local: weight of the local term; 0 leaves it out.
         lambda_reconstruction: weight of masked image prediction; 0 leaves the decoder out.
-        decoder_width: of the image decoder.
+        decoder_width: of the image decoder, a multiple of its heads.
         decoder_layers: of the image decoder.
         decoder_heads: of the image decoder.
         normalise_pixels: predict patches at mean 0 and variance 1.
-        described: a pathology is asked for by its description beside its name; a text encoder that has seen few reports
-            hardly knows a description's words.
-        seed: of initial weights.
     """
 
     backbone: str = "vit_base_patch16_224"
-    patch: int | None = Field(None, gt=0)
-    depth: int | None = Field(None, gt=0)
-    weights: str | None = None
-    text_encoder: str = WORDPIECE
-    text_width: int = Field(256, gt=0, multiple_of=32)
-    text_layers: int = Field(4, gt=0)
-    text_vocabulary: int = Field(4000, gt=10)
-    report_vector: Literal["cls", "mean"] = "cls"
-    max_tokens: int = Field(100, gt=2)
+    report_vector: Literal["cls", "mean", "max"] = "cls"
     max_sentences: int = Field(10, ge=0)
-    shuffle: bool = True
     width: int = Field(256, gt=0)
+    shuffle: bool = True
+    distractors: float = Field(0.0, ge=0, lt=1)
     mask_ratio: float = Field(0.75, ge=0, lt=1)
-    temperature: float = Field(0.07, gt=0)
+    temperature: float = Field(0.07, ge=0.01, le=1)
     integrity: Literal["similarity", "position", "attention", "reconstruction", "off"] = "similarity"
     integrity_temperature: float = Field(0.5, gt=0)
     integrity_floor: float = Field(0.1, gt=0, le=1)
@@ -115,8 +99,32 @@ class MLIPConfig(MethodConfig):
     decoder_layers: int = Field(4, gt=0)
     decoder_heads: int = Field(16, gt=0)
     normalise_pixels: bool = False
-    described: bool = True
-    seed: int = 0
+
+    @model_validator(mode="after")
+    def _decoder_can_be_made(self) -> MLIPConfig:
+        if self.decoder_width % self.decoder_heads:
+            raise ValueError(f"decoder_width={self.decoder_width} is no multiple of decoder_heads={self.decoder_heads}")
+        if self.integrity == "reconstruction" and not self.predicts:
+            raise ValueError(
+                "integrity=reconstruction needs the image decoder: set lambda_reconstruction and mask_ratio above 0, or "
+                "choose another estimator"
+            )
+        return self
+
+    @property
+    def predicts(self) -> bool:
+        """Whether hidden patches are predicted."""
+        return self.lambda_reconstruction > 0 and self.mask_ratio > 0
+
+    @property
+    def matches(self) -> bool:
+        """Whether sentences are matched with patches."""
+        return self.local != "off" and self.lambda_local > 0
+
+    @property
+    def compares(self) -> bool:
+        """Whether the whole image is looked at beside the masked one."""
+        return self.integrity in ("similarity", "attention") and self.mask_ratio > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +143,7 @@ class MLIPTexts:
 
 
 @register
-class MLIP(Method):
+class MLIP(ImageTextMethod):
     """Masked image encoder, text encoder, and an image decoder.
 
     Args:
@@ -155,17 +163,14 @@ class MLIP(Method):
     def __init__(
         self, config: MLIPConfig, vocabulary: Vocabulary, preprocessing: Preprocessing, text: ReportEncoder
     ) -> None:
-        super().__init__(config, vocabulary, preprocessing)
-        self.text = text
-        self.encoder = PatchEncoder(
-            config.backbone, preprocessing.size, patch=config.patch, depth=config.depth, weights=config.weights
-        )
+        super().__init__(config, vocabulary, preprocessing, text)
+        # What a setting leaves unused is not made: data parallelism waits for the gradient of every parameter.
         self.project = nn.Linear(self.encoder.width, config.width)
         self.project_report = nn.Linear(text.width, config.width)
-        self.project_sentence = nn.Linear(text.width, config.width)
+        self.project_sentence = nn.Linear(text.width, config.width) if config.matches else None
         self.log_scale = nn.Parameter(torch.tensor(-log(config.temperature)))
         self.decoder: ImageDecoder | None = None
-        if config.lambda_reconstruction and config.mask_ratio:
+        if config.predicts:
             self.decoder = ImageDecoder(
                 self.encoder.width,
                 self.encoder.grid[0],
@@ -174,56 +179,28 @@ class MLIP(Method):
                 config.decoder_layers,
                 config.decoder_heads,
             )
-        elif config.integrity == "reconstruction":
-            raise MedLIPError(
-                "method.integrity=reconstruction needs the image decoder: set method.lambda_reconstruction and "
-                "method.mask_ratio above 0, or choose another estimator."
-            )
-        if config.integrity == "position":
+        if config.integrity == "position" and config.mask_ratio:
             self.importance = nn.Parameter(torch.zeros(self.encoder.patches))
             self.importance_bias = nn.Parameter(torch.zeros(()))
-        self.prompts = PromptBank(config.described)
-
-    @classmethod
-    def build(
-        cls,
-        config: MLIPConfig,
-        vocabulary: Vocabulary,
-        preprocessing: Preprocessing,
-        reports: Callable[[], Iterable[str]],
-    ) -> MLIP:
-        """Return an untrained model; the small text encoder takes its words from `reports`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            text = build_report_encoder(
-                config.text_encoder,
-                reports,
-                config.max_tokens,
-                width=config.text_width,
-                layers=config.text_layers,
-                vocabulary=config.text_vocabulary,
-            )
-            return cls(config, vocabulary, preprocessing, text)
-
-    @classmethod
-    def blank(
-        cls, config: MLIPConfig, vocabulary: Vocabulary, preprocessing: Preprocessing, state: Mapping[str, Tensor]
-    ) -> MLIP:
-        """Return a model with the shapes of `state`, to be filled."""
-        text = ReportEncoder.blank(state["text.about"], config.max_tokens)
-        return cls(config.model_copy(update={"weights": None}), vocabulary, preprocessing, text)
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
         """The global contrast at 1, the local term at lambda_local, the prediction at lambda_reconstruction."""
         return {"global": 1.0, "local": self.config.lambda_local, "reconstruction": self.config.lambda_reconstruction}
 
+    @property
+    def scale(self) -> Tensor:
+        """What cosines are multiplied with, from 1 to 100; beyond, the gradient still flows, so that it can come back."""
+        scale = self.log_scale.exp()
+        return scale + (scale.clamp(1, 100) - scale).detach()
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of a batch (fewer where the settings switch some off)."""
-        generator = torch.Generator().manual_seed(batch.seed)
+        config, generator = self.config, torch.Generator().manual_seed(batch.seed)
         reports: Sequence[Sequence[str]] = batch.sentences
         if self.training:
-            reports = draw_sentences(reports, self.config.max_sentences, self.config.shuffle, generator)
+            reports = draw_sentences(reports, config.max_sentences, config.shuffle, generator)
+            reports = add_distractors(reports, config.distractors, generator)
         return self.loss_terms(batch.images, reports, generator=generator)
 
     def loss_terms(
@@ -248,9 +225,7 @@ class MLIP(Method):
         tokens = self.encoder(images, visible)
         patches, texts = self.project(tokens), self.encode_texts(reports)
         predicted = self.decoder(tokens, visible) if self.decoder is not None and visible is not None else None
-        full = (
-            self._full_patches(images) if config.integrity in ("similarity", "attention") and visible is not None else None
-        )
+        full = self._full_patches(images) if config.compares else None
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
             return self._loss_terms(images, visible, patches, texts, predicted, full)
 
@@ -264,20 +239,21 @@ class MLIP(Method):
         full: Tensor | None,
     ) -> dict[str, Tensor]:
         config = self.config
-        patches = _exact(patches)
+        patches = exact(patches)
         pooled = normalize(patches.mean(1), dim=-1)
         errors = None
         if predicted is not None and visible is not None:
-            errors = prediction_errors(_exact(predicted), images, visible, self.encoder.patch, config.normalise_pixels)
+            errors = prediction_errors(exact(predicted), images, visible, self.encoder.patch, config.normalise_pixels)
         scores = self._integrity(visible, pooled, texts, full, errors)
         weights = None if scores is None else normalised_weights(scores.detach(), config.integrity_floor)
         paired = gather(texts.real.any(1))
 
-        logits = gather(pooled) @ gather(texts.reports).T * self.log_scale.exp().clamp(1, 100)
+        logits = gather(pooled) @ gather(texts.reports).T * self.scale
         if config.integrity == "position" and scores is not None:
-            logits = logits * (scores / scores.mean())[:, None]  # what trains the scores
+            # What trains the scores; with mean and floor like the weights, or a sample could be silenced here.
+            logits = logits * normalised_weights(scores, config.integrity_floor)[:, None]
         terms = {"global": contrastive_loss(logits, weights, paired)}
-        if config.local != "off":
+        if config.matches:
             terms["local"] = self._local(normalize(patches, dim=-1), texts, weights, paired)
         if errors is not None:
             terms["reconstruction"] = errors.mean()
@@ -287,8 +263,7 @@ class MLIP(Method):
         config = self.config
         if config.local == "pair":
             similarities = texts.sentences @ patches.transpose(1, 2)
-            with torch.set_grad_enabled(config.transport_gradient == "iterations"):
-                plans = self._plans(similarities, texts.real)
+            plans = self._plans(similarities, texts.real)
             costs = gather((plans * (1 - similarities)).sum((1, 2)))[paired]
             factors = torch.ones_like(costs) if weights is None else weights[paired]
             return (factors * costs).sum() / factors.sum().clamp(min=1e-6)
@@ -345,50 +320,62 @@ class MLIP(Method):
 
     @torch.no_grad()
     def _full_patches(self, images: Tensor) -> Tensor:
-        return _exact(self.project(self.encoder(images)))
+        return exact(self.project(self.encoder(images)))
 
     def encode_texts(self, reports: Sequence[Sequence[str]]) -> MLIPTexts:
-        """Encode reports, given as sentences."""
+        """Encode reports, given as sentences; without a local term all sentence vectors are 0."""
         encoded: EncodedReports = self.text(reports)
-        return MLIPTexts(
-            normalize(
-                _exact(self.project_report(encoded.means if self.config.report_vector == "mean" else encoded.reports)),
-                dim=-1,
-            ),
-            normalize(_exact(self.project_sentence(encoded.sentences)), dim=-1) * encoded.real[..., None],
-            encoded.real,
-        )
+        vectors = normalize(exact(self.project_report(self.report_vectors(encoded))), dim=-1)
+        if self.project_sentence is None:
+            return MLIPTexts(vectors, vectors.new_zeros(*encoded.real.shape, vectors.shape[1]), encoded.real)
+        sentences = normalize(exact(self.project_sentence(encoded.sentences)), dim=-1)
+        return MLIPTexts(vectors, sentences * encoded.real[..., None], encoded.real)
 
     def encode_patches(self, images: Tensor) -> Tensor:
         """Return every patch of images (B, 3, S, S) in the shared space, of length 1: (B, N, d)."""
-        return normalize(_exact(self.project(self.encoder(images))), dim=-1)
+        return normalize(exact(self.project(self.encoder(images))), dim=-1)
 
     @torch.inference_mode()
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return probabilities (B, C): softmax over what speaks for and against each prompt."""
-        pooled = normalize(_exact(self.project(self.encoder(images))).mean(1), dim=-1)
+        pooled = normalize(exact(self.project(self.encoder(images))).mean(1), dim=-1)
         positive, negative = self.prompts.embed(prompts, self.vocabulary, self._embed_reports)
-        return ((pooled @ (positive - negative).T) * self.log_scale.exp().clamp(1, 100)).sigmoid()
+        scores: Tensor = ((pooled @ (positive - negative).T) * self.scale).sigmoid()
+        return scores
 
     @torch.inference_mode()
     def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return how much more every patch is like what speaks for a prompt than like what speaks against it: (B, C, h, w).
+        """Return maps (B, C, h, w) in [0, 1] of where each prompt is seen.
 
-        The difference of two cosines, moved from [-2, 2] to [0, 1]. What speaks for it alone says less: some patches are
-        similar to any words.
+        For a finding: how much more a patch is like what speaks for it than like what speaks against it, a difference of two
+        cosines moved from [-2, 2] to [0, 1]. (What speaks for it alone says less: some patches are similar to any words.)
+        For a whole sentence: the share of each patch that the transport plan gives to it, beside the sentences against it.
         """
-        embed = self._embed_reports if self.config.local == "off" else self._embed_sentences
+        embed = self._embed_sentences if self.config.matches else self._embed_reports
+        patches = self.encode_patches(images)
         positive, negative = self.prompts.embed(prompts, self.vocabulary, embed)
-        maps = (2 + self.encode_patches(images) @ (positive - negative).T) / 4
+        maps = (2 + patches @ (positive - negative).T) / 4
+        for column, prompt in enumerate(prompts):
+            if self.config.matches and is_sentence(prompt, self.vocabulary):
+                rows = embed([text for texts in prompt_texts(prompt, self.vocabulary) for text in texts])
+                similarities = rows @ patches.transpose(1, 2)
+                plans = self._plans(similarities, torch.ones(similarities.shape[:2], dtype=torch.bool, device=rows.device))
+                maps[..., column] = (plans[:, 0] * self.encoder.patches).clamp(0, 1)
         return maps.transpose(1, 2).reshape(len(images), len(prompts), *self.encoder.grid)
 
     @torch.inference_mode()
     def match(self, images: Tensor, reports: Sequence[Sequence[str]]) -> Tensor:
-        """Return which patches each sentence of an image's own report goes to.
+        """Return which patches each sentence of an image's own report goes to, beside the report's other sentences.
 
         Returns:
-            Transport plans (B, M, h, w), 0 for sentences that are not there; a plan sums to 1 (to less where unbalanced).
+            Transport plans (B, M, h, w), 0 for sentences that are not there; each plan sums to 1, each patch to 1 / N. The
+            only sentence of a report gets all of every patch.
+
+        Raises:
+            MedLIPError: the model was trained without a local term.
         """
+        if not self.config.matches:
+            raise MedLIPError("this model matches no sentences: train with local=transport, pair or attention.")
         texts = self.encode_texts(reports)
         plans = self._plans(texts.sentences @ self.encode_patches(images).transpose(1, 2), texts.real)
         return plans.view(*plans.shape[:2], *self.encoder.grid)
@@ -410,7 +397,7 @@ class MLIP(Method):
         patch, patches = self.encoder.patch, self.encoder.patches
         generator = torch.Generator().manual_seed(seed)
         visible = draw_visible(len(images), patches, self.config.mask_ratio, generator).to(images.device)
-        predicted = _exact(self.decoder(self.encoder(images, visible), visible))
+        predicted = exact(self.decoder(self.encoder(images, visible), visible))
         if self.config.normalise_pixels:
             target = patch_pixels(images, patch)
             predicted = predicted * target.std(2, keepdim=True) + target.mean(2, keepdim=True)
@@ -424,13 +411,3 @@ class MLIP(Method):
 
     def _embed_sentences(self, texts: Sequence[str]) -> Tensor:
         return self.encode_texts([[text] for text in texts]).sentences[:, 0]
-
-    def train(self, mode: bool = True) -> MLIP:
-        """Switch between training and use; embedded prompts are forgotten, for the text encoder may change."""
-        self.prompts.clear()
-        return super().train(mode)
-
-
-def _exact(values: Tensor) -> Tensor:
-    """At least float32: what autocast computed in half precision is compared in full."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -12,6 +12,17 @@ from medlip.concepts import Vocabulary
 
 POSITIVE = ("There is {}.",)
 NEGATIVE = ("There is no {}.", "No evidence of {}.", "The lung is clear.")
+AGAINST_SENTENCES = ("The lung is clear.", "There is no abnormality.")
+DISTRACTORS = (
+    "There is no change since the prior study.",
+    "The study is compared to the prior study.",
+    "The findings were communicated to the referring physician.",
+    "Clinical correlation is advised.",
+    "The patient is slightly rotated.",
+    "Comparison with outside films is suggested.",
+)
+"""Sentences that no image shows."""
+KNOWN_PROMPTS = 1000
 
 
 def prompt_name(prompt: str, vocabulary: Vocabulary) -> str:
@@ -20,11 +31,19 @@ def prompt_name(prompt: str, vocabulary: Vocabulary) -> str:
     return pathology.display.lower() if pathology else prompt.strip().rstrip(".")
 
 
+def is_sentence(prompt: str, vocabulary: Vocabulary) -> bool:
+    """Whether a prompt is a whole sentence ("There is a large right effusion."), to be taken as it stands."""
+    text = prompt.strip()
+    return text.endswith((".", "!", "?")) and len(text.split()) > 2 and vocabulary.find_pathology(prompt) is None
+
+
 def prompt_texts(prompt: str, vocabulary: Vocabulary, described: bool = True) -> tuple[list[str], list[str]]:
-    """Return the texts that speak for and against a prompt: a pathology by any of its names, or any text.
+    """Return the texts that speak for and against a prompt: a pathology by any of its names, a whole sentence, or any words.
 
     Where `described`, a pathology's description speaks for it too.
     """
+    if is_sentence(prompt, vocabulary):
+        return [prompt.strip()], list(AGAINST_SENTENCES)
     pathology, name = vocabulary.find_pathology(prompt), prompt_name(prompt, vocabulary)
     description = [pathology.description] if pathology and described else []
     return [form.format(name) for form in POSITIVE] + description, [form.format(name) for form in NEGATIVE]
@@ -56,6 +75,11 @@ class PromptBank:
             encode: texts to embeddings of length 1.
         """
         kind = getattr(encode, "__name__", "")
+        if not prompts:
+            nothing = encode(["."])[:0]
+            return nothing, nothing
+        if len(self._known) > KNOWN_PROMPTS:
+            self.clear()
         for prompt in dict.fromkeys(prompts):
             if (kind, prompt) not in self._known:
                 pair = [
@@ -64,6 +88,19 @@ class PromptBank:
                 self._known[kind, prompt] = pair[0], pair[1]
         positive, negative = zip(*(self._known[kind, prompt] for prompt in prompts), strict=True)
         return torch.stack(positive), torch.stack(negative)
+
+
+def add_distractors(reports: Sequence[Sequence[str]], share: float, generator: torch.Generator) -> Sequence[Sequence[str]]:
+    """Put sentences that no image shows into reports, at random places, until they are `share` of all."""
+    if not share:
+        return reports
+    mixed = []
+    for report in reports:
+        added = round(len(report) * share / (1 - share))
+        chosen = torch.randint(len(DISTRACTORS), (added,), generator=generator).tolist()
+        both = [*report, *(DISTRACTORS[index] for index in chosen)]
+        mixed.append([both[index] for index in torch.randperm(len(both), generator=generator).tolist()])
+    return mixed
 
 
 def draw_sentences(

@@ -87,7 +87,11 @@ def _read(weights: str) -> dict[str, Tensor]:
         raise MedLIPError(f"{weights}: no such file with backbone weights.")
     if weights.endswith(".safetensors"):
         return cast("dict[str, Tensor]", load_file(weights))
-    return cast("dict[str, Tensor]", torch.load(weights, map_location="cpu", weights_only=True))
+    content = torch.load(weights, map_location="cpu", weights_only=True)
+    for name in ("model", "state_dict"):  # published files keep the weights beside what trained them
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    return cast("dict[str, Tensor]", content)
 
 
 def _lite0(wanted: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import timm
 import torch
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -17,8 +21,9 @@ class PatchEncoder(nn.Module):
     """A timm vision transformer that computes visible patches alone, or any other backbone's locations as patches.
 
     A transformer's positions are fixed sines and cosines. A convolutional backbone can't leave patches out: hidden ones are
-    grey in its input, and their locations are dropped from its output. Where its weights are given, its batch normalisation
-    keeps the statistics that came with them: those of masked images would not hold for the whole ones it is used on.
+    grey in its input, and their locations are dropped from its output. The statistics of its batch normalisation are never
+    those of masked images, for it is used on whole ones: they stay as they came with given weights; from random weights,
+    each step looks at the whole images, too.
 
     Args:
         backbone: name of a timm model.
@@ -45,26 +50,16 @@ class PatchEncoder(nn.Module):
         self.keeps_statistics = False
         self.convolutions: ImageEncoder | None = None
         if backbone.startswith("vit_") and timm.is_model(backbone):
-            own = timm.get_pretrained_cfg(backbone)
-            options = {"patch_size": patch, "depth": depth}
-            try:
-                self.transformer = timm.create_model(
-                    backbone,
-                    img_size=image_size,
-                    num_classes=0,
-                    pretrained=weights == "timm",
-                    **{name: value for name, value in options.items() if value is not None},
-                )
-            except (OSError, RuntimeError, TypeError) as error:
-                raise MedLIPError(
-                    f"backbone {backbone!r} ({own.tag if own else 'timm'}) can't be made ({error}). Name another one, or a "
-                    "local file as weights."
-                ) from error
+            self.transformer = _transformer(backbone, image_size, patch, depth, weights)
             if weights and weights != "timm":
                 load_backbone(self.transformer, weights, "pos_embed")
             self.patch: int = self.transformer.patch_embed.patch_size[0]
             self.width: int = self.transformer.num_features
         else:
+            if depth is not None:
+                raise MedLIPError(
+                    f"backbone {backbone!r} is no vision transformer, so it takes no depth={depth}. Leave it out."
+                )
             self.patch = patch or 16
             self.convolutions = ImageEncoder(backbone, self.patch, weights)
             self.keeps_statistics = weights is not None
@@ -82,10 +77,15 @@ class PatchEncoder(nn.Module):
         """Encode images (B, 3, S, S), or of each only the patches `visible` (B, n): tokens (B, n, width), in that order."""
         if self.transformer is None:
             assert self.convolutions is not None
-            if visible is not None:
-                images = images * self._pixels(visible).to(images.dtype)
-            tokens, _ = self.convolutions(images)
-            return tokens if visible is None else take(tokens, visible)
+            if visible is None:
+                tokens, _ = self.convolutions(images)
+                return cast("Tensor", tokens)
+            if self.training and not self.keeps_statistics:
+                with torch.no_grad():
+                    self.convolutions(images)  # whole images, whose statistics are the ones to keep
+            with self._statistics_kept():
+                tokens, _ = self.convolutions(images * self._pixels(visible).to(images.dtype))
+            return take(tokens, visible)
         vit = self.transformer
         tokens = vit.patch_embed(images) + self.get_buffer("positions").to(images.dtype)
         if visible is not None:
@@ -105,10 +105,52 @@ class PatchEncoder(nn.Module):
                     module.eval()
         return self
 
+    @contextmanager
+    def _statistics_kept(self) -> Iterator[None]:
+        layers = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        momenta = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.momentum = 0.0
+        try:
+            yield
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+
     def _pixels(self, visible: Tensor) -> Tensor:
         """Return (B, 1, S, S): 1 where a pixel's patch is visible, else 0 (mean grey of a normalised image)."""
         shown = visible_map(visible, self.patches).view(-1, 1, *self.grid).float()
         return interpolate(shown, scale_factor=self.patch, mode="nearest")
+
+
+def _transformer(backbone: str, image_size: int, patch: int | None, depth: int | None, weights: str | None) -> Any:
+    """Return a plain vision transformer: a class token at most, no other parts that would stay unused.
+
+    Raises:
+        MedLIPError: it can't be made or fetched, or is of another kind.
+    """
+    options = {"patch_size": patch, "depth": depth}
+    advice = "Name a plain one, such as vit_tiny_patch16_224 or vit_base_patch16_224"
+    try:
+        model = timm.create_model(
+            backbone,
+            img_size=image_size,
+            num_classes=0,
+            pretrained=weights == "timm",
+            **{name: value for name, value in options.items() if value is not None},
+        )
+    except (OSError, RuntimeError, TypeError, NotImplementedError) as error:
+        raise MedLIPError(f"backbone {backbone!r} can't be made ({error}). {advice}, or a local file as weights.") from error
+    plain = (
+        type(model) is VisionTransformer
+        and type(model.patch_embed) is PatchEmbed
+        and model.num_prefix_tokens <= 1
+        and model.attn_pool is None
+        and isinstance(model.fc_norm, nn.Identity)
+    )
+    if not plain:
+        raise MedLIPError(f"backbone {backbone!r} is no plain vision transformer. {advice}.")
+    return model
 
 
 def draw_visible(batch: int, patches: int, ratio: float, generator: torch.Generator) -> Tensor:
@@ -129,12 +171,15 @@ def take(tokens: Tensor, indices: Tensor) -> Tensor:
 
 
 def sine_cosine_positions(side: int, width: int) -> Tensor:
-    """Return fixed positions (side * side, width) of a square grid: half the channels for the row, half for the column."""
+    """Return fixed positions (side * side, width) of a square grid: half the channels for the column, half for the row.
+
+    They are those of the masked autoencoder (He et al., 2022), so that its weights fit.
+    """
     quarter = width // 4
     rates = 10000 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
     angles = torch.arange(side, dtype=torch.float64)[:, None] * rates
     waves = torch.cat([angles.sin(), angles.cos()], 1)  # (side, 2 * quarter)
     positions = torch.zeros(side, side, width, dtype=torch.float64)
-    positions[..., : 2 * quarter] = waves[:, None]
-    positions[..., 2 * quarter : 4 * quarter] = waves[None]
+    positions[..., : 2 * quarter] = waves[None]
+    positions[..., 2 * quarter : 4 * quarter] = waves[:, None]
     return positions.flatten(0, 1).float()

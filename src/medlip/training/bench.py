@@ -163,17 +163,19 @@ def _passes(
 
         return lambda: list(model.loss_terms(images, facts).values()), {"encoder": encoder}
     assert isinstance(model, MLIP)
-    visible = draw_visible(len(images), model.encoder.patches, model.config.mask_ratio, generator)
+    ratio = model.config.mask_ratio
+    visible = draw_visible(len(images), model.encoder.patches, ratio, generator) if ratio else None
 
     def trained_networks() -> list[Tensor]:
         tokens = model.encoder(images, visible)
         encoded = model.text(reports)
-        assert model.decoder is not None
-        return [tokens, encoded.sentences, encoded.reports, model.decoder(tokens, visible)]
+        predicted = [] if model.decoder is None or visible is None else [model.decoder(tokens, visible)]
+        return [tokens, encoded.sentences, encoded.reports, *predicted]
 
     def networks() -> list[Tensor]:
-        with torch.no_grad():
-            model.encoder(images)
+        if model.config.compares:
+            with torch.no_grad():
+                model.encoder(images)
         return trained_networks()
 
     return lambda: list(model.loss_terms(images, reports, visible).values()), {
