@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from statistics import mean
 
 import pytest
+from scipy.stats import sem, t
 
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
@@ -43,7 +46,10 @@ def test_the_table_holds_every_variant_with_paired_differences(done: Path) -> No
     assert default["runs"] == off["runs"] == 2
     expected = [a - b for a, b in zip(off["iou"]["values"], default["iou"]["values"], strict=True)]
     assert off["iou_difference"]["values"] == pytest.approx(expected)
+    low, high = t.interval(0.95, 1, loc=mean(expected), scale=sem(expected))  # one degree of freedom: two seeds
+    assert off["iou_difference"]["interval"] == pytest.approx([low, high])
     assert (done / "table.md").read_text() == as_markdown(answer)
+    assert f"; 95 % {low:+.3f} to {high:+.3f} |" in as_markdown(answer)
 
 
 def test_what_is_done_is_not_done_again(
@@ -60,6 +66,28 @@ def test_a_folder_of_other_runs_is_not_mixed_in(done: Path, phantom_store: Path,
     answer = ablate("medslip-phantom", Store.open(phantom_store), done, GRID, settings=other, seeds=1)
     assert all("another recipe" in entry["reason"] for entry in answer["failed"])
     assert len(answer["failed"]) == 2
+
+
+def test_a_model_of_another_recipe_is_not_evaluated(
+    tiny_run: Path, phantom_store: Path, tiny_settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = tmp_path / "default" / "seed-0"
+    other = (*tiny_settings, "training.lr=0.1")
+    for name in ("model.safetensors", "run.json"):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tiny_run / name, folder / name)
+    answer = ablate("medslip-phantom", Store.open(phantom_store), tmp_path, (), settings=other, seeds=1)
+    assert "another recipe" in answer["failed"][0]["reason"]
+    assert not (folder / "result.json").exists()
+    answer = ablate("medslip-phantom", Store.open(phantom_store), tmp_path, (), settings=tiny_settings, seeds=1)
+    assert not answer["failed"]
+    assert answer["rows"][0]["iou"]["interval"] is None  # one seed says nothing of the spread
+
+
+def test_a_split_that_is_not_there_is_said_before_any_run(phantom_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(MedLIPError, match="no exam"):
+        ablate("medslip-phantom", Store.open(phantom_store), tmp_path / "out", (), split="exam")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_fails_is_named_and_the_rest_goes_on(

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from itertools import product
+from math import sqrt
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import torch
+from scipy.special import stdtrit
 
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
@@ -107,12 +109,19 @@ def ablate(
         jobs: runs at the same time; the cores are shared among them.
 
     Returns:
-        `rows`: for each variant its runs, mean, lowest and highest value of each measure, and the mean, lowest and highest
-        difference to the default; `failed`: runs that did not come to an end, with the reason.
+        `rows`: for each variant its runs, and of each measure and its difference to the default the `values` by seed, their
+        mean, lowest and highest, and from two seeds on the 95 % `interval` of the mean (Student's t); `failed`: runs that
+        did not come to an end, with the reason.
 
     Raises:
-        MedLIPError: a setting that no run can start with.
+        MedLIPError: a setting that no run can start with, or a split that the store doesn't have.
     """
+    missing = [name for name in ("train", "val", split) if name not in store.splits]
+    if missing:
+        raise MedLIPError(
+            f"{store.root}: an ablation needs the splits train, val and {split}; it has {', '.join(store.splits)}, "
+            f"but no {', '.join(missing)}. Evaluate another split, or prepare the data with all three."
+        )
     out.mkdir(parents=True, exist_ok=True)
     trials = list(_trials(recipe, store, out, grid, tuple(settings), seeds, split, full, max(1, cpu_count() // jobs)))
     workers = jobs if jobs > 1 else 0
@@ -136,13 +145,13 @@ def ablate(
 
 
 def as_markdown(answer: Mapping[str, Any]) -> str:
-    """Return the table of an ablation: mean (lowest to highest) over seeds, and the paired difference to the default."""
+    """Return the table of an ablation: mean (lowest to highest) over seeds, and the paired difference with its interval."""
     header = ["variant", "runs", *(f"{name}, difference" if d else name for name in MEASURES for d in (False, True))]
     lines = [header, ["---"] * len(header)]
     for row in answer["rows"]:
         cells = [row["variant"], str(row["runs"])]
         for name in MEASURES:
-            cells += [_spread(row.get(name), "{:.3f}"), _spread(row.get(f"{name}_difference"), "{:+.3f}")]
+            cells += [_spread(row.get(name), "{:.3f}"), _difference(row.get(f"{name}_difference"))]
         lines.append(cells)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -151,6 +160,11 @@ def _spread(value: Mapping[str, float] | None, form: str) -> str:
     if value is None:
         return ""
     return f"{form} ({form} to {form})".format(value["mean"], value["low"], value["high"])
+
+
+def _difference(value: Mapping[str, Any] | None) -> str:
+    spread = _spread(value, "{:+.3f}")
+    return spread + "; 95 % {:+.3f} to {:+.3f}".format(*value["interval"]) if value and value["interval"] else spread
 
 
 def _trials(
@@ -185,11 +199,13 @@ def _run(trial: Trial) -> dict[str, float | None]:
     recipe = load_recipe(trial.recipe, trial.settings)
     store = Store.open(trial.store)
     made_with = {"recipe": recipe.model_dump(mode="json"), "data": store.hash, "split": trial.split}
+    other = f"{trial.out}: holds a run of another recipe or other data. Give another folder."
     if file.exists():
         known = json.loads(file.read_text())
         if known["made_with"] != made_with:
-            raise MedLIPError(f"{trial.out}: holds a run of another recipe or other data. Give another folder.")
+            raise MedLIPError(other)
         return _measures(known)
+    train = store.select("train")
     trial.out.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(trial.threads)
@@ -197,8 +213,12 @@ def _run(trial: Trial) -> dict[str, float | None]:
         with (trial.out / "log.txt").open("a") as log, redirect_stderr(log):
             if not (trial.out / MODEL).exists():
                 resume = (trial.out / CHECKPOINT).exists()
-                fit(recipe, store.select("train"), trial.out, validation=store.select("val"), resume=resume)
-            result = evaluate(load_run(trial.out), store, split=trial.split)
+                fit(recipe, train, trial.out, validation=store.select("val"), resume=resume)
+            method = load_run(trial.out)
+            by = method.made_by
+            if by is None or (by["recipe"], by["data"]["hash"]) != (made_with["recipe"], train.hash):
+                raise MedLIPError(other)
+            result = evaluate(method, store, split=trial.split)
     finally:
         torch.set_num_threads(threads)
     file.with_suffix(".new").write_text(json.dumps({"made_with": made_with, **result}, indent=1))
@@ -226,4 +246,10 @@ def _row(variant: str, results: Mapping[tuple[str, int], Mapping[str, float | No
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any] | None:
-    return {"mean": mean(values), "low": min(values), "high": max(values), "values": list(values)} if values else None
+    if not values:
+        return None
+    middle, interval = mean(values), None
+    if len(values) > 1:
+        half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))
+        interval = [middle - half, middle + half]
+    return {"mean": middle, "low": min(values), "high": max(values), "interval": interval, "values": list(values)}
