@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,20 @@ def test_interrupted_stages_are_gone_through_once(finished: Path) -> None:
 
 
 def test_another_demo_or_other_files_are_left_alone(finished: Path, scale: Scale, tmp_path: Path) -> None:
-    with pytest.raises(MedLIPError, match="tiny demo"):
+    with pytest.raises(MedLIPError, match="tiny demo of medslip-phantom"):
         run_demo(finished, demo.QUICK, "medlip demo")
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(MedLIPError, match="other files"):
         run_demo(tmp_path, scale, "medlip demo")
+
+
+def test_a_mistyped_method_leaves_the_folder_free(tmp_path: Path, scale: Scale) -> None:
+    with pytest.raises(MedLIPError, match="no such recipe"):
+        run_demo(tmp_path / "demo", replace(scale, recipe="medsleep-phantom"), "medlip demo")
+    assert not (tmp_path / "demo").exists()
+
+
+def test_an_unknown_method_is_answered_with_those_that_have_a_demo() -> None:
+    assert demo.phantom_recipe("mlip") == "mlip-phantom"
+    with pytest.raises(MedLIPError, match=r"--method medsleep.*medslip, mlip\."):
+        demo.phantom_recipe("medsleep")

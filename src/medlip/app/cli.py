@@ -90,14 +90,14 @@ def options(
 @answers
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder of the demo; the same command goes on in it.", metavar="DIR")],
-    method: Annotated[str, typer.Option(help="Which method: medslip or mlip.")] = "medslip",
+    method: Annotated[str, typer.Option(help="Which method; it needs a recipe NAME-phantom.", metavar="NAME")] = "medslip",
     quick: Annotated[bool, typer.Option("--quick", help="The same path, smaller: about a minute.")] = False,
     as_json: Json = False,
 ) -> Answer:
     """Show it all on phantoms. A model is pre-trained on generated X-rays and reports, evaluated on unseen ones, shown."""
-    from medlip.app.demo import FULL, QUICK, run_demo
+    from medlip.app.demo import FULL, QUICK, phantom_recipe, run_demo
 
-    scale = replace(QUICK if quick else FULL, recipe=f"{method}-phantom")
+    scale = replace(QUICK if quick else FULL, recipe=phantom_recipe(method))
     asked = "" if method == "medslip" else f" --method {method}"
     metrics = run_demo(out, scale, f"medlip demo --out {out}{asked}" + (" --quick" if quick else ""))
     files = {"report": out / "report.html", "run": out / "run"}

@@ -28,11 +28,13 @@ from medlip.evaluation import evaluate
 from medlip.methods import Method
 from medlip.training import Recipe, fit, load_recipe, load_run
 from medlip.training.fit import CHECKPOINT, METRICS
+from medlip.training.recipe import recipe_names
 from medlip.work import cpu_count
 
 CASES = 12
 PICTURED = 3  # of these, the ones with pictures of the method's own
 SHARD = 256  # images that an interruption can cost
+PHANTOM = "-phantom"  # how the names of recipes for phantoms end
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,18 @@ FULL = Scale("full", 4000)
 QUICK = Scale("quick", 500, ("image.size=96", "training.warmup=10"))
 
 
+def phantom_recipe(method: str) -> str:
+    """Return the name of a method's recipe for phantoms.
+
+    Raises:
+        MedLIPError: it has none; names the methods that have one.
+    """
+    methods = [name.removesuffix(PHANTOM) for name in recipe_names() if name.endswith(PHANTOM)]
+    if method not in methods:
+        raise MedLIPError(f"--method {method}: there is no demo of it. Choose one of: {', '.join(methods)}.")
+    return method + PHANTOM
+
+
 def run_demo(out: Path, scale: Scale, command: str) -> dict[str, Any]:
     """Run the demo in the folder `out`, or what is left of it; return what `metrics.json` holds.
 
@@ -65,15 +79,15 @@ def run_demo(out: Path, scale: Scale, command: str) -> dict[str, Any]:
         command: as the user gave it, for the page.
 
     Raises:
-        MedLIPError: `out` holds something else.
+        MedLIPError: `out` holds something else, or there is no such recipe; the folder is then left as it was.
         KeyboardInterrupt: what is done is kept.
     """
+    recipe = load_recipe(scale.recipe, scale.settings)
     log = _Log.open(out, scale)
     metrics_file, page_file = out / "metrics.json", out / "report.html"
     if metrics_file.exists() and page_file.exists():
         print(f"{out} holds the finished demo; delete it to start over.", file=sys.stderr)
         return _read(metrics_file)
-    recipe = load_recipe(scale.recipe, scale.settings)
     with log.timed("prepare"):
         prepare([f"phantom:{scale.phantoms}"], out / "store", shard_size=SHARD)
     store = Store.open(out / "store")
@@ -111,8 +125,9 @@ class _Log:
         if path.exists():
             content = _read(path)
             if content["scale"] != wanted:
+                held = content["scale"]
                 raise MedLIPError(
-                    f"{out}: holds a {content['scale']['name']} demo with other settings. Give another folder."
+                    f"{out}: holds a {held['name']} demo of {held['recipe']} with other settings. Give another folder."
                 )
             return cls(path, content)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
