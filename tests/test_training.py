@@ -19,6 +19,7 @@ from medlip.methods import build_method, method_names
 from medlip.methods.base import read_safetensors
 from medlip.training import fit, load_recipe, load_run
 from medlip.training import fit as fit_module
+from medlip.training.checkpoint import load_checkpoint, save_checkpoint
 from medlip.training.recipe import recipe_names
 
 SHORT = ("image.size=64", "training.batch_size=8", "training.epochs=2", "training.validation_images=8")
@@ -90,12 +91,26 @@ def test_a_finished_run_resumes_to_itself(store, tmp_path):
 def test_a_run_is_not_overwritten_nor_resumed_with_something_else(store, tmp_path):
     run = tmp_path / "run"
     fit(recipe("training.epochs=1"), store, run)
+    before = [(run / name).read_bytes() for name in ("run.json", "seen.npz", "metrics.jsonl")]
     with pytest.raises(MedLIPError, match="holds a run already"):
         fit(recipe("training.epochs=1"), store, run)
     with pytest.raises(MedLIPError, match=r"training\.lr was 0\.0\d+, now 0\.3"):
         fit(recipe("training.epochs=1", "training.lr=0.3"), store, run, resume=True)
     with pytest.raises(MedLIPError, match="other data"):
         fit(recipe("training.epochs=1"), store.take(range(16)), run, resume=True)
+    assert [(run / name).read_bytes() for name in ("run.json", "seen.npz", "metrics.jsonl")] == before
+
+
+def test_a_checkpoint_keeps_the_random_state_of_a_gpu(tmp_path, monkeypatch):
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    manifest, kept, restored = {"recipe": {}, "data": {}}, torch.arange(16, dtype=torch.uint8), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: kept)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restored.append)
+    save_checkpoint(tmp_path / "checkpoint.safetensors", layer, optimizer, 3, manifest)
+    assert load_checkpoint(tmp_path / "checkpoint.safetensors", layer, optimizer, manifest) == 3
+    assert torch.equal(restored[0], kept)
 
 
 def test_a_truncated_checkpoint_is_an_error_that_names_it(store, tmp_path):

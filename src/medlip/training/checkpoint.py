@@ -23,6 +23,8 @@ def save_checkpoint(
     for parameter, state in optimizer.state.items():
         tensors.update({f"optimizer.{key}.{names[id(parameter)]}": torch.as_tensor(value) for key, value in state.items()})
     tensors["random"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
     write_safetensors(tensors, path, {"step": str(step), "manifest": json.dumps(manifest)})
 
 
@@ -49,6 +51,8 @@ def load_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer
             like = torch.empty_like(parameters[parameter]) if tensor.ndim else torch.empty_like(tensor)
             optimizer.state[parameters[parameter]][key] = like.copy_(tensor)
     torch.set_rng_state(tensors["random"])
+    if torch.cuda.is_available() and "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random.cuda"])
     return int(metadata["step"])
 
 

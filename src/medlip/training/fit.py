@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import signal
 import threading
@@ -25,6 +26,7 @@ from medlip.data.batch import Batch, TrainingBatches, evaluation_batches
 from medlip.data.overlap import Fingerprints, fingerprint
 from medlip.errors import MedLIPError
 from medlip.methods import Method, build_method, load_method, save_method
+from medlip.nn.gather import apart
 from medlip.training.checkpoint import load_checkpoint, save_checkpoint
 from medlip.work import track
 
@@ -49,7 +51,8 @@ def fit(recipe: Recipe, store: Store, out: Path, *, validation: Store | None = N
         store: prepared studies; all of it is learned from, so select the training split before.
         out: folder of the run.
         validation: studies whose losses are measured after every epoch.
-        resume: go on where an interrupted run stopped, bit by bit as if it had not.
+        resume: go on where an interrupted run stopped, bit by bit as if it had not (with several processes the dropout of
+            all but the main one starts anew).
 
     Returns:
         {"run", "steps", "seconds", "images_per_second", "loss", "validation"}; seconds of this call alone.
@@ -61,7 +64,7 @@ def fit(recipe: Recipe, store: Store, out: Path, *, validation: Store | None = N
     """
     settings = recipe.training
     manifest = _manifest(recipe, store)
-    _claim(out, manifest, resume)
+    _claim(out, resume)
     precision = "no" if settings.precision == "fp32" else settings.precision
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
     try:
@@ -87,11 +90,16 @@ def fit(recipe: Recipe, store: Store, out: Path, *, validation: Store | None = N
         )
         if validation is not None:
             validation = validation.take(range(min(len(validation), settings.validation_images)))
-        if accelerator.is_main_process:
-            fingerprint(store).anonymous().save(out / SEEN)
         run = _Run(recipe, method, batches, accelerator, out, validation)
         if resume and (out / CHECKPOINT).exists():
             run.restore(manifest)
+        if accelerator.is_main_process:  # not before the checkpoint was found to be of this recipe and this data
+            if not resume:
+                (out / METRICS).unlink(missing_ok=True)
+            (out / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            fingerprint(store).anonymous().save(out / SEEN)
+        else:
+            torch.manual_seed(settings.seed + accelerator.process_index)  # the weights are equal, dropout is not to be
         return run.train(manifest)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)  # the next run of this process may want another precision
@@ -156,7 +164,8 @@ class _Run:
         began, saved, first = time.monotonic(), time.monotonic(), self.step
         loss, validated = math.nan, None
         self.model.train()
-        with _interruption() as interrupted, (self.out / METRICS).open("a") as log:
+        metrics = self.out / METRICS if self.accelerator.is_main_process else Path(os.devnull)
+        with _interruption() as interrupted, metrics.open("a") as log:
             previous = time.monotonic()
             for batch in track(self._remaining(), "pre-training", self.total, completed=self.step):
                 terms = self._learn(batch)
@@ -233,7 +242,7 @@ class _Run:
         assert self.validation
         facts, sums = self.recipe.facts, Counter[str]()
         self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), apart():  # every process has the same batches here
             for batch in evaluation_batches(
                 self.validation,
                 self.method.preprocessing,
@@ -252,6 +261,8 @@ class _Run:
 
     def restore(self, manifest: dict[str, Any]) -> None:
         self.step = load_checkpoint(self.out / CHECKPOINT, self.method, self.optimizer.optimizer, manifest)
+        if not self.accelerator.is_main_process:
+            return
         log = self.out / METRICS
         lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
         log.write_text("".join(f"{line}\n" for line in lines))
@@ -267,14 +278,11 @@ def _manifest(recipe: Recipe, store: Store) -> dict[str, Any]:
     }
 
 
-def _claim(out: Path, manifest: dict[str, Any], resume: bool) -> None:
+def _claim(out: Path, resume: bool) -> None:
     """Make the run's folder, unless it holds another run."""
     if not resume and ((out / CHECKPOINT).exists() or (out / MODEL).exists()):
         raise MedLIPError(f"{out} holds a run already: go on with --resume, or give another folder.")
     out.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        (out / METRICS).unlink(missing_ok=True)
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
 @contextmanager

@@ -1,0 +1,87 @@
+"""A run of two processes: written by the main one alone, validated as one process would, with dropout of its own in each."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from medlip.data.batch import evaluation_batches
+from medlip.data.prepare import prepare
+from medlip.data.store import Store
+from medlip.training import fit, load_recipe, load_run
+
+RANKS, BATCH = 2, 4
+SETTINGS = (
+    "image.size=64",
+    "method.backbone=resnet10t",
+    "method.weights=null",
+    f"training.batch_size={BATCH}",
+    "training.epochs=1",
+    "training.precision=fp32",
+    "training.seed=5",
+)
+
+
+def work(rank: int, store: str, out: str, port: int) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_WORLD_SIZE=str(RANKS))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
+    recipe, studies = load_recipe("convirt-phantom", SETTINGS), Store.open(store)
+    try:
+        for resume in (False, True):
+            summary = fit(recipe, studies.select("train"), Path(out), validation=studies.select("val"), resume=resume)
+            if not resume:
+                torch.save({"seed": torch.initial_seed(), **summary}, Path(out) / f"{rank}.pt")
+            dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms in several shards, since processes share a store by whole groups of a shard's rows."""
+    out = tmp_path_factory.mktemp("shards") / "store"
+    prepare(["phantom:30@3"], out, size=64, workers=0, shard_size=8, shares={"train": 0.8, "val": 0.2})
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that two processes trained, and then resumed when there was nothing left to do."""
+    out = tmp_path_factory.mktemp("processes") / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, (str(store), str(out), port), nprocs=RANKS)  # type: ignore[no-untyped-call]
+    return out
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_step_is_written_once(run: Path) -> None:
+    steps = torch.load(run / "0.pt")["steps"]
+    assert [(line["step"], "validation" in line) for line in lines(run)] == [(steps, False), (steps, True)]
+
+
+def test_validation_is_that_of_one_process(run: Path, store: Path) -> None:
+    method = load_run(run)
+    batches = list(evaluation_batches(Store.open(store).select("val"), method.preprocessing, BATCH))
+    with torch.no_grad():
+        terms = [(method.losses(batch), len(batch)) for batch in batches]
+    expected = sum(losses["contrast"].item() * count for losses, count in terms) / sum(count for _, count in terms)
+    for rank in range(RANKS):
+        assert torch.load(run / f"{rank}.pt")["validation"]["contrast"] == pytest.approx(expected, rel=1e-4)
+    assert lines(run)[-1]["validation"]["contrast"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_every_process_draws_its_own_dropout(run: Path) -> None:
+    assert [torch.load(run / f"{rank}.pt")["seed"] for rank in range(RANKS)] == [5, 6]
