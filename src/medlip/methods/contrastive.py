@@ -45,8 +45,8 @@ def normalised_weights(scores: Tensor, floor: float = 0.1) -> Tensor:
 
     The mean is fixed, so a weight can't be learned away; scores that are all 0 weigh alike.
     """
-    mean = scores.mean()
-    relative = torch.where(mean > 0, scores / mean.clamp(min=torch.finfo(scores.dtype).tiny), torch.ones_like(scores))
+    mean, smallest = scores.mean(), torch.finfo(scores.dtype).tiny
+    relative = torch.where(mean > smallest, scores / mean.clamp(min=smallest), torch.ones_like(scores))
     return floor + (1 - floor) * relative
 
 
