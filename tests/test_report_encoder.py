@@ -94,8 +94,8 @@ def test_a_trained_encoder_loads_from_a_folder(encoder: ReportEncoder, tmp_path:
     torch.testing.assert_close(loaded(REPORTS).sentences, encoder(REPORTS).sentences)
 
 
-def test_what_cannot_be_had_says_what_to_do() -> None:
+def test_what_cannot_be_had_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(MedLIPError, match="wordpiece"):
-        build_report_encoder("no/such-folder", tuple, 64)
+        build_report_encoder(str(tmp_path / "nothing"), tuple, 64)
     with pytest.raises(MedLIPError, match="no report"):
         build_report_encoder("wordpiece", lambda: ["", ""], 64)

@@ -55,7 +55,7 @@ class Scale:
 
 
 FULL = Scale("full", 4000)
-QUICK = Scale("quick", 500, ("image.size=96", "training.warmup=10"))
+QUICK = Scale("quick", 400, ("image.size=96", "training.warmup=10", "training.batch_size=32"))
 
 
 def phantom_recipe(method: str) -> str:
