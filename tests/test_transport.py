@@ -97,6 +97,13 @@ def test_plan_equals_the_plain_reference_with_any_padding(m, k, epsilon, relax, 
         torch.testing.assert_close(plan, reference(c, epsilon, row, column, relax), atol=1e-7, rtol=0)
 
 
+def test_a_padded_row_is_out_of_it_even_where_real_ones_are_far_away():
+    rows = torch.tensor([[True, False]])
+    for relax in (None, 1e-3):
+        plan = sinkhorn(torch.full((1, 2, 1), 2.0), epsilon=1e-3, rows=rows, relax=relax, gradient="iterations").plan
+        torch.testing.assert_close(plan, torch.tensor([[[1.0], [0.0]]]))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     m=st.integers(1, 6),

@@ -259,7 +259,8 @@ class Problems(NamedTuple):
         """Look at the problems from potentials (B, M); `matrix` is the energy as `add` takes it."""
         masses = self.log_rows.exp()
         log_sums = add(matrix, f + self.log_rows, -2)
-        fit = -add(matrix, self.log_columns - log_sums, -1)
+        # Padded rows stay at 0: elsewhere their potential might be so large that no mass times its exponential is no number.
+        fit = -add(matrix, self.log_columns - log_sums, -1).masked_fill(self.log_rows.isinf(), 0)
         wanted = masses * (-settings.slack * f).exp()
         missing = wanted - masses * (f - fit).exp()
         worth = f if settings.relax is None else -torch.expm1(-settings.slack * f) / settings.slack
