@@ -54,7 +54,7 @@ class Scale:
     recipe: str = "medslip-phantom"
 
 
-FULL = Scale("full", 3200)
+FULL = Scale("full", 3600)
 QUICK = Scale("quick", 400, ("image.size=96", "training.warmup=10", "training.batch_size=32"))
 
 
