@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from multiprocessing import current_process, get_all_start_methods, get_context
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -40,6 +41,13 @@ class Outcome(Generic[T, R]):
 def cpu_count() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put a file in place whole or not at all: at every moment it is the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None, completed: int = 0) -> Iterator[T]:

@@ -29,7 +29,7 @@ from medlip.methods import Method
 from medlip.training import Recipe, fit, load_recipe, load_run
 from medlip.training.fit import CHECKPOINT, METRICS
 from medlip.training.recipe import recipe_names
-from medlip.work import cpu_count
+from medlip.work import cpu_count, replace_file
 
 CASES = 12
 PICTURED = 3  # of these, the ones with pictures of the method's own
@@ -108,8 +108,8 @@ def run_demo(out: Path, scale: Scale, command: str) -> dict[str, Any]:
         "demo": _about(scale, recipe, reader.method, store, result, log, command),
     }
     page = render(metrics, _history(out / "run"), cases, reader.vocabulary)
-    _write(page_file, page)
-    _write(metrics_file, to_json(metrics))
+    replace_file(page_file, page.encode())
+    replace_file(metrics_file, to_json(metrics).encode())
     return _read(metrics_file)
 
 
@@ -153,7 +153,7 @@ class _Log:
             self._save()
 
     def _save(self) -> None:
-        _write(self.path, json.dumps(self.content, indent=1))
+        replace_file(self.path, json.dumps(self.content, indent=1).encode())
 
 
 def _choose(test: Store) -> list[Record]:
@@ -204,10 +204,3 @@ def _about(
 def _read(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that it is at every moment either the old one or the whole new one."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)

@@ -10,7 +10,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ from medlip.errors import MedLIPError
 from medlip.images import read_image, resize_short_side
 from medlip.reports import Fact, extract_facts, resolve, sections, split_sentences
 from medlip.reports.implied import implied_absent
-from medlip.work import process
+from medlip.work import process, replace_file
 
 Extract = Callable[[str, Vocabulary], Iterable[Fact]]
 SKIPPED = "skipped.csv"
@@ -288,7 +287,7 @@ class _Writer:
             table, buffer, row_group_size=ROWS_PER_GROUP, compression={**codecs, **dict.fromkeys(columns, "ZSTD")}
         )
         content = buffer.getvalue()
-        _replace(self.out / name, content)
+        replace_file(self.out / name, content)
         digest = hashlib.sha256(content).hexdigest()
         self.manifest["shards"].append(
             {"file": name, "split": split, "rows": len(rows), "bytes": len(content), "sha256": digest}
@@ -300,13 +299,13 @@ class _Writer:
             sources[study.source] = sources.get(study.source, 0) + len(study.rows)
         self.manifest["counts"] = dict(sorted(counts.items()))
         self._write_skipped()
-        _replace(self.out / MANIFEST, json.dumps(self.manifest, indent=1).encode())
+        replace_file(self.out / MANIFEST, json.dumps(self.manifest, indent=1).encode())
 
     def _write_skipped(self) -> None:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerows([SKIPPED_COLUMNS, *((skip.source, skip.study, skip.image, skip.reason) for skip in self.skipped)])
-        _replace(self.out / SKIPPED, text.getvalue().encode())
+        replace_file(self.out / SKIPPED, text.getvalue().encode())
 
     def _resume(self, settings: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
         path = self.out / MANIFEST
@@ -318,7 +317,7 @@ class _Writer:
                 "sources": {}, "counts": {}, "shards": [],
             }  # fmt: skip
             (self.out / "data").mkdir(parents=True)
-            _replace(path, json.dumps(manifest, indent=1).encode())
+            replace_file(path, json.dumps(manifest, indent=1).encode())
             return manifest
         manifest = json.loads(path.read_text())
         if manifest["shards"]:
@@ -348,13 +347,6 @@ class _Writer:
         with (self.out / SKIPPED).open(encoding="utf-8", newline="") as file:
             rows = [_Skip(**row) for row in csv.DictReader(file)]
         return done, [row for row in rows if f"{row.source}:{row.study}" in done]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put a file in place whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _leaves(schema: pa.Schema) -> Iterator[str]:

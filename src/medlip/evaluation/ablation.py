@@ -23,7 +23,7 @@ from medlip.methods.base import method_config
 from medlip.training import fit, load_recipe, load_run
 from medlip.training.fit import CHECKPOINT, MODEL
 from medlip.training.recipe import parse_value
-from medlip.work import cpu_count, process
+from medlip.work import cpu_count, process, replace_file
 
 DEFAULT = "default"
 RESULT = "result.json"
@@ -221,8 +221,7 @@ def _run(trial: Trial) -> dict[str, float | None]:
             result = evaluate(method, store, split=trial.split)
     finally:
         torch.set_num_threads(threads)
-    file.with_suffix(".new").write_text(json.dumps({"made_with": made_with, **result}, indent=1))
-    file.with_suffix(".new").replace(file)
+    replace_file(file, json.dumps({"made_with": made_with, **result}, indent=1).encode())
     (trial.out / CHECKPOINT).unlink(missing_ok=True)  # three times the size of the model, and needed no more
     print(f"{trial.variant}, seed {trial.seed}: {_measures(result)}", file=sys.stderr)
     return _measures(result)
