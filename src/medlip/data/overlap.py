@@ -19,7 +19,7 @@ from medlip.images import read_image
 from medlip.images.fingerprint import BITS, perceptual_hash
 from medlip.work import process, track
 
-__all__ = ["NEAR", "SAME", "Fingerprints", "Overlap", "find_overlap", "fingerprint", "perceptual_hash"]
+__all__ = ["NEAR", "SAME", "Fingerprints", "Overlap", "find_overlap", "fingerprint", "perceptual_hash", "pseudonym"]
 
 # On Open-i and NIH images: at most 18 between copies that were shrunk, brightened and saved again as JPEG, at most 36 where
 # a hundredth was cut off each edge; at least 50 between images of different patients.
@@ -46,9 +46,7 @@ class Fingerprints:
 
     def anonymous(self) -> Fingerprints:
         """Return them as they may leave the data: images by number, patients by a hash of their id."""
-        patients = {patient: hashlib.sha256(patient.encode()).hexdigest()[:16] for patient in set(self.patients)}
-        ids = tuple(map(str, range(len(self.ids))))
-        return replace(self, ids=ids, patients=tuple(patients[patient] for patient in self.patients))
+        return replace(self, ids=tuple(map(str, range(len(self.ids)))), patients=tuple(map(pseudonym, self.patients)))
 
     def save(self, path: Path) -> None:
         """Write them to an .npz file."""
@@ -82,6 +80,11 @@ class Overlap:
 
     def __bool__(self) -> bool:
         return bool(self.patients or self.images)
+
+
+def pseudonym(patient: str) -> str:
+    """Return what tells patients apart without naming them."""
+    return hashlib.sha256(patient.encode()).hexdigest()[:16]
 
 
 def fingerprint(source: str | Path | Source | Store, workers: int | None = None) -> Fingerprints:

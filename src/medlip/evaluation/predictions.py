@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,8 +90,3 @@ class Predictions:
             return cls(ids, patients, classes, scores, labels, attributes)
         except MedLIPError as error:
             raise MedLIPError(f"{path}: {error}") from error
-
-
-def pseudonym(patient: str) -> str:
-    """Return what tells patients apart without naming them."""
-    return hashlib.sha256(patient.encode()).hexdigest()[:16]

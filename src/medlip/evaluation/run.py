@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medlip.concepts import Vocabulary
-from medlip.data.overlap import SAME, find_overlap, fingerprint
+from medlip.data.overlap import SAME, find_overlap, fingerprint, pseudonym
 from medlip.errors import MedLIPError
 from medlip.evaluation.grounding import Pair, choose_threshold, grounding_result, judge
 from medlip.evaluation.metrics import Array
-from medlip.evaluation.predictions import PREDICTIONS, Predictions, pseudonym
+from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.protocol import Protocol
 from medlip.evaluation.protocols import NamedProtocol
 from medlip.evaluation.subgroups import ATTRIBUTES
