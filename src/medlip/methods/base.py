@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
+from medlip.nn.pairs import at_least_float32
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
@@ -264,4 +265,4 @@ def initialise(module: nn.Module, init: str) -> None:
 
 def exact(values: Tensor) -> Tensor:
     """At least float32: what autocast computed in half precision is compared in full."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+    return values.to(at_least_float32(values.dtype))

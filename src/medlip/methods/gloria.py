@@ -72,7 +72,6 @@ class GLoRIA(ImageTextMethod):
         self.project_region = nn.Linear(self.encoder.width, config.width)
         self.project_report = nn.Linear(text.width, config.width)
         self.project_word = nn.Linear(text.width, config.width)
-        self._asked: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
@@ -105,7 +104,7 @@ class GLoRIA(ImageTextMethod):
         positive, negative = self.prompts.embed(prompts, self.vocabulary, self._embed_texts)
         local = {}
         for prompt in set(prompts):
-            words, real, side = self._ask(prompt)
+            words, real, side = self.prompts.keep("words", prompt, self._ask)
             logits = local_logits(words, regions, real, config.attention, config.words)
             local[prompt] = (logits - real.sum(1).log()) / config.words @ side
         similarities = (pooled @ (positive - negative).T + torch.stack([local[prompt] for prompt in prompts], 1)) / 2
@@ -142,17 +141,10 @@ class GLoRIA(ImageTextMethod):
 
     def _ask(self, prompt: str) -> tuple[Tensor, Tensor, Tensor]:
         """Return words (T, M, d) of the texts for and against a prompt, which are there, and each text's signed share."""
-        if prompt not in self._asked:
-            positive, negative = prompt_texts(prompt, self.vocabulary, self.config.described)
-            words, real = self._words(self.text([[text] for text in positive + negative]))
-            side = [1 / len(positive)] * len(positive) + [-1 / len(negative)] * len(negative)
-            self._asked[prompt] = words, real, torch.tensor(side, device=words.device)
-        return self._asked[prompt]
-
-    def train(self, mode: bool = True) -> GLoRIA:
-        """Switch between training and use; embedded prompts are forgotten, for the text encoder may change."""
-        self._asked.clear()
-        return super().train(mode)
+        positive, negative = prompt_texts(prompt, self.vocabulary, self.config.described)
+        words, real = self._words(self.text([[text] for text in positive + negative]))
+        side = [1 / len(positive)] * len(positive) + [-1 / len(negative)] * len(negative)
+        return words, real, torch.tensor(side, device=words.device)
 
 
 def local_logits(

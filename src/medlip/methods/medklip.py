@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from medlip.methods.base import exact, initialise, register
+from medlip.methods.base import exact, register
 from medlip.methods.medslip_losses import draw_negatives, draw_positive, existence_labels, existence_loss, protocl_loss
 from medlip.methods.queries import QueryConfig, QueryMethod
-from medlip.nn import ImageEncoder, QueryDecoder
+from medlip.nn import QueryDecoder
 from medlip.nn.dropout import Dropout
 
 if TYPE_CHECKING:
-    from medlip.concepts import Vocabulary
     from medlip.data.batch import Batch
-    from medlip.images.preprocessing import Preprocessing
 
 
 class MedKLIPConfig(QueryConfig):
@@ -65,35 +63,17 @@ class MedKLIP(QueryMethod):
     )
     config_type = MedKLIPConfig
 
-    def __init__(
-        self,
-        config: MedKLIPConfig,
-        vocabulary: Vocabulary,
-        preprocessing: Preprocessing,
-        *,
-        pathology_embeddings: Tensor | None = None,
-        anatomy_embeddings: Tensor | None = None,
-    ) -> None:
-        super().__init__(
-            config,
-            vocabulary,
-            preprocessing,
-            pathology_embeddings=pathology_embeddings,
-            anatomy_embeddings=anatomy_embeddings,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.encoder = ImageEncoder(config.backbone, config.stride, config.weights)
-            features, width = self.encoder.width, config.width
-            self.project = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, width))
-            self.embed = nn.Linear(self.text_width, width)
-            self.decode = QueryDecoder(width, config.layers, config.heads, config.feedforward, config.dropout)
-            self.norm = nn.LayerNorm(width)
-            self.dropout = Dropout(config.dropout)
-            self.exist = nn.Linear(width, 2)
-            self.position = nn.Linear(width, self.text_width)
-            for part in (self.project, self.embed, self.decode, self.exist, self.position):
-                initialise(part, config.init)
+    def make_parts(self, config: MedKLIPConfig, features: int) -> tuple[nn.Module, ...]:
+        """Make the parts that stand on image features (B, N, features)."""
+        width = config.width
+        self.project = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, width))
+        self.embed = nn.Linear(self.text_width, width)
+        self.decode = QueryDecoder(width, config.layers, config.heads, config.feedforward, config.dropout)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = Dropout(config.dropout)
+        self.exist = nn.Linear(width, 2)
+        self.position = nn.Linear(width, self.text_width)
+        return self.project, self.embed, self.decode, self.exist, self.position
 
     @property
     def loss_weights(self) -> Mapping[str, float]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import exact, fill, initialise, register
+from medlip.methods.base import exact, fill, register
 from medlip.methods.medslip_losses import (
     draw_negatives,
     draw_positive,
@@ -28,7 +28,7 @@ from medlip.methods.medslip_losses import (
     protocl_loss,
 )
 from medlip.methods.queries import QueryConfig, QueryMethod
-from medlip.nn import Disentangler, ImageEncoder, QueryDecoder
+from medlip.nn import Disentangler, QueryDecoder
 from medlip.nn.disentangler import Gate
 from medlip.nn.dropout import Dropout
 
@@ -98,41 +98,23 @@ class MeDSLIP(QueryMethod):
     )
     config_type = MeDSLIPConfig
 
-    def __init__(
-        self,
-        config: MeDSLIPConfig,
-        vocabulary: Vocabulary,
-        preprocessing: Preprocessing,
-        *,
-        pathology_embeddings: Tensor | None = None,
-        anatomy_embeddings: Tensor | None = None,
-    ) -> None:
-        super().__init__(
-            config,
-            vocabulary,
-            preprocessing,
-            pathology_embeddings=pathology_embeddings,
-            anatomy_embeddings=anatomy_embeddings,
+    def make_parts(self, config: MeDSLIPConfig, features: int) -> tuple[nn.Module, ...]:
+        """Make the parts that stand on image features (B, N, features)."""
+        width = config.width
+        self.disentangler = Disentangler(features, config.gate)
+        self.project = _per_stream(
+            lambda: nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, width)),
+            shared=config.gate == "off",
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.encoder = ImageEncoder(config.backbone, config.stride, config.weights)
-            features, width = self.encoder.width, config.width
-            self.disentangler = Disentangler(features, config.gate)
-            self.project = _per_stream(
-                lambda: nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, width)),
-                shared=config.gate == "off",
-            )
-            self.embed = nn.Linear(self.text_width, width)
-            self.decode = _per_stream(
-                lambda: QueryDecoder(width, config.layers, config.heads, config.feedforward, config.dropout)
-            )
-            self.norm = nn.LayerNorm(width)
-            self.dropout = Dropout(config.dropout)
-            self.exist = _per_stream(lambda: nn.Linear(width, 2))
-            self.contrast = _per_stream(lambda: nn.Linear(width, self.text_width))
-            for part in (self.disentangler, self.project, self.embed, self.decode, self.exist, self.contrast):
-                initialise(part, config.init)
+        self.embed = nn.Linear(self.text_width, width)
+        self.decode = _per_stream(
+            lambda: QueryDecoder(width, config.layers, config.heads, config.feedforward, config.dropout)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.dropout = Dropout(config.dropout)
+        self.exist = _per_stream(lambda: nn.Linear(width, 2))
+        self.contrast = _per_stream(lambda: nn.Linear(width, self.text_width))
+        return self.disentangler, self.project, self.embed, self.decode, self.exist, self.contrast
 
     @classmethod
     def from_released(

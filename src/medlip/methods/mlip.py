@@ -357,7 +357,7 @@ class MLIP(ImageTextMethod):
         maps = (2 + patches @ (positive - negative).T) / 4
         for column, prompt in enumerate(prompts):
             if self.config.matches and is_sentence(prompt, self.vocabulary):
-                rows = embed([text for texts in prompt_texts(prompt, self.vocabulary) for text in texts])
+                (rows,) = self.prompts.keep("sentences", prompt, self._ask)
                 similarities = rows @ patches.transpose(1, 2)
                 plans = self._plans(similarities, torch.ones(similarities.shape[:2], dtype=torch.bool, device=rows.device))
                 maps[..., column] = (plans[:, 0] * self.encoder.patches).clamp(0, 1)
@@ -405,6 +405,10 @@ class MLIP(ImageTextMethod):
         mean, std = (sum(values) / 3 for values in (self.preprocessing.mean, self.preprocessing.std))
         grey = join_patches(predicted, patch) * std + mean
         return join_patches(hidden, patch), grey
+
+    def _ask(self, sentence: str) -> tuple[Tensor]:
+        """Return vectors (1 + n, d) of a sentence and of those against it."""
+        return (self._embed_sentences([text for texts in prompt_texts(sentence, self.vocabulary) for text in texts]),)
 
     def _embed_reports(self, texts: Sequence[str]) -> Tensor:
         return self.encode_texts([[text] for text in texts]).reports

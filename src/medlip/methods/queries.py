@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import Method, MethodConfig
-from medlip.nn import TextBank, text_encoder
+from medlip.methods.base import Method, MethodConfig, initialise
+from medlip.nn import ImageEncoder, TextBank, text_encoder
 
 
 class QueryConfig(MethodConfig):
@@ -99,6 +100,15 @@ class QueryMethod(Method):
         unfit = {"pathology": vocabulary.unfit_anatomies, "anatomy": vocabulary.unfit_pathologies}
         for stream, matrix in unfit.items():  # the partners of one stream are the concepts of the other
             self.register_buffer(f"unfit_{stream}", torch.from_numpy(np.array(matrix)), persistent=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.encoder = ImageEncoder(config.backbone, config.stride, config.weights)
+            for part in self.make_parts(config, self.encoder.width):
+                initialise(part, config.init)
+
+    @abstractmethod
+    def make_parts(self, config: Any, features: int) -> tuple[nn.Module, ...]:
+        """Make what stands on image features of that width; return the parts whose linear weights are drawn."""
 
     @classmethod
     def blank(

@@ -50,7 +50,7 @@ def prompt_texts(prompt: str, vocabulary: Vocabulary, described: bool = True) ->
 
 
 class PromptBank:
-    """Embedded prompts, kept while the text encoder stays as it is.
+    """What a text encoder makes of prompts, kept while the encoder stays as it is.
 
     Args:
         described: a pathology's description speaks for it, beside its name.
@@ -74,20 +74,25 @@ class PromptBank:
             vocabulary: of the names.
             encode: texts to embeddings of length 1.
         """
-        kind = getattr(encode, "__name__", "")
         if not prompts:
             nothing = encode(["."])[:0]
             return nothing, nothing
-        if len(self._known) > KNOWN_PROMPTS:
-            self.clear()
-        for prompt in dict.fromkeys(prompts):
-            if (kind, prompt) not in self._known:
-                pair = [
-                    normalize(encode(texts).mean(0), dim=0) for texts in prompt_texts(prompt, vocabulary, self._described)
-                ]
-                self._known[kind, prompt] = pair[0], pair[1]
-        positive, negative = zip(*(self._known[kind, prompt] for prompt in prompts), strict=True)
+
+        def make(prompt: str) -> tuple[Tensor, ...]:
+            sides = prompt_texts(prompt, vocabulary, self._described)
+            return tuple(normalize(encode(texts).mean(0), dim=0) for texts in sides)
+
+        kind = getattr(encode, "__name__", "")
+        positive, negative = zip(*(self.keep(kind, prompt, make) for prompt in prompts), strict=True)
         return torch.stack(positive), torch.stack(negative)
+
+    def keep(self, kind: str, prompt: str, make: Callable[[str], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Return what `make` gives for a prompt, made once; `kind` tells apart what is kept of the same prompt."""
+        if (kind, prompt) not in self._known:
+            if len(self._known) >= KNOWN_PROMPTS:
+                self.clear()
+            self._known[kind, prompt] = make(prompt)
+        return self._known[kind, prompt]
 
 
 def add_distractors(reports: Sequence[Sequence[str]], share: float, generator: torch.Generator) -> Sequence[Sequence[str]]:
