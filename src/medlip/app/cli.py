@@ -27,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
+RecipeName = Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.", metavar="RECIPE")]
 Run = Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN")]
 
 
@@ -114,7 +115,7 @@ app.command(short_help="Read the facts of reports.")(facts)
 @app.command()
 @answers
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.", metavar="RECIPE")],
+    recipe: RecipeName,
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.", metavar="RUN")],
     changes: Annotated[list[str] | None, typer.Option("--set", help="Change a setting.", metavar="KEY=VALUE")] = None,
@@ -136,7 +137,7 @@ def pretrain(
 @app.command()
 @answers
 def ablate(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.", metavar="RECIPE")],
+    recipe: RecipeName,
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Folder of all runs; the same command goes on in it.", metavar="DIR")],
     grid: Annotated[list[str], typer.Option("--grid", help="A factor and its values.", metavar="KEY=VALUE,VALUE")],
