@@ -17,6 +17,7 @@ from medlip.app.data import data as data_sets
 from medlip.app.facts import facts
 from medlip.app.output import NOT_A_DEVICE, Answer, Data, Json, answers, describe_reading, describe_results
 from medlip.app.prepare import prepare
+from medlip.app.transfer import transfer
 from medlip.errors import MedLIPError
 
 app = typer.Typer(
@@ -200,6 +201,7 @@ def evaluate(
     return Answer(result, describe_results(result))
 
 
+app.command(short_help="Learn from labels on a run's encoder.")(transfer)
 app.command(short_help="Put results side by side.")(compare)
 
 

@@ -19,11 +19,16 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
+from medlip.nn.image_encoder import ImageEncoder
 from medlip.nn.pairs import at_least_float32
+from medlip.nn.patch_encoder import PatchEncoder
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
     from medlip.data.overlap import Fingerprints
+
+
+Encoder = ImageEncoder | PatchEncoder
 
 
 class MethodConfig(BaseModel):
@@ -40,6 +45,7 @@ class Method(nn.Module, ABC):
         summary: how it learns, in a sentence or two for a reader of results.
         config_type: its settings.
         config: the settings it was made with.
+        encoder: of the images.
         vocabulary: the concepts it knows by name.
         preprocessing: how images become its input; it travels with the weights.
         loss_weights: factor of every named loss term in the total.
@@ -50,6 +56,7 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     config_type: ClassVar[type[MethodConfig]]
+    encoder: Encoder
     seen: Fingerprints | None = None
     made_by: Mapping[str, Any] | None = None
 

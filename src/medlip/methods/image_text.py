@@ -68,6 +68,8 @@ class ImageTextMethod(Method):
         text: the encoder of reports.
     """
 
+    encoder: PatchEncoder
+
     def __init__(
         self, config: ImageTextConfig, vocabulary: Vocabulary, preprocessing: Preprocessing, text: ReportEncoder
     ) -> None:

@@ -42,7 +42,8 @@ class ImageEncoder(nn.Module):
             raise MedLIPError(f"backbone {backbone!r} has no stage of stride {stride}. Choose one of {strides}.")
         index = max(i for i, reduction in enumerate(strides) if reduction == stride)
         try:
-            self.stages = timm.create_model(backbone, features_only=True, out_indices=(index,), pretrained=weights == "timm")
+            stages = tuple(range(index + 1))
+            self.stages = timm.create_model(backbone, features_only=True, out_indices=stages, pretrained=weights == "timm")
         except (OSError, RuntimeError) as error:
             raise MedLIPError(
                 f"backbone {backbone!r}: its pre-trained weights can't be fetched ({error}). "
@@ -51,7 +52,8 @@ class ImageEncoder(nn.Module):
         if weights and weights != "timm":
             load_backbone(self.stages, weights)
         speed_up_depthwise(self.stages)
-        self.width: int = self.stages.feature_info.channels()[-1]
+        self.widths: list[int] = self.stages.feature_info.channels()
+        self.width = self.widths[-1]
 
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Encode images.
@@ -62,8 +64,12 @@ class ImageEncoder(nn.Module):
         Returns:
             Features (B, N, width) and the grid (h, w) with N = h * w, row by row.
         """
-        (features,) = self.stages(images)
+        features = self.pyramid(images)[-1]
         return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """Return the features of every stage (B, `widths[i]`, h, w), the finest first; the last are those of `forward`."""
+        return list(self.stages(images))
 
 
 def load_backbone(backbone: nn.Module, weights: str, unneeded: str = "") -> None:

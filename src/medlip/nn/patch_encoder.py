@@ -86,15 +86,47 @@ class PatchEncoder(nn.Module):
             with self._statistics_kept():
                 tokens, _ = self.convolutions(images * self._pixels(visible).to(images.dtype))
             return take(tokens, visible)
+        tokens = self._embed(images, visible)
+        for block in self.transformer.blocks:
+            tokens = block(tokens)
+        return self._patches(tokens)
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of the `pyramid`."""
+        return self.convolutions.widths if self.convolutions is not None else [self.width] * len(self._tapped())
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """Return features (B, `widths[i]`, h, w) of several depths, the last those of all patches as `forward` gives them.
+
+        A transformer gives a third, half, two thirds and all of its blocks, all of one grid; other backbones their stages,
+        the finest first.
+        """
+        if self.convolutions is not None:
+            return self.convolutions.pyramid(images)
+        tokens, depths = self._embed(images), []
+        for depth, block in enumerate(self.transformer.blocks, 1):
+            tokens = block(tokens)
+            if depth in self._tapped():
+                depths.append(self._patches(tokens).transpose(1, 2).reshape(len(images), self.width, *self.grid))
+        return depths
+
+    def _tapped(self) -> list[int]:
+        depth = len(self.transformer.blocks)
+        return sorted({max(1, round(depth * share)) for share in (1 / 3, 1 / 2, 2 / 3, 1)})
+
+    def _embed(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Return what the first block gets: a class token, if there is one, and the patches with their positions."""
         vit = self.transformer
-        tokens = vit.patch_embed(images) + self.get_buffer("positions").to(images.dtype)
+        tokens: Tensor = vit.patch_embed(images) + self.get_buffer("positions").to(images.dtype)
         if visible is not None:
             tokens = take(tokens, visible)
-        extra = 0
         if vit.cls_token is not None:
             tokens = torch.cat([vit.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], 1)
-            extra = 1
-        return cast("Tensor", vit.norm(vit.blocks(vit.norm_pre(tokens))))[:, extra:]
+        return cast("Tensor", vit.norm_pre(tokens))
+
+    def _patches(self, tokens: Tensor) -> Tensor:
+        return cast("Tensor", self.transformer.norm(tokens))[:, int(self.transformer.cls_token is not None) :]
 
     def train(self, mode: bool = True) -> PatchEncoder:
         """Switch between training and use, statistics that are to be kept aside."""

@@ -1,0 +1,287 @@
+"""Transfer: labels are drawn nested and by patient, heads learn what is there, and the encoder stays as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from medlip.app.cli import main
+from medlip.data.prepare import prepare
+from medlip.data.sources import Source
+from medlip.data.store import Store
+from medlip.data.study import Mask, Study, View
+from medlip.errors import MedLIPError
+from medlip.evaluation.compare import Evaluated, compare
+from medlip.evaluation.transfer import levels, nested_share, nested_shots, transfer
+from medlip.evaluation.transfer_protocols import TransferProtocol, load_transfer_protocol, transfer_protocols
+from medlip.images.preprocessing import Preprocessing
+from medlip.nn.image_encoder import ImageEncoder
+from medlip.nn.patch_encoder import PatchEncoder
+from medlip.nn.unet import UNetDecoder
+
+SIDE = 32
+QUICK = {
+    "epochs": 1,
+    "minimum_steps": 40,
+    "batch_size": 8,
+    "lr": 1e-2,
+    "checks": 2,
+    "scale": [1, 1],
+    "rotate": 0,
+    "precision": "fp32",
+}
+
+
+class Blocks(nn.Module):
+    """An encoder of mean grey: of blocks of 4 pixels, then of 16, with a weight that can be trained."""
+
+    width, widths = 3, [3, 3]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def pyramid(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [nn.functional.avg_pool2d(images, side) * self.weight[:, None, None] for side in (4, 16)]
+
+
+@pytest.fixture
+def method() -> Any:
+    return SimpleNamespace(encoder=Blocks(), preprocessing=Preprocessing(size=SIDE), made_by=None)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Noise. An image with a mass is brighter in one square, its mask. A nodule is no more than a label, or unknown."""
+    random = np.random.default_rng(0)
+    studies = []
+    for number in range(120):
+        pixels = random.integers(80, 120, (SIDE, SIDE)).astype(np.uint8)
+        shown = random.random() < 0.5
+        mask = np.zeros(pixels.shape, bool)
+        if shown:
+            x, y = random.integers(0, SIDE // 2, 2)
+            mask[y : y + 12, x : x + 12] = True
+            pixels[mask] = 250
+        labels = {"mass": "present" if shown else "absent", "nodule": "present" if random.random() < 0.5 else "absent"}
+        if number % 10 == 9:
+            del labels["nodule"]
+        view = View(pixels, "PA", (), (Mask("mass", mask),) if shown else ())
+        split = ("train", "train", "train", "val", "test", "test")[number % 6]
+        studies.append(Study(str(number), f"p{number // 12}-{number % 6}", (view,), "", (), labels, split))
+    out = tmp_path_factory.mktemp("transfer") / "store"
+    prepare([Source("made", {study.id: study for study in studies})], out, workers=0, size=SIDE)
+    return Store.open(out)
+
+
+def protocol(**changes: Any) -> TransferProtocol:
+    return TransferProtocol.model_validate(
+        {"name": "mine", "title": "", "task": "classification", "encoder": "frozen", "shares": (0.5, 1.0)} | changes
+    )
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=80),
+    st.lists(st.floats(0.01, 1), min_size=2, max_size=5),
+    st.integers(0, 9),
+)
+def test_shares_are_nested_and_by_patient(numbers: list[int], shares: list[float], seed: int) -> None:
+    patients = [f"p{number}" for number in numbers]
+    before: set[int] = set()
+    for share in sorted(shares):
+        rows = set(nested_share(patients, share, seed).tolist())
+        assert before <= rows
+        before = rows
+        chosen = {patients[row] for row in rows}
+        assert rows == {row for row, patient in enumerate(patients) if patient in chosen}
+        assert len(chosen) == max(1, round(share * len(set(patients))))
+
+
+def test_shots_are_nested_one_image_a_patient_and_as_many_of_both_kinds() -> None:
+    random = np.random.default_rng(1)
+    labels = random.choice([0.0, 1.0, np.nan], 200)
+    patients = [f"p{number}" for number in random.integers(0, 90, 200)]
+    before: set[int] = set()
+    for shots in (1, 2, 4, 8, 16):
+        rows = nested_shots(labels, patients, shots, 3)
+        assert before <= set(rows.tolist())
+        before = set(rows.tolist())
+        for value in (0.0, 1.0):
+            own = [patients[row] for row in rows if labels[row] == value]
+            assert len(own) == len(set(own)) == shots
+    assert len(nested_shots(np.array([1.0, 1.0, 0.0]), ["a", "a", "b"], 4, 0)) == 2
+
+
+def test_a_linear_probe_is_scikit_learns(method: Any, store: Store) -> None:
+    result = transfer(method, store, protocol(), classes=["mass"], resamples=50)
+    assert [level["level"] for level in result["levels"]] == ["50 %", "100 %"]
+    parts = {split: store.select(split) for split in ("train", "val", "test")}
+    features, labels = {}, {}
+    for split, part in parts.items():
+        images = method.preprocessing(torch.stack([torch.from_numpy(record.image) for record in part]))
+        features[split] = method.encoder.pyramid(images)[-1].mean((2, 3)).detach().numpy()
+        labels[split] = np.array([record.labels["mass"] == "present" for record in part])
+    scaler = StandardScaler().fit(features["train"])
+    areas = []
+    for strength in (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0):
+        model = LogisticRegression(C=strength).fit(scaler.transform(features["train"]), labels["train"])
+        areas.append(
+            [roc_auc_score(labels[s], model.decision_function(scaler.transform(features[s]))) for s in ("val", "test")]
+        )
+    assert result["levels"][1]["value"] == pytest.approx(max(areas, key=lambda pair: pair[0])[1], abs=1e-6)
+    assert result["levels"][1]["value"] > 0.95
+    low, high = result["levels"][1]["interval"]
+    assert low <= result["levels"][1]["value"] <= high
+
+
+def test_what_is_not_in_the_image_stays_near_chance_and_unknown_labels_are_left_out(method: Any, store: Store) -> None:
+    result = transfer(method, store, protocol(shares=(1.0,)), resamples=50)
+    per_class = result["results"][0]["zero_shot"]["per_class"]
+    assert per_class["mass"]["auroc"] > 0.95
+    assert 0.2 < per_class["nodule"]["auroc"] < 0.8
+    assert per_class["nodule"]["n"] < per_class["mass"]["n"] == 40
+
+
+@pytest.mark.parametrize("head", ["linear", "normalised"])
+@pytest.mark.parametrize("encoder", ["frozen", "trained"])
+def test_a_network_learns_and_the_methods_own_encoder_stays(method: Any, store: Store, encoder: str, head: str) -> None:
+    before = method.encoder.weight.detach().clone()
+    wanted = protocol(encoder=encoder, head=head, training=QUICK, shares=(1.0,))
+    result = transfer(method, store, wanted, classes=["mass"], resamples=50)
+    assert result["levels"][0]["value"] > 0.9
+    assert torch.equal(method.encoder.weight, before)
+    assert method.encoder.weight.requires_grad
+    again = transfer(method, store, wanted, classes=["mass"], resamples=50)
+    assert again["results"] == result["results"]
+
+
+@pytest.mark.parametrize("dice", ["positives", "all"])
+def test_a_bright_square_is_outlined(method: Any, store: Store, dice: str) -> None:
+    wanted = protocol(task="segmentation", dice=dice, training=QUICK | {"minimum_steps": 90}, shares=(1.0,))
+    result = transfer(method, store, wanted, resamples=50)
+    segmentation = result["results"][0]["segmentation"]
+    assert result["levels"][0]["measure"] == f"dice_{dice}"
+    assert segmentation["dice_positives"] > 0.7 > segmentation["all_ones_dice_positives"]
+    assert segmentation["n_positives"] + segmentation["n_negatives"] == 40
+
+
+def test_few_shots_come_in_several_draws(method: Any, store: Store) -> None:
+    result = transfer(method, store, protocol(shots=(1, 4), draws=3), classes=["mass"], resamples=50)
+    assert [level["level"] for level in result["levels"]] == ["1 shot", "4 shots"]
+    assert [level["draws"] for level in result["levels"]] == [3, 3]
+    few, more = result["levels"]
+    assert few["lowest"] <= few["value"] <= few["highest"]
+    assert (few["images"], more["images"]) == (2, 8)
+
+
+def test_levels_that_are_there_are_not_learned_again_and_can_be_compared(
+    method: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = transfer(method, store, protocol(), out=tmp_path / "a", resamples=50)
+    (tmp_path / "a" / "100%" / "result.json").unlink()
+    learned: list[str] = []
+    monkeypatch.setattr(
+        "medlip.evaluation.transfer._logistic", lambda *given: learned.append("") or (given[3], given[4][:, 0])
+    )
+    transfer(method, store, protocol(), out=tmp_path / "a", resamples=50)
+    assert len(learned) == 2  # both classes of one level
+    monkeypatch.undo()
+    method.encoder.weight.data[0] = 2
+    with pytest.raises(MedLIPError, match="another encoder"):
+        transfer(method, store, protocol(), out=tmp_path / "a", resamples=50)
+    transfer(method, store, protocol(), out=tmp_path / "b", resamples=50)
+    both = compare([Evaluated.load(tmp_path / name / "50%") for name in "ab"], resamples=20)
+    assert len(both["differences"]) == 1
+    assert first["levels"][0]["value"] == both["results"][0]["measures"]["AUROC"]["value"]
+    transfer(method, store, protocol(), out=tmp_path / "c", resamples=50)
+    with pytest.raises(MedLIPError, match="another protocol"):
+        compare([Evaluated.load(tmp_path / "b" / "50%"), Evaluated.load(tmp_path / "c" / "100%")])
+
+
+def test_a_class_without_labels_stays_at_chance_and_is_named(method: Any, store: Store) -> None:
+    result = transfer(method, store, protocol(shares=(0.02,)), classes=["mass"], resamples=50)
+    if result["levels"][0]["images"] > 4:
+        pytest.fail("the share is meant to be one patient")
+    lacking = (
+        len(
+            {
+                record.labels["mass"]
+                for record in store.select("train").take(nested_share(store.select("train").column("patient"), 0.02, 0))
+            }
+        )
+        < 2
+    )
+    assert bool(result["notes"]) == lacking
+    assert not lacking or result["levels"][0]["value"] == 0.5
+
+
+def test_bad_input_is_said(method: Any, store: Store, tmp_path: Path) -> None:
+    with pytest.raises(MedLIPError, match="no val, test"):
+        transfer(method, store.select("train"), protocol())
+    with pytest.raises(MedLIPError, match="no positive of hernia"):
+        transfer(method, store, protocol(), classes=["hernia"])
+    with pytest.raises(MedLIPError, match="no mask or box of nodule"):
+        transfer(method, store, protocol(task="segmentation", training=QUICK), classes=["nodule"])
+    with pytest.raises(MedLIPError, match="There are: linear-probe"):
+        load_transfer_protocol("unknown")
+    file = tmp_path / "mine.yaml"
+    for text, words in (
+        ("[1]", "expected name"),
+        ("{name: a, title: b, task: classification, encoder: trained}", "without training settings"),
+        ("{name: a, title: b, task: classification, encoder: frozen, shares: [2]}", "shares are above 0"),
+        ("{name: a, title: b, task: classification, encoder: frozen, shots: [1], training: {}}", "shots go with"),
+        ("{name: a, title: b, task: dance, encoder: frozen}", "task"),
+    ):
+        file.write_text(text)
+        with pytest.raises(MedLIPError, match=words):
+            load_transfer_protocol(str(file))
+    with pytest.raises(MedLIPError, match="not readable as YAML"):
+        load_transfer_protocol(str(tmp_path / "nowhere.yaml"))
+
+
+def test_named_protocols_are_whole_and_told_apart() -> None:
+    assert {"linear-probe", "finetune-medklip", "finetune-benchx", "few-shot", "unet-mgca", "unet-medklip"} <= set(
+        transfer_protocols()
+    )
+    assert len({entry.hash for entry in transfer_protocols().values()}) == len(transfer_protocols())
+    assert [level.name for level in levels(transfer_protocols()["linear-probe"])] == ["1 %", "10 %", "100 %"]
+    assert len(levels(transfer_protocols()["few-shot"])) == 25
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [ImageEncoder("resnet18", 16), PatchEncoder("vit_tiny_patch16_224", 64, depth=4), PatchEncoder("resnet18", 64)],
+    ids=["resnet", "transformer", "patches of a resnet"],
+)
+def test_every_encoder_has_a_pyramid_that_a_unet_takes(encoder: Any) -> None:
+    images = torch.rand(2, 3, 64, 64)
+    encoder.eval()
+    pyramid = encoder.pyramid(images)
+    assert [features.shape[1] for features in pyramid] == encoder.widths
+    whole = encoder(images)[0] if isinstance(encoder, ImageEncoder) else encoder(images)
+    torch.testing.assert_close(pyramid[-1].flatten(2).transpose(1, 2), whole)
+    assert UNetDecoder(encoder.widths, 5)(pyramid, 64).shape == (2, 5, 64, 64)
+
+
+def test_the_command_probes_a_run_and_an_untrained_encoder(
+    tiny_run: Path, phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run, more in ((str(tiny_run), []), ("medslip-phantom", ["--untrained", "--set", "image.size=64"])):
+        monkeypatch.setattr("sys.argv", ["medlip", "transfer", run, "--data", str(phantom_store), "--json", *more])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+        result = json.loads(capsys.readouterr().out)
+        assert [level["level"] for level in result["levels"]] == ["1 %", "10 %", "100 %"]
