@@ -115,6 +115,10 @@ def test_mirroring_swaps_sides_in_everything(store: Store) -> None:
     assert box.anatomy == mask.anatomy == "left_lung_unspec"
     np.testing.assert_allclose([box.x, box.y, box.width, box.height], [16, 8, 16, 16], atol=1e-4)
     assert mask.pixels[8:24, 16:].all() and mask.pixels.sum() == 16 * 16
+    naive = next(batches(store, augment=Augment(size, mirror=1, swap_sides=False, **still), places=True).epoch(0))
+    torch.testing.assert_close(naive.images, mirrored.images)
+    assert naive.mirrored.all() and torch.equal(naive.facts, plain.facts) and naive.sentences == plain.sentences
+    assert naive.boxes[0][0].anatomy == plain.boxes[0][0].anatomy and naive.boxes[0][0].x == box.x
 
 
 def test_boxes_and_masks_come_only_when_asked_for(store: Store) -> None:

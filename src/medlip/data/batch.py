@@ -194,7 +194,8 @@ class TrainingBatches:
     def _batch(self, samples: Sequence[_Sample], epoch: int) -> Batch:
         seeds = [(self.seed << 64) + (epoch << 32) + sample.row for sample in samples]
         augmented = self.augment(torch.stack([sample.pixels for sample in samples]), seeds)
-        batch = _assemble(samples, augmented, self.preprocessing.normalise(augmented.images), self.vocabulary)
+        images = self.preprocessing.normalise(augmented.images)
+        batch = _assemble(samples, augmented, images, self.vocabulary, self.augment.swap_sides)
         return replace(batch, seed=hash((self.seed, epoch, samples[0].row)) % 2**63)
 
 
@@ -235,8 +236,10 @@ class _Sample:
     shape: tuple[int, ...]
 
 
-def _assemble(samples: Sequence[_Sample], augmented: Augmented, images: Tensor, vocabulary: Vocabulary) -> Batch:
-    flags = augmented.mirrored.tolist()
+def _assemble(
+    samples: Sequence[_Sample], augmented: Augmented, images: Tensor, vocabulary: Vocabulary, swap_sides: bool = True
+) -> Batch:
+    flags = [swap_sides and mirrored for mirrored in augmented.mirrored.tolist()]
     size = images.shape[-1]
     records = [sample.record for sample in samples]
     facts = [

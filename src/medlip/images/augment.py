@@ -47,6 +47,8 @@ class Augment:
         brightness: largest shift, as a share of the range.
         tone: largest bend of the tone curve x + t x (1 - x), as a gamma bends it; below 1.
         mirror: probability of swapping left and right. A mirrored chest has its heart on the right: off by default.
+        swap_sides: a mirrored image's facts and text have their sides swapped as well. False leaves them wrong, to measure
+            what that costs.
 
     Raises:
         MedLIPError: a setting outside its range.
@@ -60,6 +62,7 @@ class Augment:
     brightness: float = 0.1
     tone: float = 0.3
     mirror: float = 0.0
+    swap_sides: bool = True
 
     def __post_init__(self) -> None:
         low, high = self.scale
