@@ -43,6 +43,9 @@ class FakeStore(list):
     def splits(self):
         return Counter(record.split for record in self)
 
+    def column(self, name):
+        return [getattr(record, name) for record in self]
+
     def select(self, split):
         return FakeStore(record for record in self if record.split == split)
 
