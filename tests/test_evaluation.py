@@ -446,6 +446,16 @@ def test_a_present_finding_without_its_mask_is_named_and_without_masks_there_is_
     assert "segmentation map" not in evaluate(Oracle(make_store()), make_store(), resamples=5)["protocol"]["rules"]
 
 
+def test_a_map_that_is_not_finite_is_refused_by_finding_also_where_the_finding_is_absent():
+    class Broken(Random):
+        def one_map(self, record, prompts):
+            return super().one_map(record, prompts) + (torch.nan if record.labels["nodule"] == "absent" else 0)
+
+    store = masked_store(12)
+    with pytest.raises(MedLIPError, match="the map of nodule"):
+        evaluate(Broken(store), store, resamples=5)
+
+
 def test_a_box_without_a_phrase_is_named_where_phrases_are_asked_for():
     spoken = (Box("effusion", 2, 2, 9, 9, phrase="small effusion"), Box("effusion", 20, 20, 5, 5))
     store = FakeStore(replace(record, boxes=spoken, labels={"effusion": "present"}) for record in make_store(8))

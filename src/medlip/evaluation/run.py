@@ -27,7 +27,6 @@ from medlip.evaluation.metrics import Array
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.protocol import Protocol
 from medlip.evaluation.protocols import NamedProtocol
-from medlip.evaluation.segmentation import Judged, judge_mask, segmentation_result
 from medlip.evaluation.subgroups import ATTRIBUTES
 from medlip.evaluation.zero_shot import MINIMUM_POSITIVES, SENSITIVITY, Tuning, zero_shot_result
 from medlip.images.preprocessing import Preprocessing, squash
@@ -116,10 +115,10 @@ def evaluate(
     Returns:
         Plain data without NaN: `zero_shot` (see `zero_shot_result`; None without labels), `grounding` (see
         `grounding_result`; None without boxes and masks), `segmentation` (see `segmentation_result`; None without masks, and
-        where phrases are asked for), `n_images`, `n_patients`, `split`, `overlap` (how many of them the
-        method was trained on; None where that is not known), `run` (the recipe, seed and data that made the method; None
-        where that is not known), `protocol` with its `hash`, `versions`, `notes` for people (an overlap's begins with
-        "WARNING"), `disclaimer`.
+        where phrases are asked for), `n_images`, `n_patients`, `split`, `overlap` (how many of them the method was trained
+        on; None where that is not known), `run` (the recipe, seed and data that made the method; None where that is not
+        known), `protocol` with its `hash`, `versions`, `notes` for people (an overlap's begins with "WARNING"),
+        `disclaimer`.
 
     Raises:
         MedLIPError: there is no such split, class or listed image, nothing to evaluate, a patient is on both sides, `out`
@@ -256,7 +255,7 @@ class _Answers:
     uncovered: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
     wordless: list[str] = field(default_factory=list)
-    judged: list[Judged] = field(default_factory=list)
+    judged: list[segmentation.Judged] = field(default_factory=list)
     unmasked: list[str] = field(default_factory=list)
     attributes: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in ATTRIBUTES})
 
@@ -329,7 +328,7 @@ def _locate(method: Answering, records: Sequence[Record], images: Tensor, asked:
 def _outline(heat: Array, record: Record, name: str, thresholds: Array, answers: _Answers) -> None:
     mask = unite((mask for mask in record.masks if mask.pathology == name), record.image.shape)
     if mask.any() or record.labels.get(name) == "absent":
-        answers.judged.append(judge_mask(heat, mask, name, record.patient, thresholds))
+        answers.judged.append(segmentation.judge_mask(heat, mask, name, record.patient, thresholds))
     else:
         answers.unmasked.append(f"{record.id}: {name}")
 
@@ -364,20 +363,19 @@ def _thresholds(
     seed: int,
 ) -> Array:
     """Return thresholds for segmentation: quantiles of the maps of images among those that one is to be chosen on."""
-    store = tuning or evaluated
+    store = evaluated if tuning is None else tuning
     rows = np.arange(len(store))
     if tuning is None and not on_reported:
         rows = rows[_half(store.column("patient"), seed)]
-    if not len(rows):
-        return np.zeros(1)
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLED).round().astype(int))]
-    prompts, values = [asked.findings[name] for name in asked.outlined], []
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLED).round().astype(int))] if len(rows) else rows
+    prompts, values = [asked.findings[name] for name in asked.outlined], [np.empty(0, np.float32)]
     with _inference(method) as device:
         for start in track(range(0, len(rows), batch_size), "looking at maps"):
             images = _images(method, [store[int(row)] for row in rows[start : start + batch_size]])
             values.append(method.localise(images.to(device), prompts).float().cpu().numpy().ravel())
-    thresholds: Array = np.quantile(np.concatenate(values).astype(float), QUANTILES)
-    return thresholds
+    found = np.concatenate(values).astype(float)
+    found = found[np.isfinite(found)]  # a map that isn't finite is refused where it is judged, by name
+    return np.quantile(found, QUANTILES) if len(found) else np.zeros(1)
 
 
 def _placed(record: Record) -> set[str]:
@@ -436,7 +434,7 @@ def _segmentation(answers: _Answers, tuned: _Answers | None, rule: str, resample
         tuning = [one for one in answers.judged if one.patient in half]
         reported = [one for one in answers.judged if one.patient not in half]
     threshold = segmentation.choose_threshold([one for one in tuning if one.target])
-    return segmentation_result(reported, threshold, rule=rule, resamples=resamples, seed=seed)
+    return segmentation.segmentation_result(reported, threshold, rule=rule, resamples=resamples, seed=seed)
 
 
 def _rules(asked: _Asked, on_reported: bool) -> dict[str, str]:
