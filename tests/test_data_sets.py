@@ -214,9 +214,11 @@ def test_openi_as_on_kaggle_tells_lateral_views(tmp_path: Path) -> None:
     projections = ("uid,filename,projection", "1,1_IM-0001-4001.dcm.png,Frontal", "1,1_IM-0001-3001.dcm.png,Lateral")
     write(tmp_path / "indiana_projections.csv", *projections)
     write(tmp_path / "images" / "1_IM-0001-4001.png", "")
+    write(tmp_path / "images" / "1_IM-0001-3001.dcm.png", "")  # as published there
     (study,) = studies(f"openi:{tmp_path}").values()
     assert [view.position for view in study.views] == ["", "lateral"] and present(study) == {"cardiomegaly"}
     assert study.views[0].image == tmp_path / "images" / "1_IM-0001-4001.png"
+    assert study.views[1].image == tmp_path / "images" / "1_IM-0001-3001.dcm.png"
 
 
 MIMIC_LABELS = (
@@ -261,6 +263,52 @@ def test_ms_cxr_boxes_carry_their_phrase(tmp_path: Path) -> None:
     assert [box.phrase for box in study.views[0].boxes] == ["opacity in the left base", "small effusion."]
     assert study.report == "FINDINGS: opacity in the left base. small effusion." and study.split == "test"
     assert study.views[0].frame == (2544, 3056) and study.patient == "mimic:10000032"
+
+
+def chestxdet_folder(folder: Path, **changes: object) -> Path:
+    entry = {
+        "file_name": "36.png", "syms": ["Fibrosis", "Diffuse Nodule"], "boxes": [[100, 200, 300, 250], [0, 0, 10, 20]],
+        "polygons": [[[100, 200], [300, 200], [300, 250], [100, 250]], [[0, 0], [10, 0], [10, 20]]],
+    }  # fmt: skip
+    empty = {"file_name": "37.png", "syms": [], "boxes": [], "polygons": []}
+    write(folder / "ChestX_Det_train.json", json.dumps([entry | changes]))
+    write(folder / "ChestX_Det_test.json", json.dumps([empty]))
+    write(folder / "train_data" / "train" / "36.png", "")
+    return folder
+
+
+def test_chestxdet_outlines_are_painted(tmp_path: Path) -> None:
+    found = studies(f"chestxdet:{chestxdet_folder(tmp_path)}")
+    first, second = found["36"], found["37"]
+    assert present(first) == {"scar", "diffuse nodule"} and len(first.labels) == 13
+    assert set(second.labels.values()) == {"absent"} and second.split == "test" and not second.views[0].masks
+    assert first.split == hold_back("chestxdet:36") and second.views[0].image == tmp_path / "test_data" / "test" / "37.png"
+    (view,) = first.views
+    assert view.image == tmp_path / "train_data" / "train" / "36.png" and view.frame == (1024, 1024)
+    box = view.boxes[0]
+    assert (box.pathology, box.x, box.y, box.width, box.height) == ("scar", 100, 200, 200, 50)
+    rectangle, triangle = (mask.pixels for mask in view.masks)
+    expected = np.zeros((1024, 1024), bool)
+    expected[200:251, 100:301] = True
+    np.testing.assert_array_equal(rectangle, expected)
+    assert 100 <= triangle.sum() <= 131 and triangle[5, 9] and not triangle[15, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"syms": ["Fibrosis"]}, "36.png has 1 syms, 2 boxes and 2 polygons"),
+        ({"syms": ["Fibrosis", "Hernia"]}, "36.png has the finding 'Hernia'"),
+        ({"boxes": [[1, 2, 3], [0, 0, 1, 1]]}, r"36.png: \[\[1, 2, 3\]\]… is no box"),
+        ({"polygons": [[], [[0, 0]]]}, r"36.png: \[\]… is no box"),
+        ({"polygons": [3, [[0, 0]]]}, "36.png: 3… is no box"),
+        ({"polygons": None}, "has something else than lists"),
+        ({"file_name": "37.png"}, "37.png is listed twice"),
+    ],
+)
+def test_a_broken_chestxdet_entry_is_named(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(MedLIPError, match=words):
+        studies(f"chestxdet:{chestxdet_folder(tmp_path, **changes)}")
 
 
 def test_covidx_lists_are_read(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
 from medlip.evaluation.metrics import auroc
 from medlip.evaluation.predictions import Predictions
+from medlip.evaluation.protocols import parse_protocol
 from medlip.evaluation.run import evaluate, label_matrix
 from medlip.evaluation.supervised import bench_supervised, train_supervised
 from medlip.images.preprocessing import Preprocessing
@@ -42,6 +43,9 @@ class FakeStore(list):
     @property
     def splits(self):
         return Counter(record.split for record in self)
+
+    def column(self, name):
+        return [getattr(record, name) for record in self]
 
     def select(self, split):
         return FakeStore(record for record in self if record.split == split)
@@ -361,6 +365,106 @@ def test_a_mask_of_a_finding_that_is_not_present_is_no_pair():
     result = evaluate(Oracle(store), store, resamples=5)
     assert (result["grounding"]["n"], result["grounding"]["pointed_at"]) == (1, {"masks": 1})
     assert any("1 findings left out" in note and "s0: nodule" in note for note in result["notes"])
+
+
+def masked_store(n=60, first=0):
+    """Images of which some show a nodule with a mask, some don't, and some aren't known to."""
+    rng = np.random.default_rng(first)
+    store = FakeStore()
+    for i in range(first, first + n):
+        image = np.full((SIZE, SIZE), 100, np.uint8)
+        image[0, 0] = i
+        pixels = np.zeros((SIZE, SIZE), bool)
+        y, x = rng.integers(0, 16, 2)
+        pixels[y : y + 9, x : x + 12] = True
+        label = ("present", "absent", "absent", "uncertain")[i % 4]
+        masks = (Mask("nodule", pixels),) if label == "present" else ()
+        store.append(FakeRecord(f"s{i}", f"p{i // 2}", "val", image, {"nodule": label}, (), masks))
+    return store
+
+
+def test_segmentation_judges_raw_maps_of_images_with_and_without_the_finding():
+    class Faint(Fake):
+        """Sees a nodule where it is, and noise that is weaker; less of it where there is none."""
+
+        def one_score(self, record, prompts):
+            return torch.full((len(prompts),), 0.5)
+
+        def one_map(self, record, prompts):
+            seed = int(record.image[0, 0])
+            noise = np.random.default_rng(seed).random((SIZE, SIZE)) * (0.4 if seed % 8 == 1 else 1)
+            return torch.from_numpy(noise + 0.5 * sum((mask.pixels for mask in record.masks), np.zeros_like(noise)))[None]
+
+    store = masked_store()
+    method = Faint(store)
+    alone = evaluate(method, store, resamples=30, batch_size=1)["segmentation"]
+    result = evaluate(method, store, resamples=30)
+    segmentation, half = result["segmentation"], result["zero_shot"]["n_tuning"]
+    assert alone == segmentation
+    assert segmentation["n_positives"] + segmentation["n_negatives"] < 60 - half  # uncertain ones don't count
+
+    protocol = parse_protocol({"name": "x", "title": "t", "classes": {"nodule": "nodule"}, "split": "val"}, "x")
+    everything = evaluate(method, store, protocol=protocol.model_copy(update={"thresholds": "test"}), resamples=5)
+    segmentation = everything["segmentation"]
+    positives, everyone = [], []
+    for record in store:
+        called = np.asarray(method.one_map(record, ["nodule"])[0]) >= segmentation["threshold"]
+        if record.masks:
+            truth = record.masks[0].pixels
+            positives.append(2 * (called & truth).sum() / (called.sum() + truth.sum()))
+            everyone.append(positives[-1])
+        elif record.labels["nodule"] == "absent":
+            everyone.append(float(not called.any()))
+    assert segmentation["dice_positives"] == pytest.approx(np.mean(positives))
+    assert segmentation["dice_all"] == pytest.approx(np.mean(everyone))
+    assert 0 < sum(everyone) - sum(positives) < len(everyone) - len(positives)  # some negatives are left alone, some not
+    assert segmentation["all_ones_dice_positives"] < segmentation["dice_positives"] < 1
+    assert (segmentation["n_positives"], segmentation["n_negatives"]) == (15, 30)
+    assert "optimistic" in everything["protocol"]["rules"]["segmentation threshold"]
+
+
+def test_the_half_that_chooses_the_segmentation_threshold_is_not_reported():
+    store = masked_store()
+    result = evaluate(Random(store), store, resamples=5)
+    moved = FakeStore(store)
+    patients = np.random.default_rng(0).permutation(sorted({record.patient for record in store}))
+    for i, record in enumerate(store):  # the masks of those who are reported change
+        if record.patient in patients[len(patients) // 2 :]:
+            moved[i] = replace(record, masks=tuple(Mask("nodule", ~mask.pixels) for mask in record.masks))
+    other = evaluate(Random(moved), moved, resamples=5)
+    assert other["segmentation"]["threshold"] == result["segmentation"]["threshold"]
+    assert other["segmentation"]["dice_positives"] != result["segmentation"]["dice_positives"]
+    assert "half" in result["segmentation"]["threshold_rule"]
+
+
+def test_a_present_finding_without_its_mask_is_named_and_without_masks_there_is_no_segmentation():
+    store = masked_store(20)
+    store[0] = replace(store[0], masks=())
+    result = evaluate(Random(store), store, resamples=5)
+    assert any("no mask: s0: nodule" in note for note in result["notes"])
+    assert evaluate(Oracle(make_store()), make_store(), resamples=5)["segmentation"] is None
+    assert "segmentation map" not in evaluate(Oracle(make_store()), make_store(), resamples=5)["protocol"]["rules"]
+
+
+def test_a_map_that_is_not_finite_is_refused_by_finding_also_where_the_finding_is_absent():
+    class Broken(Random):
+        def one_map(self, record, prompts):
+            return super().one_map(record, prompts) + (torch.nan if record.labels["nodule"] == "absent" else 0)
+
+    store = masked_store(12)
+    with pytest.raises(MedLIPError, match="the map of nodule"):
+        evaluate(Broken(store), store, resamples=5)
+
+
+def test_a_box_without_a_phrase_is_named_where_phrases_are_asked_for():
+    spoken = (Box("effusion", 2, 2, 9, 9, phrase="small effusion"), Box("effusion", 20, 20, 5, 5))
+    store = FakeStore(replace(record, boxes=spoken, labels={"effusion": "present"}) for record in make_store(8))
+    protocol = parse_protocol(
+        {"name": "x", "title": "t", "classes": {"effusion": "effusion"}, "split": "val", "ask": "phrases"}, "x"
+    )
+    result = evaluate(Random(store), store, protocol=protocol, resamples=5)
+    assert result["grounding"]["n"] == 8
+    assert any("came without a phrase" in note and "s7: effusion" in note for note in result["notes"])
 
 
 def test_boxes_outside_of_their_image_are_named():

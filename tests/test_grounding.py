@@ -151,6 +151,41 @@ def test_without_a_threshold_overlap_is_null_with_a_reason():
     assert result["all_ones_iou"] > 0
 
 
+def test_contrast_to_noise_is_that_of_a_plain_calculation():
+    heat, region = np.random.default_rng(4).random((8, 12)), box(10, 10, 50, 30)
+    large, truth = enlarge(heat, SHAPE), paint_boxes([region], SHAPE)
+    inside, outside = large[truth], large[~truth]
+    expected = (inside.mean() - outside.mean()) / np.sqrt(inside.std() ** 2 + outside.std() ** 2)
+    assert pair(heat, region).contrast == pytest.approx(expected)
+    assert pair(7 + 1e-3 * heat, region).contrast == pytest.approx(expected)
+    assert pair(1 - heat, region).contrast == pytest.approx(-expected)  # a map that avoids the finding is worse than none
+    assert pair(one_hot(4, 6), box(44, 28, 16, 16)).contrast > 1 > 0 > pair(one_hot(4, 6), box(0, 0, 8, 8)).contrast
+
+
+def test_contrast_is_taken_where_is_pointed_at():
+    heat, pixels = np.random.default_rng(5).random((8, 12)), np.zeros(SHAPE, bool)
+    pixels[:10, :10] = True
+    both = pair(heat, box(48, 32, 8, 8), masks=[Mask("effusion", pixels)])
+    assert both.contrast == pair(heat, box(48, 32, 8, 8)).contrast
+    assert pair(heat, masks=[Mask("effusion", pixels)]).contrast == pair(heat, box(0, 0, 10, 10)).contrast
+
+
+def test_a_flat_map_has_no_contrast_and_what_has_no_outside_or_no_noise_is_left_out_and_counted():
+    flat = pair(np.full((8, 12), 0.3), box(0, 0, 48, 32), patient="a")
+    whole = pair(one_hot(4, 6), box(0, 0, 96, 64), patient="b")
+    two_levels = pair(paint_boxes([box(0, 0, 48, 32)], SHAPE) * 0.7 + 0.1, box(0, 0, 48, 32), patient="c")
+    good = pair(one_hot(4, 6), box(44, 28, 16, 16), patient="d")
+    assert flat.contrast == 0
+    assert np.isnan(whole.contrast)
+    assert np.isnan(two_levels.contrast)
+    result = grounding_result([flat, whole, two_levels, good], threshold=0.5, reported=[True] * 4, rule="fixed")
+    assert (result["n"], result["contrast_left_out"]) == (4, 2)
+    assert result["contrast_to_noise"] == result["per_class"]["effusion"]["contrast_to_noise"] == good.contrast / 2
+    assert result["contrast_interval"] == [0, good.contrast]
+    nothing = grounding_result([whole], threshold=0.5, reported=[True], rule="fixed")
+    assert nothing["contrast_to_noise"] is nothing["contrast_interval"] is None
+
+
 def test_a_box_outside_the_image_makes_no_pair():
     assert pair(one_hot(0, 0), box(200, 200, 10, 10)) is None
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from medlip.app import cli
 from medlip.concepts import default_vocabulary
+from medlip.data.chestxdet import LABELS as CHESTXDET
 from medlip.data.chexpert import LABELS as CHEXPERT
 from medlip.data.covidx import NAME as COVID
 from medlip.data.nih import LABELS as NIH
@@ -46,7 +47,7 @@ def store(phantom_store):
 
 def test_every_protocol_is_of_a_data_set_that_can_be_read_and_comes_in_both_forms():
     bases = {name.rpartition("-")[0] for name in named_protocols()}
-    assert bases == {"nih", "rsna", "siim", "chexpert", "covidx", "openi", "mimic"}
+    assert bases == {"nih", "rsna", "siim", "chexpert", "covidx", "openi", "mimic", "chestxdet", "ms_cxr"}
     assert bases <= set(data_sets())
     for base in bases:
         sound, published = (named_protocols()[f"{base}-{form}"] for form in ("sound", "medklip"))
@@ -59,6 +60,9 @@ def test_classes_are_the_labels_that_the_readers_give():
     assert set(load_protocol("mimic-sound").classes) == {canonical(label) for label in CHEXPERT}
     assert set(load_protocol("chexpert-sound").classes) < set(load_protocol("mimic-sound").classes)
     assert len(load_protocol("openi-sound").classes) == 18
+    assert set(load_protocol("chestxdet-sound").classes) == {canonical(label) for label in CHESTXDET}
+    ms_cxr = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Lung Opacity", "Pleural Effusion", "Pneumonia")
+    assert set(load_protocol("ms_cxr-sound").classes) == {canonical(label) for label in (*ms_cxr, "Pneumothorax")}
 
 
 def test_only_what_the_vocabulary_lacks_is_asked_for_by_its_description():
@@ -69,7 +73,7 @@ def test_only_what_the_vocabulary_lacks_is_asked_for_by_its_description():
         for name, prompt in protocol.classes.items()
         if find(prompt) is None or find(prompt).name != name
     }
-    assert described == {COVID, "pleural other"}
+    assert described == {COVID, "pleural other", "diffuse nodule"}
     assert "covid" not in load_protocol("covidx-sound").classes[COVID].lower()
 
 
@@ -166,7 +170,7 @@ def test_the_command_lists_protocols_and_evaluates_under_one(tiny_run, phantom_s
         return int(end.value.code or 0), *capsys.readouterr()
 
     code, out, _ = run("evaluate", "--list-protocols")
-    assert (code, len(out.splitlines())) == (0, 14)
+    assert (code, len(out.splitlines())) == (0, 18)
     assert "covidx-medklip" in out
     code, out, err = run("evaluate", tiny_run, "--data", phantom_store, "--protocol", "siim-medklip", "--json")
     assert json.loads(out)["protocol"]["classes"] == {"pneumothorax": "pneumothorax"}

@@ -80,7 +80,7 @@ def table(rows: Sequence[Sequence[object]]) -> str:
 
 def describe_results(result: Mapping[str, Any]) -> str:
     """Return the result of an evaluation as text for a person."""
-    zero_shot, grounding = result["zero_shot"], result["grounding"]
+    zero_shot, grounding, segmentation = (result.get(part) for part in ("zero_shot", "grounding", "segmentation"))
     parts = [note for note in result.get("notes", ()) if note.startswith("WARNING")]
     parts += [f"{result['n_images']:,} images of the split {result['split']}, {result['n_patients']:,} patients"]
     if zero_shot:
@@ -98,11 +98,21 @@ def describe_results(result: Mapping[str, Any]) -> str:
                 [
                     [f"grounding, {grounding['n']:,} findings", "value", "95 % interval", "without a model"],
                     ["pointing game", grounding["pointing_game"], grounding["interval"], grounding["chance"]],
+                    ["contrast to noise", grounding["contrast_to_noise"], grounding["contrast_interval"], 0.0],
                     ["IoU", grounding["iou"], grounding["iou_interval"], grounding["all_ones_iou"]],
                     ["Dice", grounding["dice"], grounding["dice_interval"], grounding["all_ones_dice"]],
                 ]
             )
         )
+    if segmentation:
+        counted = f"{segmentation['n_positives']:,} positives, {segmentation['n_negatives']:,} negatives"
+        rows = [
+            [f"segmentation, {counted}", "value", "95 % interval", "all pixels", "no pixel"],
+            ["Dice over positives", *_segmented(segmentation, "dice_positives"), 0.0],
+            ["Dice over all", *_segmented(segmentation, "dice_all"), segmentation["all_empty_dice_all"]],
+            ["IoU over positives", *_segmented(segmentation, "iou"), 0.0],
+        ]
+        parts.append(table(rows))
     return "\n\n".join([*parts, NOT_A_DEVICE])
 
 
@@ -115,6 +125,10 @@ def describe_reading(entry: Mapping[str, Any]) -> str:
         for finding in entry["findings"][:SHOWN]
     ] + [[question["text"], question["probability"], "(asked)"] for question in entry["asked"]]
     return f"{entry['image']}\n{table(rows)}\n{NOT_A_DEVICE}"
+
+
+def _segmented(result: Mapping[str, Any], name: str) -> list[Any]:
+    return [result[name], result[f"{name}_interval"], result[f"all_ones_{name}"]]
 
 
 def _plain(value: Any) -> Any:

@@ -154,6 +154,7 @@ def _grounding(result: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, A
     measures = (
         ("Pointing game", "pointing_game", "interval", "chance", "a random pixel"),
         ("Pointing game, released rule: any pixel of the cell", "pointing_game_any_pixel_of_cell", "", "", ""),
+        ("Contrast to noise, 0 for a map that knows nothing", "contrast_to_noise", "contrast_interval", "", ""),
         ("IoU", "iou", "iou_interval", "all_ones_iou", "every pixel positive"),
         ("Dice", "dice", "dice_interval", "all_ones_dice", "every pixel positive"),
     )
@@ -161,6 +162,7 @@ def _grounding(result: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, A
         "Findings": "n",
         "Pointing game": "pointing_game",
         "Chance": "chance",
+        "Contrast": "contrast_to_noise",
         "IoU": "iou",
         "All ones": "all_ones_iou",
         "Dice": "dice",
@@ -168,8 +170,8 @@ def _grounding(result: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, A
     return {
         "text": (
             "Asked where a finding is, the model answers with a map over the image. Pointing game: is its maximum inside a "
-            "box of the finding? IoU and Dice: how well does the map, cut at a threshold from the validation images, cover "
-            "the true mask?"
+            "box of the finding? Contrast to noise: how far does it stand out there? IoU and Dice: how well does the map, "
+            "cut at a threshold from the validation images, cover the true mask?"
         ),
         "caption": f"{result['n']:,} present findings with a box or mask in the test images.",
         "rows": [

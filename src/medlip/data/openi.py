@@ -34,7 +34,7 @@ def openi(folder: str | Path) -> Source:
     classes = _classes(folder)
     if (folder / "studies.csv").exists():
         return _listed(folder, classes)
-    files = files_by_stem(folder)
+    files = {stem.partition(".")[0]: path for stem, path in files_by_stem(folder).items()}  # some end with .dcm.png
     table = folder / "indiana_projections.csv"
     views: dict[str, dict[str, str]] = {}
     for row in read_table(table, ("uid", "filename", "projection")) if table.exists() else ():

@@ -26,8 +26,12 @@ MEASURES = {
     "Brier": ("zero_shot", "macro_brier", ""),
     "calibration error": ("zero_shot", "macro_calibration_error", ""),
     "pointing game": ("grounding", "pointing_game", "interval"),
+    "contrast to noise": ("grounding", "contrast_to_noise", "contrast_interval"),
     "IoU": ("grounding", "iou", "iou_interval"),
     "Dice": ("grounding", "dice", "dice_interval"),
+    "segmentation Dice, positives": ("segmentation", "dice_positives", "dice_positives_interval"),
+    "segmentation Dice, all images": ("segmentation", "dice_all", "dice_all_interval"),
+    "segmentation IoU, positives": ("segmentation", "iou", "iou_interval"),
 }
 """Where a result has each measure, and its interval if it has one. Classification is the macro average."""
 
@@ -113,7 +117,7 @@ def compare(
 def _row(entry: Evaluated) -> dict[str, Any]:
     measures = {}
     for name, (part, key, ends) in MEASURES.items():
-        found = entry.result[part] or {}
+        found = entry.result.get(part) or {}
         measures[name] = {"value": found.get(key), "interval": found.get(ends) if ends else None}
     zero_shot = entry.result["zero_shot"] or {"per_class": {}}
     return {

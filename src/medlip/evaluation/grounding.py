@@ -1,4 +1,4 @@
-"""Does the map of a finding lie where the finding is? Pointing game, IoU and Dice, each beside what chance would give.
+"""Does the map of a finding lie where the finding is? Pointing game, contrast, IoU and Dice, beside what chance would give.
 
 A pair is an image and a finding that is present in it and has a box or a mask. Every pair is judged by itself: its map is
 scaled by its own minimum and maximum, so that no neighbour in a batch moves its result. Pixels are those of the image; a
@@ -8,6 +8,11 @@ Pointing game: a hit when the centre of the maximum of the map, bilinearly enlar
 finding (in its mask, where it has no box). A maximum that spans several pixels (the outer half of a border cell is flat) is
 taken at the one nearest to their centroid, the first in reading order among equals; a map that is the same everywhere points
 nowhere and misses. Chance is the share of the image that the boxes cover: where a pixel drawn at random would hit.
+
+Contrast to noise: (mean inside - mean outside) / sqrt(variance inside + variance outside) of the enlarged map, where inside
+is what is pointed at (Boecking et al., BioViL, 2022, who drop the sign; here a map that avoids the finding is negative). A
+map that is the same everywhere has 0, which is also chance. Left out and counted: targets that cover the whole image, and
+maps without any variance inside and outside, whose contrast is infinite.
 
 IoU and Dice: pixels of the enlarged map, scaled to 0..1, at or above a threshold, against the finding's mask (the union of
 its boxes, where it has no mask); means over pairs. One threshold holds for all findings: the one with the highest mean IoU
@@ -48,6 +53,7 @@ class Pair:
         hit: the maximum of the enlarged map lies in it.
         cell_hit: any pixel of the highest cell of the map as it was lies in it (the released rule).
         cover: share of the image that `pointed_at` covers.
+        contrast: contrast to noise of the map, inside and outside of `pointed_at`; NaN where it isn't defined.
         predicted: positive pixels at each of `THRESHOLDS`, (K,).
         common: those of them that are in the target, (K,).
         target: pixels of the target.
@@ -61,6 +67,7 @@ class Pair:
     hit: bool
     cell_hit: bool
     cover: float
+    contrast: float
     predicted: Array
     common: Array
     target: int
@@ -99,7 +106,7 @@ def judge(
     heat = np.asarray(heat, float)
     if heat.ndim != 2 or not np.isfinite(heat).all():
         raise MedLIPError(f"the map of {pathology} has shape {heat.shape} or is not finite: it must be (h, w) numbers.")
-    boxed, masked = paint_boxes(boxes, shape), _unite(masks, shape)
+    boxed, masked = paint_boxes(boxes, shape), unite(masks, shape)
     pointed_at, in_reach = ("boxes", boxed) if boxed.any() else ("masks", masked)
     compared_with, target = ("masks", masked) if masked.any() else ("boxes", boxed)
     if not in_reach.any():
@@ -115,6 +122,7 @@ def judge(
         hit=top is not None and bool(in_reach[top]),
         cell_hit=top_cell is not None and bool(in_reach[_cell(top_cell, heat.shape, shape)].any()),
         cover=float(in_reach.mean()),
+        contrast=contrast_to_noise(large, in_reach),
         predicted=predicted,
         common=common,
         target=int(target.sum()),
@@ -190,7 +198,27 @@ def peak(heat: Array) -> tuple[int, int] | None:
     return int(nearest[0]), int(nearest[1])
 
 
-def _unite(masks: Iterable[Mask], shape: tuple[int, int]) -> Pixels:
+def contrast_to_noise(heat: Array, inside: Pixels) -> float:
+    """Return how far a map's mean inside lies above its mean outside, in units of its spread; both are (H, W).
+
+    0 for a flat map; NaN where nothing is outside, or where the two means differ and neither part has any variance.
+    """
+    low, high = heat.min(), heat.max()
+    if inside.all() or not inside.any():
+        return np.nan
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # what interpolation rounds
+        return 0.0
+    within, without = (heat[inside] - low) / (high - low), (heat[~inside] - low) / (high - low)
+    noise = np.sqrt(within.var() + without.var())
+    return float((within.mean() - without.mean()) / noise) if noise > 1e-9 else np.nan
+
+
+def unite(masks: Iterable[Mask], shape: tuple[int, int]) -> Pixels:
+    """Return the union of masks as (H, W).
+
+    Raises:
+        MedLIPError: a mask has another shape.
+    """
     union = np.zeros(shape, bool)
     for mask in masks:
         if mask.pixels.shape != shape:
@@ -223,11 +251,16 @@ def _counts(large: Array, target: Pixels) -> tuple[Array, Array]:
 
 def _points(pairs: Sequence[Pair], resamples: int, seed: int) -> dict[str, Any]:
     hits = np.array([pair.hit for pair in pairs], float)
+    contrasted = [pair for pair in pairs if not np.isnan(pair.contrast)]
+    contrasts = np.array([pair.contrast for pair in contrasted])
     return {
         "pointing_game": float(hits.mean()),
         "interval": _interval(hits, pairs, resamples, seed),
         "chance": float(np.mean([pair.cover for pair in pairs])),
         "pointing_game_any_pixel_of_cell": float(np.mean([pair.cell_hit for pair in pairs])),
+        "contrast_to_noise": float(contrasts.mean()) if contrasted else None,
+        "contrast_interval": _interval(contrasts, contrasted, resamples, seed) if contrasted else None,
+        "contrast_left_out": len(pairs) - len(contrasted),
         "n": len(pairs),
     }
 

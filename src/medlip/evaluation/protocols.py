@@ -31,6 +31,7 @@ class NamedProtocol(BaseModel):
         split: which is evaluated.
         thresholds: chosen on "validation" data, or on the reported "test" images themselves.
         images: how many images the published split has, None where that is not told.
+        ask: what grounding asks for: "classes" by their prompts, or the "phrases" that came with the boxes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +42,7 @@ class NamedProtocol(BaseModel):
     split: str = "test"
     thresholds: Thresholds = "validation"
     images: int | None = None
+    ask: Literal["classes", "phrases"] = "classes"
 
 
 @cache

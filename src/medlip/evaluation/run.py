@@ -7,7 +7,7 @@ import json
 import platform
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary
 from medlip.data.overlap import SAME, find_overlap, fingerprint, pseudonym
 from medlip.errors import MedLIPError
-from medlip.evaluation.grounding import Pair, choose_threshold, grounding_result, judge
+from medlip.evaluation import segmentation
+from medlip.evaluation.grounding import Pair, choose_threshold, grounding_result, judge, unite
 from medlip.evaluation.metrics import Array
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.protocol import Protocol
@@ -34,6 +35,7 @@ from medlip.work import track
 
 if TYPE_CHECKING:
     from medlip.data.store import Record, Store
+    from medlip.data.study import Box, Mask
 
 DISCLAIMER = "Research software. Not a medical device: not for diagnosis or treatment."
 RULES = {
@@ -47,9 +49,17 @@ RULES = {
     "overlap target": "mask, else union of boxes",
     "intervals": "95 % percentile bootstrap over patients",
 }
+PHRASES = {"grounding asks for": "each phrase that came with boxes, by itself, held against its own boxes"}
+SEGMENTATION = {
+    "segmentation map": "as the method gives it, not scaled by itself; also of images without the finding",
+    "segmentation threshold": "highest mean Dice over images that show their finding, on patients that are not reported",
+    "segmentation thresholds to choose from": "quantiles of the maps of up to 256 images among those that it is chosen on",
+}
 HALF = "a seeded half of the patients, for want of a validation split; F1, accuracy, IoU and Dice count the other half"
 ON_REPORTED = "tuned on the reported images themselves, as published: F1, accuracy, IoU and Dice are optimistic"
 NAMED = 12
+SAMPLED = 256
+QUANTILES = 1 - np.geomspace(1, 1e-4, 100)  # from calling all pixels to calling one in ten thousand
 RESULT = "result.json"
 _LABEL_VALUES: dict[Presence | None, float] = {"present": 1.0, "absent": 0.0}
 
@@ -104,10 +114,11 @@ def evaluate(
 
     Returns:
         Plain data without NaN: `zero_shot` (see `zero_shot_result`; None without labels), `grounding` (see
-        `grounding_result`; None without boxes and masks), `n_images`, `n_patients`, `split`, `overlap` (how many of them the
-        method was trained on; None where that is not known), `run` (the recipe, seed and data that made the method; None
-        where that is not known), `protocol` with its `hash`, `versions`, `notes` for people (an overlap's begins with
-        "WARNING"), `disclaimer`.
+        `grounding_result`; None without boxes and masks), `segmentation` (see `segmentation_result`; None without masks, and
+        where phrases are asked for), `n_images`, `n_patients`, `split`, `overlap` (how many of them the method was trained
+        on; None where that is not known), `run` (the recipe, seed and data that made the method; None where that is not
+        known), `protocol` with its `hash`, `versions`, `notes` for people (an overlap's begins with "WARNING"),
+        `disclaimer`.
 
     Raises:
         MedLIPError: there is no such split, class or listed image, nothing to evaluate, a patient is on both sides, `out`
@@ -131,14 +142,17 @@ def evaluate(
     tuning_store = None if on_reported else validation
     if tuning_store is None and not on_reported and split not in ("val", "all") and "val" in splits:
         tuning_store = _select(store, "val", splits)
-    prompts, findings, unasked = _questions(evaluated, classes, method.vocabulary)
-    answers = _answer(method, evaluated, prompts, findings, batch_size, f"evaluating {split}")
+    asked = _questions(evaluated, classes, method.vocabulary, phrases=protocol is not None and protocol.ask == "phrases")
+    if asked.outlined:
+        asked = replace(asked, thresholds=_thresholds(method, evaluated, tuning_store, on_reported, asked, batch_size, seed))
+    prompts = asked.prompts
+    answers = _answer(method, evaluated, asked, batch_size, f"evaluating {split}")
     rule, tuned = HALF, None
     if on_reported:
         rule, tuned = ON_REPORTED, answers
     elif tuning_store is not None:
         rule = "the validation data that was given" if validation is not None else "the split val"
-        tuned = _answer(method, tuning_store, prompts, findings, batch_size, "choosing thresholds")
+        tuned = _answer(method, tuning_store, asked, batch_size, "choosing thresholds")
         _require_disjoint(answers, tuned)
     overlap = _overlap(method, evaluated)
     made_under = Protocol(
@@ -148,14 +162,15 @@ def evaluate(
         images=_hash(answers.ids),
         tuning=_hash(tuned.ids) if tuned else "half of the patients",
         classes={name: _resolved(prompt, method.vocabulary) for name, prompt in prompts.items()},
-        findings={name: _resolved(prompt, method.vocabulary) for name, prompt in findings.items()},
-        rules=RULES | ({"classification threshold": ON_REPORTED, "overlap threshold": ON_REPORTED} if on_reported else {}),
+        findings={name: _resolved(prompt, method.vocabulary) for name, prompt in asked.findings.items()},
+        rules=_rules(asked, on_reported),
         resamples=resamples,
         seed=seed,
     )
     result = {
         "zero_shot": _zero_shot(prompts, answers, tuned, rule, resamples, seed) if prompts else None,
         "grounding": _grounding(answers, tuned, rule, resamples, seed) if answers.pairs else None,
+        "segmentation": _segmentation(answers, tuned, rule, resamples, seed) if answers.judged else None,
         "n_images": len(answers.patients),
         "n_patients": len(set(answers.patients)),
         "split": split,
@@ -167,7 +182,7 @@ def evaluate(
         "notes": [
             *_overlap_notes(method, overlap, len(answers.ids)),
             *_protocol_notes(protocol, len(answers.ids)),
-            *_notes("train" in evaluated.splits, unasked, prompts, answers),
+            *_notes("train" in evaluated.splits, asked.unasked, prompts, answers),
         ],
         "disclaimer": DISCLAIMER,
     }
@@ -184,6 +199,37 @@ def label_matrix(labels: Sequence[Mapping[str, Presence]], classes: Sequence[str
 
 
 @dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a method is asked.
+
+    Attributes:
+        prompts: of classes, by name.
+        findings: prompts of findings with a place, by name.
+        unasked: names of the data's labels that are not asked for.
+        phrases: findings are located by the phrases of their boxes, not by their prompts.
+        outlined: findings with masks, which are segmented.
+        thresholds: of segmentation, (K,).
+    """
+
+    prompts: Mapping[str, str]
+    findings: Mapping[str, str]
+    unasked: Sequence[str]
+    phrases: bool
+    outlined: Sequence[str]
+    thresholds: Array = field(default_factory=lambda: np.empty(0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """A finding of one image with the prompt that asks where it is, and where it is."""
+
+    pathology: str
+    prompt: str
+    boxes: Sequence[Box]
+    masks: Sequence[Mask]
+
+
+@dataclass(frozen=True, slots=True)
 class _Answers:
     """What a method said of N images, reduced as it came: no map is kept.
 
@@ -195,6 +241,9 @@ class _Answers:
         pairs: every present finding with a box or a mask.
         uncovered: "image: finding" where these cover no pixel of the image.
         unlabelled: "image: finding" where these are of a finding that the image's labels don't call present.
+        wordless: "image: finding" where phrases are asked for and a box has none.
+        judged: every finding with masks, on images that show it and on those that don't.
+        unmasked: "image: finding" where it is present and has no mask, though masks of it are elsewhere.
         attributes: sex, age and view, (N,) each.
     """
 
@@ -205,6 +254,9 @@ class _Answers:
     pairs: list[Pair]
     uncovered: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
+    wordless: list[str] = field(default_factory=list)
+    judged: list[segmentation.Judged] = field(default_factory=list)
+    unmasked: list[str] = field(default_factory=list)
     attributes: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in ATTRIBUTES})
 
     def predictions(self, classes: Sequence[str]) -> Predictions:
@@ -213,22 +265,14 @@ class _Answers:
         return Predictions(self.ids, patients, classes, self.scores, self.labels, self.attributes)
 
 
-def _answer(
-    method: Answering,
-    store: Store,
-    prompts: Mapping[str, str],
-    findings: Mapping[str, str],
-    batch_size: int,
-    description: str,
-) -> _Answers:
+def _answer(method: Answering, store: Store, asked: _Asked, batch_size: int, description: str) -> _Answers:
+    prompts = asked.prompts
     answers = _Answers([], [], np.empty((len(store), len(prompts))), np.full((len(store), len(prompts)), np.nan), [])
     starts = range(0, len(store), batch_size)
     with _inference(method) as device:
         for start in track(starts, description, len(starts)):
             records = [store[i] for i in range(start, min(start + batch_size, len(store)))]
-            # Each is squashed by itself, for sizes differ; the rest is done at once.
-            squashed = [squash(torch.from_numpy(record.image)[None], method.preprocessing.size) for record in records]
-            images = method.preprocessing(torch.cat(squashed)).to(device)
+            images = _images(method, records).to(device)
             rows = slice(start, start + len(records))
             if prompts:
                 answers.scores[rows] = method.score(images, list(prompts.values())).float().cpu().numpy()
@@ -237,38 +281,101 @@ def _answer(
             answers.patients.extend(record.patient for record in records)
             for name, values in answers.attributes.items():
                 values.extend(_attribute(record, name) for record in records)
-            _locate(method, records, images, findings, answers)
+            _locate(method, records, images, asked, answers)
     answers.predictions(list(prompts))  # says which image and class have a score that is NaN
     return answers
+
+
+def _images(method: Answering, records: Sequence[Record]) -> Tensor:
+    # Each is squashed by itself, for sizes differ; the rest is done at once.
+    squashed = [squash(torch.from_numpy(record.image)[None], method.preprocessing.size) for record in records]
+    return method.preprocessing(torch.cat(squashed))
 
 
 def _attribute(record: Record, name: str) -> str:
     return record.view if name == "view" else record.attributes.get(name, "")
 
 
-def _locate(
-    method: Answering, records: Sequence[Record], images: Tensor, findings: Mapping[str, str], answers: _Answers
-) -> None:
-    """Judge the maps of those images that show a finding with a box or a mask; all findings are asked for, always."""
-    shown = [[name for name in _located(record) if name in findings] for record in records]
-    answers.unlabelled.extend(
-        f"{record.id}: {name}" for record in records for name in sorted(_placed(record) - set(_located(record)))
-    )
-    rows = [row for row, names in enumerate(shown) if names]
+def _locate(method: Answering, records: Sequence[Record], images: Tensor, asked: _Asked, answers: _Answers) -> None:
+    """Judge the maps of those images that show a finding with a box or a mask, and of those that are segmented.
+
+    All findings are asked for, always; of phrases those of the batch, for all of a data set would be too many.
+    """
+    spots = [list(_spots(record, asked)) for record in records]
+    for record in records:
+        answers.unlabelled.extend(f"{record.id}: {name}" for name in sorted(_placed(record) - set(_located(record))))
+        if asked.phrases:
+            answers.wordless.extend(f"{record.id}: {box.pathology}" for box in record.boxes if not box.phrase)
+    rows = [row for row, record in enumerate(records) if spots[row] or _segmented(record, asked)]
     if not rows:
         return
-    maps = method.localise(images[rows], list(findings.values())).float().cpu().numpy()
-    columns = {name: column for column, name in enumerate(findings)}
-    for heat, row in zip(maps, rows, strict=True):
-        record = records[row]
-        for name in shown[row]:
-            boxes = [box for box in record.boxes if box.pathology == name]
-            masks = [mask for mask in record.masks if mask.pathology == name]
-            pair = judge(heat[columns[name]], record.image.shape, boxes, masks, name, record.patient)
+    known = (spot.prompt for found in spots for spot in found) if asked.phrases else asked.findings.values()
+    prompts = list(dict.fromkeys(known))
+    maps = method.localise(images[rows], prompts).float().cpu().numpy()
+    for heats, row in zip(maps, rows, strict=True):
+        record, heat = records[row], dict(zip(prompts, heats, strict=True))
+        for spot in spots[row]:
+            shape = record.image.shape
+            pair = judge(heat[spot.prompt], shape, spot.boxes, spot.masks, spot.pathology, record.patient)
             if pair is None:
-                answers.uncovered.append(f"{record.id}: {name}")
+                answers.uncovered.append(f"{record.id}: {spot.pathology}")
             else:
                 answers.pairs.append(pair)
+        for name in _segmented(record, asked):
+            _outline(heat[asked.findings[name]], record, name, asked.thresholds, answers)
+
+
+def _outline(heat: Array, record: Record, name: str, thresholds: Array, answers: _Answers) -> None:
+    mask = unite((mask for mask in record.masks if mask.pathology == name), record.image.shape)
+    if mask.any() or record.labels.get(name) == "absent":
+        answers.judged.append(segmentation.judge_mask(heat, mask, name, record.patient, thresholds))
+    else:
+        answers.unmasked.append(f"{record.id}: {name}")
+
+
+def _spots(record: Record, asked: _Asked) -> Iterator[_Spot]:
+    """Yield what is to be found in an image: each finding, or each phrase of its boxes."""
+    for name in _located(record):
+        if name not in asked.findings:
+            continue
+        boxes = [box for box in record.boxes if box.pathology == name]
+        if asked.phrases:
+            for phrase in dict.fromkeys(box.phrase for box in boxes if box.phrase):
+                yield _Spot(name, phrase, [box for box in boxes if box.phrase == phrase], ())
+        else:
+            yield _Spot(name, asked.findings[name], boxes, [mask for mask in record.masks if mask.pathology == name])
+
+
+def _segmented(record: Record, asked: _Asked) -> list[str]:
+    """Return the findings that an image's map is held against a mask for: those that it shows, and those that it doesn't."""
+    shown = set(_located(record)) | {name for name, presence in record.labels.items() if presence == "present"}
+    absent = {name for name, presence in record.labels.items() if presence == "absent"} - _placed(record)
+    return [name for name in asked.outlined if name in shown | absent]
+
+
+def _thresholds(
+    method: Answering,
+    evaluated: Store,
+    tuning: Store | None,
+    on_reported: bool,
+    asked: _Asked,
+    batch_size: int,
+    seed: int,
+) -> Array:
+    """Return thresholds for segmentation: quantiles of the maps of images among those that one is to be chosen on."""
+    store = evaluated if tuning is None else tuning
+    rows = np.arange(len(store))
+    if tuning is None and not on_reported:
+        rows = rows[_half(store.column("patient"), seed)]
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLED).round().astype(int))] if len(rows) else rows
+    prompts, values = [asked.findings[name] for name in asked.outlined], [np.empty(0, np.float32)]
+    with _inference(method) as device:
+        for start in track(range(0, len(rows), batch_size), "looking at maps"):
+            images = _images(method, [store[int(row)] for row in rows[start : start + batch_size]])
+            values.append(method.localise(images.to(device), prompts).float().cpu().numpy().ravel())
+    found = np.concatenate(values).astype(float)
+    found = found[np.isfinite(found)]  # a map that isn't finite is refused where it is judged, by name
+    return np.quantile(found, QUANTILES) if len(found) else np.zeros(1)
 
 
 def _placed(record: Record) -> set[str]:
@@ -318,6 +425,24 @@ def _grounding(answers: _Answers, tuned: _Answers | None, rule: str, resamples: 
     return grounding_result(pairs, threshold=threshold, reported=reported, rule=rule, resamples=resamples, seed=seed)
 
 
+def _segmentation(answers: _Answers, tuned: _Answers | None, rule: str, resamples: int, seed: int) -> dict[str, Any]:
+    tuning = reported = answers.judged
+    if tuned is not None:
+        tuning = tuned.judged
+    else:
+        half = set(np.array(answers.patients)[_half(answers.patients, seed)])
+        tuning = [one for one in answers.judged if one.patient in half]
+        reported = [one for one in answers.judged if one.patient not in half]
+    threshold = segmentation.choose_threshold([one for one in tuning if one.target])
+    return segmentation.segmentation_result(reported, threshold, rule=rule, resamples=resamples, seed=seed)
+
+
+def _rules(asked: _Asked, on_reported: bool) -> dict[str, str]:
+    rules = RULES | (PHRASES if asked.phrases else {}) | (SEGMENTATION if asked.outlined else {})
+    tuned = ("classification threshold", "overlap threshold", "segmentation threshold")
+    return rules | {name: ON_REPORTED for name in tuned if on_reported and name in rules}
+
+
 def _half(patients: Sequence[str], seed: int) -> NDArray[np.bool_]:
     """Return which entries belong to a seeded half of the patients."""
     order = np.random.default_rng(seed).permutation(sorted(set(patients)))
@@ -325,14 +450,16 @@ def _half(patients: Sequence[str], seed: int) -> NDArray[np.bool_]:
 
 
 def _questions(
-    store: Store, classes: Sequence[str] | Mapping[str, str] | None, vocabulary: Vocabulary
-) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    store: Store, classes: Sequence[str] | Mapping[str, str] | None, vocabulary: Vocabulary, *, phrases: bool
+) -> _Asked:
     """Return the prompts of classes and of findings with a place, by name, and the names that are not asked for."""
     labelled: set[str] = set()
     located: set[str] = set()
+    masked: set[str] = set()
     for record in track(store, "reading labels", len(store)):
         labelled.update(record.labels)
         located.update(_located(record))
+        masked.update(mask.pathology for mask in record.masks)
     names = sorted(labelled | located)
     if classes is None:
         prompts = {name: name for name in names if vocabulary.find_pathology(name)}
@@ -344,7 +471,9 @@ def _questions(
     asked_and_labelled, asked_and_located = (
         {name: prompt for name, prompt in prompts.items() if name in group} for group in (labelled, located)
     )
-    return asked_and_labelled, asked_and_located, [name for name in names if name not in prompts]
+    outlined = [] if phrases else sorted(masked & set(asked_and_located))
+    unasked = [name for name in names if name not in prompts]
+    return _Asked(asked_and_labelled, asked_and_located, unasked, phrases, outlined)
 
 
 def _default_split(splits: Collection[str]) -> str:
@@ -427,10 +556,15 @@ def _notes(trained_on: bool, unasked: Sequence[str], prompts: Mapping[str, str],
     for names, reason in (
         (answers.uncovered, "whose boxes cover no pixel of the image"),
         (answers.unlabelled, "which have boxes or masks but which the labels of their image don't call present"),
+        (answers.wordless, "whose boxes came without a phrase to ask for"),
     ):
         if names:
             more = ", …" if len(names) > NAMED else ""
             yield f"{len(names)} findings left out of grounding, {reason}: {', '.join(names[:NAMED])}{more}"
+    if answers.unmasked:
+        more = ", …" if len(answers.unmasked) > NAMED else ""
+        first = ", ".join(answers.unmasked[:NAMED])
+        yield f"{len(answers.unmasked)} present findings left out of segmentation, which have no mask: {first}{more}"
 
 
 def _overlap(method: Answering, store: Store) -> dict[str, int] | None:

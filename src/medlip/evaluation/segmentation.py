@@ -161,7 +161,7 @@ def _summary(judged: Sequence[Judged], at: int | None, resamples: int, seed: int
             f"{name}_interval": _interval(values, counted, resamples, seed) if len(values) else None,
             f"all_ones_{name}": float(np.mean(ones)) if ones else None,
         }
-    result["all_empty_dice_all"] = 1 - len(positives) / len(judged) if judged else None
+    result["all_empty_dice_all"] = (len(judged) - len(positives)) / len(judged) if judged else None
     result |= {"n_positives": len(positives), "n_negatives": len(judged) - len(positives)}
     if not positives or at is None:
         lacks = "no image shows it" if not positives else "there is no image to choose a threshold on"
