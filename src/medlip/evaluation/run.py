@@ -327,8 +327,10 @@ def _locate(method: Answering, records: Sequence[Record], images: Tensor, asked:
 
 def _outline(heat: Array, record: Record, name: str, thresholds: Array, answers: _Answers) -> None:
     mask = unite((mask for mask in record.masks if mask.pathology == name), record.image.shape)
-    if mask.any() or record.labels.get(name) == "absent":
+    if mask.any():
         answers.judged.append(segmentation.judge_mask(heat, mask, name, record.patient, thresholds))
+    elif record.labels.get(name) == "absent":  # whether anything is called there shows at the map's own size
+        answers.judged.append(segmentation.judge_mask(heat, None, name, record.patient, thresholds))
     else:
         answers.unmasked.append(f"{record.id}: {name}")
 

@@ -297,7 +297,7 @@ class _Learner:
                 for c, name in enumerate(self.classes):
                     place, known = _place(record.masks, record.boxes, record.labels, name, record.image.shape)
                     if known:
-                        yield judge_mask(heat[c], place, name, record.patient, THRESHOLDS)
+                        yield judge_mask(heat[c], place if place.any() else None, name, record.patient, THRESHOLDS)
 
     def _train(
         self, network: _Tuned, level: Level, rows: NDArray[np.int64], seed: int, validity: Callable[[], float]
