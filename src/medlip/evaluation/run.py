@@ -49,6 +49,8 @@ RULES = {
 }
 HALF = "a seeded half of the patients, for want of a validation split; F1, accuracy, IoU and Dice count the other half"
 ON_REPORTED = "tuned on the reported images themselves, as published: F1, accuracy, IoU and Dice are optimistic"
+ON_TRAINED = "images of the split 'train', on which the method may have been trained, are among those evaluated"
+UNASKED = "labels that were not asked for (name a class with its words to ask for it)"
 NAMED = 12
 RESULT = "result.json"
 _LABEL_VALUES: dict[Presence | None, float] = {"present": 1.0, "absent": 0.0}
@@ -123,14 +125,14 @@ def evaluate(
             raise MedLIPError(f"the protocol {protocol.name} says which split and classes: give none beside it.")
         split, classes = protocol.split, protocol.classes
     splits = store.splits
-    split = split or _default_split(splits)
-    evaluated = _select(store, split, splits)
+    split = split or default_split(splits)
+    evaluated = select_split(store, split, splits)
     if images is not None:
         evaluated = _listed(evaluated, images, split)
     on_reported = protocol is not None and protocol.thresholds == "test"
     tuning_store = None if on_reported else validation
     if tuning_store is None and not on_reported and split not in ("val", "all") and "val" in splits:
-        tuning_store = _select(store, "val", splits)
+        tuning_store = select_split(store, "val", splits)
     prompts, findings, unasked = _questions(evaluated, classes, method.vocabulary)
     answers = _answer(method, evaluated, prompts, findings, batch_size, f"evaluating {split}")
     rule, tuned = HALF, None
@@ -140,15 +142,15 @@ def evaluate(
         rule = "the validation data that was given" if validation is not None else "the split val"
         tuned = _answer(method, tuning_store, prompts, findings, batch_size, "choosing thresholds")
         _require_disjoint(answers, tuned)
-    overlap = _overlap(method, evaluated)
+    overlap = count_overlap(method, evaluated)
     made_under = Protocol(
         name=protocol.name if protocol else "zero-shot classification and grounding, thresholds from other patients",
         data=store.hash,
         split=split,
-        images=_hash(answers.ids),
-        tuning=_hash(tuned.ids) if tuned else "half of the patients",
-        classes={name: _resolved(prompt, method.vocabulary) for name, prompt in prompts.items()},
-        findings={name: _resolved(prompt, method.vocabulary) for name, prompt in findings.items()},
+        images=hash_names(answers.ids),
+        tuning=hash_names(tuned.ids) if tuned else "half of the patients",
+        classes={name: resolved(prompt, method.vocabulary) for name, prompt in prompts.items()},
+        findings={name: resolved(prompt, method.vocabulary) for name, prompt in findings.items()},
         rules=RULES | ({"classification threshold": ON_REPORTED, "overlap threshold": ON_REPORTED} if on_reported else {}),
         resamples=resamples,
         seed=seed,
@@ -162,10 +164,9 @@ def evaluate(
         "overlap": overlap,
         "run": getattr(method, "made_by", None),
         "protocol": made_under.to_dict(),
-        "versions": {name: version(name) for name in ("medlip", "torch", "numpy", "timm")}
-        | {"python": platform.python_version()},
+        "versions": versions(),
         "notes": [
-            *_overlap_notes(method, overlap, len(answers.ids)),
+            *overlap_notes(method, overlap, len(answers.ids)),
             *_protocol_notes(protocol, len(answers.ids)),
             *_notes("train" in evaluated.splits, unasked, prompts, answers),
         ],
@@ -176,6 +177,12 @@ def evaluate(
         answers.predictions(list(prompts)).save(out / PREDICTIONS)
         (out / RESULT).write_text(json.dumps(result, indent=1, allow_nan=False))
     return result
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what numbers depend on."""
+    names = ("medlip", "torch", "numpy", "timm")
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
 def label_matrix(labels: Sequence[Mapping[str, Presence]], classes: Sequence[str]) -> Array:
@@ -223,12 +230,10 @@ def _answer(
 ) -> _Answers:
     answers = _Answers([], [], np.empty((len(store), len(prompts))), np.full((len(store), len(prompts)), np.nan), [])
     starts = range(0, len(store), batch_size)
-    with _inference(method) as device:
+    with inference(method) as device:
         for start in track(starts, description, len(starts)):
             records = [store[i] for i in range(start, min(start + batch_size, len(store)))]
-            # Each is squashed by itself, for sizes differ; the rest is done at once.
-            squashed = [squash(torch.from_numpy(record.image)[None], method.preprocessing.size) for record in records]
-            images = method.preprocessing(torch.cat(squashed)).to(device)
+            images = preprocessed(records, method.preprocessing).to(device)
             rows = slice(start, start + len(records))
             if prompts:
                 answers.scores[rows] = method.score(images, list(prompts.values())).float().cpu().numpy()
@@ -281,8 +286,15 @@ def _located(record: Record) -> list[str]:
     return sorted(name for name in _placed(record) if record.labels.get(name, "present") == "present")
 
 
+def preprocessed(records: Sequence[Record], preprocessing: Preprocessing) -> Tensor:
+    """Return the images of records as a method takes them, (B, 3, S, S)."""
+    # Each is squashed by itself, for sizes differ; the rest is done at once.
+    squashed = [squash(torch.from_numpy(record.image)[None], preprocessing.size) for record in records]
+    return preprocessing(torch.cat(squashed))
+
+
 @contextmanager
-def _inference(method: Answering) -> Iterator[torch.device]:
+def inference(method: Answering) -> Iterator[torch.device]:
     """Run without gradients and dropout; a method that was in training is so again afterwards."""
     module = method if isinstance(method, nn.Module) else nn.Module()
     training = module.training
@@ -334,20 +346,28 @@ def _questions(
         labelled.update(record.labels)
         located.update(_located(record))
     names = sorted(labelled | located)
-    if classes is None:
-        prompts = {name: name for name in names if vocabulary.find_pathology(name)}
-    else:
-        prompts = dict(classes) if isinstance(classes, Mapping) else {name: name for name in classes}
-        unknown = [name for name in prompts if name not in names]
-        if unknown:
-            raise MedLIPError(f"the data labels no {', '.join(map(repr, unknown))}. Its classes: {', '.join(names)}.")
+    prompts = choose_prompts(names, classes, vocabulary)
     asked_and_labelled, asked_and_located = (
         {name: prompt for name, prompt in prompts.items() if name in group} for group in (labelled, located)
     )
     return asked_and_labelled, asked_and_located, [name for name in names if name not in prompts]
 
 
-def _default_split(splits: Collection[str]) -> str:
+def choose_prompts(
+    names: Sequence[str], classes: Sequence[str] | Mapping[str, str] | None, vocabulary: Vocabulary
+) -> dict[str, str]:
+    """Return the prompt of each class: those that are named, or all of the data's `names` that the vocabulary has."""
+    if classes is None:
+        return {name: name for name in names if vocabulary.find_pathology(name)}
+    prompts = dict(classes) if isinstance(classes, Mapping) else {name: name for name in classes}
+    unknown = [name for name in prompts if name not in names]
+    if unknown:
+        raise MedLIPError(f"the data labels no {', '.join(map(repr, unknown))}. Its classes: {', '.join(names)}.")
+    return prompts
+
+
+def default_split(splits: Collection[str]) -> str:
+    """Return the split to evaluate where none is named: `test`, else `val`; never `train`."""
     for split in ("test", "val"):
         if split in splits:
             return split
@@ -359,7 +379,8 @@ def _default_split(splits: Collection[str]) -> str:
     )
 
 
-def _select(store: Store, split: str, splits: Collection[str]) -> Store:
+def select_split(store: Store, split: str, splits: Collection[str]) -> Store:
+    """Return the part of one split, or everything for "all"."""
     if split == "all":
         return store
     if split not in splits:
@@ -406,20 +427,22 @@ def _require_disjoint(evaluated: _Answers, tuned: _Answers) -> None:
         )
 
 
-def _resolved(prompt: str, vocabulary: Vocabulary) -> str:
+def resolved(prompt: str, vocabulary: Vocabulary) -> str:
+    """Return the pathology that a prompt names, or the prompt itself."""
     pathology = vocabulary.find_pathology(prompt)
     return pathology.name if pathology else prompt
 
 
-def _hash(ids: Iterable[str]) -> str:
+def hash_names(ids: Iterable[str]) -> str:
+    """Return a short hash over names, in order."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
 
 def _notes(trained_on: bool, unasked: Sequence[str], prompts: Mapping[str, str], answers: _Answers) -> Iterator[str]:
     if trained_on:
-        yield "images of the split 'train', on which the method may have been trained, are among those evaluated"
+        yield ON_TRAINED
     if unasked:
-        yield f"labels that were not asked for (name a class with its words to ask for it): {', '.join(unasked)}"
+        yield f"{UNASKED}: {', '.join(unasked)}"
     if not prompts:
         yield "no zero-shot result: the data has no labels"
     if not answers.pairs:
@@ -433,7 +456,7 @@ def _notes(trained_on: bool, unasked: Sequence[str], prompts: Mapping[str, str],
             yield f"{len(names)} findings left out of grounding, {reason}: {', '.join(names[:NAMED])}{more}"
 
 
-def _overlap(method: Answering, store: Store) -> dict[str, int] | None:
+def count_overlap(method: Answering, store: Store) -> dict[str, int] | None:
     """Count the patients and images that the method was trained on."""
     seen = getattr(method, "seen", None)
     if seen is None:
@@ -442,7 +465,8 @@ def _overlap(method: Answering, store: Store) -> dict[str, int] | None:
     return {"patients": len(shared.patients), "images": len({image for _, image in shared.images})}
 
 
-def _overlap_notes(method: Answering, overlap: Mapping[str, int] | None, images: int) -> Iterator[str]:
+def overlap_notes(method: Answering, overlap: Mapping[str, int] | None, images: int) -> Iterator[str]:
+    """Say for people what `count_overlap` found among so many images."""
     if overlap is None and hasattr(method, "seen"):
         yield "not known what the method was trained on (that is kept in a run's folder): overlap with it was not looked for"
     if overlap and any(overlap.values()):
