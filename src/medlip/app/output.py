@@ -122,12 +122,14 @@ def describe_retrieval(result: Mapping[str, Any]) -> str:
         ]
     parts.append(table(rows))
     if classes := result["classes"]:
-        measures = [name for name in classes["mean"] if name.startswith("precision")]
+        every = [classes["mean"], *classes["per_class"].values()]
+        measures = [name for name in every[-1] if name.startswith("precision")]
+        measures = [name for name in measures if any(row[name]["value"] is not None for row in every)]
         rows = [["images by class", *(cell for name in measures for cell in (name.replace("_", " "), "95 % interval")),
                  "chance", "positives"]]  # fmt: skip
         for name, row in {"mean": classes["mean"], **classes["per_class"]}.items():
             cells = (cell for measure in measures for cell in (row[measure]["value"], row[measure]["interval"]))
-            rows.append([name, *cells, row[measures[0]]["chance"], row.get("positives")])
+            rows.append([name, *cells, row["precision_at_5"]["chance"], row.get("positives")])
         parts.append(table(rows))
     return "\n\n".join([*parts, NOT_A_DEVICE])
 
