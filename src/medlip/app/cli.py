@@ -15,7 +15,16 @@ from medlip.app.compare import compare
 from medlip.app.data import bench_store
 from medlip.app.data import data as data_sets
 from medlip.app.facts import facts
-from medlip.app.output import NOT_A_DEVICE, Answer, Data, Json, answers, describe_reading, describe_results
+from medlip.app.output import (
+    NOT_A_DEVICE,
+    Answer,
+    Data,
+    Json,
+    answers,
+    describe_reading,
+    describe_results,
+    describe_retrieval,
+)
 from medlip.app.prepare import prepare
 from medlip.app.transfer import transfer
 from medlip.errors import MedLIPError
@@ -199,6 +208,33 @@ def evaluate(
     for note in result["notes"]:
         print(note if note.startswith("WARNING") else f"note: {note}", file=sys.stderr)
     return Answer(result, describe_results(result))
+
+
+@app.command()
+@answers
+def retrieve(
+    run: Run,
+    data: Data,
+    split: Annotated[
+        str | None, typer.Option(help="test where there is one, else val; never train unasked.", metavar="NAME")
+    ] = None,
+    pool: Annotated[
+        int | None, typer.Option(help="Tell so many reports apart, drawn by the seed 0; all if not given.", min=2)
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the result.", metavar="DIR")] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Find reports by X-rays and X-rays by reports. Recall and precision, every number with its interval, beside chance."""
+    from medlip import evaluation
+    from medlip.app.input import evaluation_store
+    from medlip.training import load_run
+
+    method = load_run(run)
+    with evaluation_store(data) as store:
+        result = evaluation.retrieve(method, store, split=split, pool=pool, out=out)
+    for note in result["notes"]:
+        print(note if note.startswith("WARNING") else f"note: {note}", file=sys.stderr)
+    return Answer(result, describe_retrieval(result))
 
 
 app.command(short_help="Learn from labels on a run's encoder.")(transfer)

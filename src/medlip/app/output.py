@@ -116,6 +116,34 @@ def describe_results(result: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, NOT_A_DEVICE])
 
 
+def describe_retrieval(result: Mapping[str, Any]) -> str:
+    """Return the result of a retrieval as text for a person."""
+    parts = [note for note in result["notes"] if note.startswith("WARNING")]
+    parts.append(
+        f"{result['n_images']:,} images of the split {result['split']}, {result['n_patients']:,} patients; "
+        f"{result['n_reports']:,} reports to tell apart"
+    )
+    rows: list[list[Any]] = [["retrieval", "value", "95 % interval", "chance"]]
+    for key, direction in (("image_to_text", "image to report"), ("text_to_image", "report to image")):
+        numbers = ((name, entry) for name, entry in result[key].items() if isinstance(entry, Mapping))
+        rows += [
+            [f"{direction}, {name.replace('_', ' ')}", entry["value"], entry["interval"], entry["chance"]]
+            for name, entry in numbers
+        ]
+    parts.append(table(rows))
+    if classes := result["classes"]:
+        every = [classes["mean"], *classes["per_class"].values()]
+        measures = [name for name in every[-1] if name.startswith("precision")]
+        measures = [name for name in measures if any(row[name]["value"] is not None for row in every)]
+        rows = [["images by class", *(cell for name in measures for cell in (name.replace("_", " "), "95 % interval")),
+                 "chance", "positives"]]  # fmt: skip
+        for name, row in {"mean": classes["mean"], **classes["per_class"]}.items():
+            cells = (cell for measure in measures for cell in (row[measure]["value"], row[measure]["interval"]))
+            rows.append([name, *cells, row["precision_at_5"]["chance"], row.get("positives")])
+        parts.append(table(rows))
+    return "\n\n".join([*parts, NOT_A_DEVICE])
+
+
 def describe_reading(entry: Mapping[str, Any]) -> str:
     """Return what was read from one image, as `medlip predict` has it, as text for a person."""
     if "error" in entry:

@@ -66,7 +66,7 @@ def transfer(
         wanted = classes.split(",") if classes else None
         result = learn(method, store, named, classes=wanted, seed=seed, out=out)
     for note in result["notes"]:
-        print(f"note: {note}", file=sys.stderr)
+        print(note if note.startswith("WARNING") else f"note: {note}", file=sys.stderr)
     rows: list[list[object]] = [["labels", "images", "patients", result["levels"][0]["measure"], "95 % interval, or range"]]
     rows += [
         [

@@ -2,6 +2,7 @@
 
 from medlip.evaluation.metrics import auprc, auroc, best_threshold, bootstrap
 from medlip.evaluation.protocol import Protocol
+from medlip.evaluation.retrieval import retrieve
 from medlip.evaluation.run import evaluate
 
-__all__ = ["Protocol", "auprc", "auroc", "best_threshold", "bootstrap", "evaluate"]
+__all__ = ["Protocol", "auprc", "auroc", "best_threshold", "bootstrap", "evaluate", "retrieve"]

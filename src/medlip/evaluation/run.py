@@ -57,6 +57,8 @@ SEGMENTATION = {
 }
 HALF = "a seeded half of the patients, for want of a validation split; F1, accuracy, IoU and Dice count the other half"
 ON_REPORTED = "tuned on the reported images themselves, as published: F1, accuracy, IoU and Dice are optimistic"
+ON_TRAINED = "images of the split 'train', on which the method may have been trained, are among those evaluated"
+UNASKED = "labels that were not asked for (name a class with its words to ask for it)"
 NAMED = 12
 SAMPLED = 256
 QUANTILES = 1 - np.geomspace(1, 1e-4, 100)  # from calling all pixels to calling one in ten thousand
@@ -134,14 +136,14 @@ def evaluate(
             raise MedLIPError(f"the protocol {protocol.name} says which split and classes: give none beside it.")
         split, classes = protocol.split, protocol.classes
     splits = store.splits
-    split = split or _default_split(splits)
-    evaluated = _select(store, split, splits)
+    split = split or default_split(splits)
+    evaluated = select_split(store, split, splits)
     if images is not None:
         evaluated = _listed(evaluated, images, split)
     on_reported = protocol is not None and protocol.thresholds == "test"
     tuning_store = None if on_reported else validation
     if tuning_store is None and not on_reported and split not in ("val", "all") and "val" in splits:
-        tuning_store = _select(store, "val", splits)
+        tuning_store = select_split(store, "val", splits)
     asked = _questions(evaluated, classes, method.vocabulary, phrases=protocol is not None and protocol.ask == "phrases")
     if asked.outlined:
         asked = replace(asked, thresholds=_thresholds(method, evaluated, tuning_store, on_reported, asked, batch_size, seed))
@@ -154,15 +156,15 @@ def evaluate(
         rule = "the validation data that was given" if validation is not None else "the split val"
         tuned = _answer(method, tuning_store, asked, batch_size, "choosing thresholds")
         _require_disjoint(answers, tuned)
-    overlap = _overlap(method, evaluated)
+    overlap = count_overlap(method, evaluated)
     made_under = Protocol(
         name=protocol.name if protocol else "zero-shot classification and grounding, thresholds from other patients",
         data=store.hash,
         split=split,
-        images=_hash(answers.ids),
-        tuning=_hash(tuned.ids) if tuned else "half of the patients",
-        classes={name: _resolved(prompt, method.vocabulary) for name, prompt in prompts.items()},
-        findings={name: _resolved(prompt, method.vocabulary) for name, prompt in asked.findings.items()},
+        images=hash_names(answers.ids),
+        tuning=hash_names(tuned.ids) if tuned else "half of the patients",
+        classes={name: resolved(prompt, method.vocabulary) for name, prompt in prompts.items()},
+        findings={name: resolved(prompt, method.vocabulary) for name, prompt in asked.findings.items()},
         rules=_rules(asked, on_reported),
         resamples=resamples,
         seed=seed,
@@ -177,10 +179,9 @@ def evaluate(
         "overlap": overlap,
         "run": getattr(method, "made_by", None),
         "protocol": made_under.to_dict(),
-        "versions": {name: version(name) for name in ("medlip", "torch", "numpy", "timm")}
-        | {"python": platform.python_version()},
+        "versions": versions(),
         "notes": [
-            *_overlap_notes(method, overlap, len(answers.ids)),
+            *overlap_notes(method, overlap, len(answers.ids)),
             *_protocol_notes(protocol, len(answers.ids)),
             *_notes("train" in evaluated.splits, asked.unasked, prompts, answers),
         ],
@@ -191,6 +192,12 @@ def evaluate(
         answers.predictions(list(prompts)).save(out / PREDICTIONS)
         (out / RESULT).write_text(json.dumps(result, indent=1, allow_nan=False))
     return result
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what numbers depend on."""
+    names = ("medlip", "torch", "numpy", "timm")
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
 def label_matrix(labels: Sequence[Mapping[str, Presence]], classes: Sequence[str]) -> Array:
@@ -269,10 +276,10 @@ def _answer(method: Answering, store: Store, asked: _Asked, batch_size: int, des
     prompts = asked.prompts
     answers = _Answers([], [], np.empty((len(store), len(prompts))), np.full((len(store), len(prompts)), np.nan), [])
     starts = range(0, len(store), batch_size)
-    with _inference(method) as device:
+    with inference(method) as device:
         for start in track(starts, description, len(starts)):
             records = [store[i] for i in range(start, min(start + batch_size, len(store)))]
-            images = _images(method, records).to(device)
+            images = preprocessed(records, method.preprocessing).to(device)
             rows = slice(start, start + len(records))
             if prompts:
                 answers.scores[rows] = method.score(images, list(prompts.values())).float().cpu().numpy()
@@ -284,12 +291,6 @@ def _answer(method: Answering, store: Store, asked: _Asked, batch_size: int, des
             _locate(method, records, images, asked, answers)
     answers.predictions(list(prompts))  # says which image and class have a score that is NaN
     return answers
-
-
-def _images(method: Answering, records: Sequence[Record]) -> Tensor:
-    # Each is squashed by itself, for sizes differ; the rest is done at once.
-    squashed = [squash(torch.from_numpy(record.image)[None], method.preprocessing.size) for record in records]
-    return method.preprocessing(torch.cat(squashed))
 
 
 def _attribute(record: Record, name: str) -> str:
@@ -371,9 +372,9 @@ def _thresholds(
         rows = rows[_half(store.column("patient"), seed)]
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLED).round().astype(int))] if len(rows) else rows
     prompts, values = [asked.findings[name] for name in asked.outlined], [np.empty(0, np.float32)]
-    with _inference(method) as device:
+    with inference(method) as device:
         for start in track(range(0, len(rows), batch_size), "looking at maps"):
-            images = _images(method, [store[int(row)] for row in rows[start : start + batch_size]])
+            images = preprocessed([store[int(row)] for row in rows[start : start + batch_size]], method.preprocessing)
             values.append(method.localise(images.to(device), prompts).float().cpu().numpy().ravel())
     found = np.concatenate(values).astype(float)
     found = found[np.isfinite(found)]  # a map that isn't finite is refused where it is judged, by name
@@ -390,8 +391,15 @@ def _located(record: Record) -> list[str]:
     return sorted(name for name in _placed(record) if record.labels.get(name, "present") == "present")
 
 
+def preprocessed(records: Sequence[Record], preprocessing: Preprocessing) -> Tensor:
+    """Return the images of records as a method takes them, (B, 3, S, S)."""
+    # Each is squashed by itself, for sizes differ; the rest is done at once.
+    squashed = [squash(torch.from_numpy(record.image)[None], preprocessing.size) for record in records]
+    return preprocessing(torch.cat(squashed))
+
+
 @contextmanager
-def _inference(method: Answering) -> Iterator[torch.device]:
+def inference(method: Answering) -> Iterator[torch.device]:
     """Run without gradients and dropout; a method that was in training is so again afterwards."""
     module = method if isinstance(method, nn.Module) else nn.Module()
     training = module.training
@@ -463,13 +471,7 @@ def _questions(
         located.update(_located(record))
         masked.update(mask.pathology for mask in record.masks)
     names = sorted(labelled | located)
-    if classes is None:
-        prompts = {name: name for name in names if vocabulary.find_pathology(name)}
-    else:
-        prompts = dict(classes) if isinstance(classes, Mapping) else {name: name for name in classes}
-        unknown = [name for name in prompts if name not in names]
-        if unknown:
-            raise MedLIPError(f"the data labels no {', '.join(map(repr, unknown))}. Its classes: {', '.join(names)}.")
+    prompts = choose_prompts(names, classes, vocabulary)
     asked_and_labelled, asked_and_located = (
         {name: prompt for name, prompt in prompts.items() if name in group} for group in (labelled, located)
     )
@@ -478,7 +480,21 @@ def _questions(
     return _Asked(asked_and_labelled, asked_and_located, unasked, phrases, outlined)
 
 
-def _default_split(splits: Collection[str]) -> str:
+def choose_prompts(
+    names: Sequence[str], classes: Sequence[str] | Mapping[str, str] | None, vocabulary: Vocabulary
+) -> dict[str, str]:
+    """Return the prompt of each class: those that are named, or all of the data's `names` that the vocabulary has."""
+    if classes is None:
+        return {name: name for name in names if vocabulary.find_pathology(name)}
+    prompts = dict(classes) if isinstance(classes, Mapping) else {name: name for name in classes}
+    unknown = [name for name in prompts if name not in names]
+    if unknown:
+        raise MedLIPError(f"the data labels no {', '.join(map(repr, unknown))}. Its classes: {', '.join(names)}.")
+    return prompts
+
+
+def default_split(splits: Collection[str]) -> str:
+    """Return the split to evaluate where none is named: `test`, else `val`; never `train`."""
     for split in ("test", "val"):
         if split in splits:
             return split
@@ -490,7 +506,8 @@ def _default_split(splits: Collection[str]) -> str:
     )
 
 
-def _select(store: Store, split: str, splits: Collection[str]) -> Store:
+def select_split(store: Store, split: str, splits: Collection[str]) -> Store:
+    """Return the part of one split, or everything for "all"."""
     if split == "all":
         return store
     if split not in splits:
@@ -537,20 +554,22 @@ def _require_disjoint(evaluated: _Answers, tuned: _Answers) -> None:
         )
 
 
-def _resolved(prompt: str, vocabulary: Vocabulary) -> str:
+def resolved(prompt: str, vocabulary: Vocabulary) -> str:
+    """Return the pathology that a prompt names, or the prompt itself."""
     pathology = vocabulary.find_pathology(prompt)
     return pathology.name if pathology else prompt
 
 
-def _hash(ids: Iterable[str]) -> str:
+def hash_names(ids: Iterable[str]) -> str:
+    """Return a short hash over names, in order."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
 
 def _notes(trained_on: bool, unasked: Sequence[str], prompts: Mapping[str, str], answers: _Answers) -> Iterator[str]:
     if trained_on:
-        yield "images of the split 'train', on which the method may have been trained, are among those evaluated"
+        yield ON_TRAINED
     if unasked:
-        yield f"labels that were not asked for (name a class with its words to ask for it): {', '.join(unasked)}"
+        yield f"{UNASKED}: {', '.join(unasked)}"
     if not prompts:
         yield "no zero-shot result: the data has no labels"
     if not answers.pairs:
@@ -569,7 +588,7 @@ def _notes(trained_on: bool, unasked: Sequence[str], prompts: Mapping[str, str],
         yield f"{len(answers.unmasked)} present findings left out of segmentation, which have no mask: {first}{more}"
 
 
-def _overlap(method: Answering, store: Store) -> dict[str, int] | None:
+def count_overlap(method: Answering, store: Store) -> dict[str, int] | None:
     """Count the patients and images that the method was trained on."""
     seen = getattr(method, "seen", None)
     if seen is None:
@@ -578,7 +597,8 @@ def _overlap(method: Answering, store: Store) -> dict[str, int] | None:
     return {"patients": len(shared.patients), "images": len({image for _, image in shared.images})}
 
 
-def _overlap_notes(method: Answering, overlap: Mapping[str, int] | None, images: int) -> Iterator[str]:
+def overlap_notes(method: Answering, overlap: Mapping[str, int] | None, images: int) -> Iterator[str]:
+    """Say for people what `count_overlap` found among so many images."""
     if overlap is None and hasattr(method, "seen"):
         yield "not known what the method was trained on (that is kept in a run's folder): overlap with it was not looked for"
     if overlap and any(overlap.values()):

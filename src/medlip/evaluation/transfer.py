@@ -30,7 +30,7 @@ from medlip.evaluation.grounding import paint_boxes
 from medlip.evaluation.metrics import Array, auroc, mean_defined
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.protocol import Protocol
-from medlip.evaluation.run import RESULT, label_matrix
+from medlip.evaluation.run import DISCLAIMER, RESULT, count_overlap, hash_names, label_matrix, overlap_notes, versions
 from medlip.evaluation.segmentation import Judged, choose_threshold, judge_mask, segmentation_result
 from medlip.evaluation.transfer_protocols import TransferProtocol, TransferTraining
 from medlip.evaluation.zero_shot import Tuning, zero_shot_result
@@ -122,7 +122,7 @@ def transfer(
     Returns:
         Plain data: `levels`, for each its `images`, `patients` and the `value` (macro AUROC, or Dice) with
         `interval` over test patients, or with several draws the mean, lowest and highest; `results`, for each draw what
-        `evaluate` gives, with `zero_shot` (classification) or `segmentation`; `protocol`, `notes`.
+        `evaluate` gives, with `zero_shot` (classification) or `segmentation`; `protocol`, `overlap`, `notes` and the rest as there.
 
     Raises:
         MedLIPError: a split or class is missing, or `out` holds another method's or protocol's levels.
@@ -137,6 +137,7 @@ def transfer(
     classes = _classes(parts["train"], protocol, classes)
     made_under = _protocol(protocol, store, parts, classes, resamples, seed)
     made_with = {"protocol": made_under.hash, "encoder": _weights_hash(method.encoder)}
+    overlap = count_overlap(method, parts["test"])
     learner = _Learner(method.encoder, method.preprocessing, parts, protocol, classes, seed, batch_size, resamples)
     entries = []
     for level in levels(protocol):
@@ -150,6 +151,8 @@ def transfer(
                 **result,
                 "grounding": None,
                 "run": method.made_by,
+                "versions": versions(),
+                "disclaimer": DISCLAIMER,
                 "protocol": made_under.to_dict() | {"hash": f"{made_under.hash}-{level.name.replace(' ', '')}"},
             }
             if folder is not None:
@@ -165,8 +168,14 @@ def transfer(
             for name in dict.fromkeys(entry["level"] for entry in entries)
         ],
         "results": entries,
+        "overlap": overlap,
         "run": method.made_by,
-        "notes": list(dict.fromkeys(note for entry in entries for note in entry["notes"])),
+        "versions": versions(),
+        "notes": [
+            *overlap_notes(method, overlap, len(parts["test"])),
+            *dict.fromkeys(note for entry in entries for note in entry["notes"]),
+        ],
+        "disclaimer": DISCLAIMER,
     }
     if out is not None:
         replace_file(out / RESULT, json.dumps(answer, indent=1, allow_nan=False).encode())
@@ -511,7 +520,7 @@ def _protocol(
     resamples: int,
     seed: int,
 ) -> Protocol:
-    hashes = {split: hashlib.sha256("\n".join(part.column("id")).encode()).hexdigest()[:16] for split, part in parts.items()}
+    hashes = {split: hash_names(part.column("id")) for split, part in parts.items()}
     return Protocol(
         name=protocol.name,
         data=store.hash,

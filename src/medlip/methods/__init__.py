@@ -1,4 +1,4 @@
-"""The methods: one file each, all with the same three verbs."""
+"""The methods: one file each, all with the same four verbs."""
 
 from medlip.methods.base import Method, build_method, load_method, method_names, register, save_method
 

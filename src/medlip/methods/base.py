@@ -87,6 +87,17 @@ class Method(nn.Module, ABC):
     def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return maps (B, C, h, w), non-negative: where in each image each prompt is seen."""
 
+    @abstractmethod
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Return vectors (B, d) of images (B, 3, S, S): the higher the dot product with a report's, the better they fit.
+
+        For use, not for training. Products compare within one method alone.
+        """
+
+    @abstractmethod
+    def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
+        """Return vectors (R, d) of reports for `embed_images`, each given as its sentences; a report may have none."""
+
     @classmethod
     def build(
         cls,

@@ -73,7 +73,7 @@ class ConVIRT(ImageTextMethod):
 
     def loss_terms(self, images: Tensor, reports: Sequence[Sequence[str]]) -> dict[str, Tensor]:
         """Return the contrast of images (B, 3, S, S) and their reports, given as sentences; one without any is left out."""
-        pooled, texts = self._embed_images(images), self._embed_reports(reports)
+        pooled, texts = self.embed_images(images), self.embed_reports(reports)
         present = torch.tensor([any(report) for report in reports], device=images.device)
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
             logits = gather(pooled) @ gather(texts).T / self.config.temperature
@@ -83,7 +83,7 @@ class ConVIRT(ImageTextMethod):
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return probabilities (B, C): softmax over what speaks for and against each prompt."""
         positive, negative = self.prompts.embed(prompts, self.vocabulary, self._embed_texts)
-        scores: Tensor = (self._embed_images(images) @ (positive - negative).T / self.config.temperature).sigmoid()
+        scores: Tensor = (self.embed_images(images) @ (positive - negative).T / self.config.temperature).sigmoid()
         return scores
 
     @torch.inference_mode()
@@ -97,14 +97,16 @@ class ConVIRT(ImageTextMethod):
         maps = (1 + locations @ positive.T).clamp(min=0) / 2
         return maps.transpose(1, 2).reshape(len(images), len(prompts), *self.encoder.grid)
 
-    def _embed_images(self, images: Tensor) -> Tensor:
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Return whole images (B, d), of length 1."""
         return normalize(exact(self.project(self.encoder(images).mean(1))), dim=-1)
 
-    def _embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
+    def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
+        """Return whole reports (R, d), of length 1."""
         return normalize(exact(self.project_report(self.report_vectors(self.text(reports)))), dim=-1)
 
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
-        return self._embed_reports([[text] for text in texts])
+        return self.embed_reports([[text] for text in texts])
 
 
 def _head(features: int, width: int) -> nn.Sequential:

@@ -81,7 +81,7 @@ class GLoRIA(ImageTextMethod):
     def loss_terms(self, images: Tensor, reports: Sequence[Sequence[str]]) -> dict[str, Tensor]:
         """Return both terms for images (B, 3, S, S) and their reports, given as sentences; one without any is left out."""
         config = self.config
-        pooled, regions = self._embed_images(images)
+        pooled, regions = self._encode_images(images)
         encoded = self.text(reports)
         wholes, (words, real) = self._whole(encoded), self._words(encoded)
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
@@ -100,7 +100,7 @@ class GLoRIA(ImageTextMethod):
         that long and short texts compare.
         """
         config = self.config
-        pooled, regions = self._embed_images(images)
+        pooled, regions = self._encode_images(images)
         positive, negative = self.prompts.embed(prompts, self.vocabulary, self._embed_texts)
         local = {}
         for prompt in set(prompts):
@@ -118,11 +118,21 @@ class GLoRIA(ImageTextMethod):
             ["There is", prompt_name(prompt, self.vocabulary), "."] for prompt in prompts
         ]  # the name as reports say it
         names = normalize(exact(self.project_word(self.text(spoken).sentences[:, 1])), dim=-1)
-        _, regions = self._embed_images(images)
+        _, regions = self._encode_images(images)
         maps = (1 + regions @ names.T).clamp(min=0) / 2
         return maps.transpose(1, 2).reshape(len(images), len(prompts), *self.encoder.grid)
 
-    def _embed_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    @torch.inference_mode()
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Return whole images (B, d), of length 1; their regions have no part in it."""
+        return self._encode_images(images)[0]
+
+    @torch.inference_mode()
+    def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
+        """Return whole reports (R, d), of length 1; their words have no part in it."""
+        return self._whole(self.text(reports))
+
+    def _encode_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return whole images (B, d) and their regions (B, N, d), of length 1."""
         features = self.encoder(images)
         whole, regions = self.project(features.mean(1)), self.project_region(features)

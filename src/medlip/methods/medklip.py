@@ -140,17 +140,16 @@ class MedKLIP(QueryMethod):
         return maps.view(*maps.shape[:2], *output.grid)
 
     @torch.inference_mode()
-    def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return the probability (B, C, A) that each prompt is present in each anatomy.
+    def score_places(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return the probability (B, C) that each prompt is present, and that it is in each anatomy, (B, C, A).
 
-        It is the probability that the prompt is present, shared out over the anatomies by what the position contrast trains,
-        evenly where `alpha` is 0.
+        The second is the first, shared out over the anatomies by what the position contrast trains, evenly where `alpha` is
+        0.
         """
         output, columns = self._ask(images, prompts)
         present = output.logits[:, columns].softmax(-1)[..., 1:]
         likely = self.position(output.states[:, columns]) @ self.texts("anatomy").T
-        shared: Tensor = present * (likely if self.config.alpha else torch.zeros_like(likely)).softmax(-1)
-        return shared
+        return present[..., 0], present * (likely if self.config.alpha else torch.zeros_like(likely)).softmax(-1)
 
     def _ask(self, images: Tensor, prompts: Sequence[str], need_attention: bool = False) -> tuple[MedKLIPOutput, list[int]]:
         """Read images with the vocabulary's queries and an extra one for each open prompt; and each prompt's column."""

@@ -266,22 +266,21 @@ class MeDSLIP(QueryMethod):
         return maps.view(*maps.shape[:2], *output.grid)
 
     @torch.inference_mode()
-    def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return the probability (B, C, A) that each prompt is present in each anatomy.
+    def score_places(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return the probability (B, C) that each prompt is present, and that it is in each anatomy, (B, C, A).
 
-        It is the probability that the prompt is present, shared out over the anatomies by what ProtoCL trains (softmax of
-        z . t) times the probability that there is anything in the anatomy at all. ICL's pair probability has seen mentioned
-        pairs alone, and ranks the others at random; it stands in where ProtoCL is off.
+        The second is the first, shared out over the anatomies by what ProtoCL trains (softmax of z . t) times the
+        probability that there is anything in the anatomy at all. ICL's pair probability has seen mentioned pairs alone, and
+        ranks the others at random; it stands in where ProtoCL is off.
         """
         output, columns = self._ask(images, prompts)
         states = output.states_pathology[:, columns]
+        present = output.logits_pathology[:, columns].softmax(-1)[..., 1:]
         if self.config.prototype == "off":
-            return (states @ output.states_anatomy.transpose(1, 2)).sigmoid()
+            return present[..., 0], (states @ output.states_anatomy.transpose(1, 2)).sigmoid()
         likely = (self.contrast["pathology"](states) @ self.texts("anatomy").T).log_softmax(-1)
         occupied = output.logits_anatomy.log_softmax(-1)[:, None, :, 1]
-        present = output.logits_pathology[:, columns].softmax(-1)[..., 1:]
-        shared: Tensor = present * (likely + occupied).softmax(-1)
-        return shared
+        return present[..., 0], present * (likely + occupied).softmax(-1)
 
     def pair_matrix(self, images: Tensor) -> Tensor:
         """Return the fact matrix read back from images: probabilities (B, A, P)."""

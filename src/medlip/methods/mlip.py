@@ -338,9 +338,8 @@ class MLIP(ImageTextMethod):
     @torch.inference_mode()
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return probabilities (B, C): softmax over what speaks for and against each prompt."""
-        pooled = normalize(exact(self.project(self.encoder(images))).mean(1), dim=-1)
-        positive, negative = self.prompts.embed(prompts, self.vocabulary, self._embed_reports)
-        scores: Tensor = ((pooled @ (positive - negative).T) * self.scale).sigmoid()
+        positive, negative = self.prompts.embed(prompts, self.vocabulary, self._embed_texts)
+        scores: Tensor = ((self.embed_images(images) @ (positive - negative).T) * self.scale).sigmoid()
         return scores
 
     @torch.inference_mode()
@@ -351,7 +350,7 @@ class MLIP(ImageTextMethod):
         cosines moved from [-2, 2] to [0, 1]. (What speaks for it alone says less: some patches are similar to any words.)
         For a whole sentence: the share of each patch that the transport plan gives to it, beside the sentences against it.
         """
-        embed = self._embed_sentences if self.config.matches else self._embed_reports
+        embed = self._embed_sentences if self.config.matches else self._embed_texts
         patches = self.encode_patches(images)
         positive, negative = self.prompts.embed(prompts, self.vocabulary, embed)
         maps = (2 + patches @ (positive - negative).T) / 4
@@ -362,6 +361,16 @@ class MLIP(ImageTextMethod):
                 plans = self._plans(similarities, torch.ones(similarities.shape[:2], dtype=torch.bool, device=rows.device))
                 maps[..., column] = (plans[:, 0] * self.encoder.patches).clamp(0, 1)
         return maps.transpose(1, 2).reshape(len(images), len(prompts), *self.encoder.grid)
+
+    @torch.inference_mode()
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Return whole images (B, d), none of their patches hidden, of length 1."""
+        return normalize(self._full_patches(images).mean(1), dim=-1)
+
+    @torch.inference_mode()
+    def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
+        """Return whole reports (R, d), of length 1."""
+        return self.encode_texts(reports).reports
 
     @torch.inference_mode()
     def match(self, images: Tensor, reports: Sequence[Sequence[str]]) -> Tensor:
@@ -410,8 +419,8 @@ class MLIP(ImageTextMethod):
         """Return vectors (1 + n, d) of a sentence and of those against it."""
         return (self._embed_sentences([text for texts in prompt_texts(sentence, self.vocabulary) for text in texts]),)
 
-    def _embed_reports(self, texts: Sequence[str]) -> Tensor:
-        return self.encode_texts([[text] for text in texts]).reports
+    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
+        return self.embed_reports([[text] for text in texts])
 
     def _embed_sentences(self, texts: Sequence[str]) -> Tensor:
         return self.encode_texts([[text] for text in texts]).sentences[:, 0]

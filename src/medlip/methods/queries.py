@@ -14,8 +14,12 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import Method, MethodConfig, initialise
+from medlip.methods.base import Method, MethodConfig, exact, initialise
 from medlip.nn import ImageEncoder, TextBank, text_encoder
+from medlip.reports import Fact, extract_facts, resolve
+
+LEAST = 1e-6
+"""The probability that a fact counts with at least, so that no single one decides alone what a report is worth."""
 
 
 class QueryConfig(MethodConfig):
@@ -109,6 +113,56 @@ class QueryMethod(Method):
     @abstractmethod
     def make_parts(self, config: Any, features: int) -> tuple[nn.Module, ...]:
         """Make what stands on image features of that width; return the parts whose linear weights are drawn."""
+
+    @abstractmethod
+    def score_places(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return the probability (B, C) that each prompt is present, and that it is in each anatomy, (B, C, A)."""
+
+    def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return the probability (B, C, A) that each prompt is present in each anatomy."""
+        return self.score_places(images, prompts)[1]
+
+    @torch.inference_mode()
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Return vectors (B, P A + P) of what the image says of every fact that a report may state.
+
+        First log p(pathology in anatomy), all anatomies of a pathology in a row, then log (1 - p(pathology)); all finite.
+        The product with a report of `embed_reports` is the mean log-probability of its facts.
+        """
+        present, places = self.score_places(images, [pathology.name for pathology in self.vocabulary.pathologies])
+        return torch.cat([exact(places).flatten(1), 1 - exact(present)], 1).clamp(min=LEAST).log()
+
+    @torch.inference_mode()
+    def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
+        """Return vectors (R, P A + P) of the facts that are read from reports: 1 / n at each of the n that count.
+
+        A present fact stands at its pathology in its anatomy, an absent one at its pathology: not where the same report
+        calls that present or uncertain elsewhere. An uncertain fact doesn't count. A report without facts is 0: every image
+        fits it alike.
+        """
+        vectors = torch.zeros(len(reports), len(self.vocabulary.pathologies) * (1 + len(self.vocabulary.anatomies)))
+        for row, sentences in enumerate(reports):
+            # Apart from each other, so that sentences without a full stop stay as they were split.
+            columns = self._columns(resolve(extract_facts("\n\n".join(sentences), self.vocabulary)))
+            for column in columns:
+                vectors[row, column] += 1 / len(columns)
+        return vectors.to(self.texts("pathology").device)
+
+    def _columns(self, facts: Sequence[Fact]) -> list[int]:
+        """Return where each fact that counts stands in the vector of its report."""
+        pathologies, anatomies = self.vocabulary.pathology_index, self.vocabulary.anatomy_index
+        not_ruled_out = {fact.pathology for fact in facts if fact.presence != "absent"}
+        present = [
+            pathologies[fact.pathology] * len(anatomies) + anatomies[fact.anatomy]
+            for fact in facts
+            if fact.presence == "present"
+        ]
+        absent = [
+            len(pathologies) * len(anatomies) + pathologies[fact.pathology]
+            for fact in facts
+            if fact.presence == "absent" and fact.pathology not in not_ruled_out
+        ]
+        return present + absent
 
     @classmethod
     def blank(
