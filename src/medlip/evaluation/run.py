@@ -123,7 +123,7 @@ def evaluate(
             raise MedLIPError(f"the protocol {protocol.name} says which split and classes: give none beside it.")
         split, classes = protocol.split, protocol.classes
     splits = store.splits
-    split = split or _default_split(splits)
+    split = split or default_split(splits)
     evaluated = _select(store, split, splits)
     if images is not None:
         evaluated = _listed(evaluated, images, split)
@@ -140,7 +140,7 @@ def evaluate(
         rule = "the validation data that was given" if validation is not None else "the split val"
         tuned = _answer(method, tuning_store, prompts, findings, batch_size, "choosing thresholds")
         _require_disjoint(answers, tuned)
-    overlap = _overlap(method, evaluated)
+    overlap = overlap_with_training(method, evaluated)
     made_under = Protocol(
         name=protocol.name if protocol else "zero-shot classification and grounding, thresholds from other patients",
         data=store.hash,
@@ -165,7 +165,7 @@ def evaluate(
         "versions": {name: version(name) for name in ("medlip", "torch", "numpy", "timm")}
         | {"python": platform.python_version()},
         "notes": [
-            *_overlap_notes(method, overlap, len(answers.ids)),
+            *overlap_notes(method, overlap, len(answers.ids)),
             *_protocol_notes(protocol, len(answers.ids)),
             *_notes("train" in evaluated.splits, unasked, prompts, answers),
         ],
@@ -223,7 +223,7 @@ def _answer(
 ) -> _Answers:
     answers = _Answers([], [], np.empty((len(store), len(prompts))), np.full((len(store), len(prompts)), np.nan), [])
     starts = range(0, len(store), batch_size)
-    with _inference(method) as device:
+    with inference(method) as device:
         for start in track(starts, description, len(starts)):
             records = [store[i] for i in range(start, min(start + batch_size, len(store)))]
             # Each is squashed by itself, for sizes differ; the rest is done at once.
@@ -282,7 +282,7 @@ def _located(record: Record) -> list[str]:
 
 
 @contextmanager
-def _inference(method: Answering) -> Iterator[torch.device]:
+def inference(method: Answering) -> Iterator[torch.device]:
     """Run without gradients and dropout; a method that was in training is so again afterwards."""
     module = method if isinstance(method, nn.Module) else nn.Module()
     training = module.training
@@ -347,7 +347,8 @@ def _questions(
     return asked_and_labelled, asked_and_located, [name for name in names if name not in prompts]
 
 
-def _default_split(splits: Collection[str]) -> str:
+def default_split(splits: Collection[str]) -> str:
+    """Return "test" where there is one, else "val"; never "train"."""
     for split in ("test", "val"):
         if split in splits:
             return split
@@ -433,7 +434,7 @@ def _notes(trained_on: bool, unasked: Sequence[str], prompts: Mapping[str, str],
             yield f"{len(names)} findings left out of grounding, {reason}: {', '.join(names[:NAMED])}{more}"
 
 
-def _overlap(method: Answering, store: Store) -> dict[str, int] | None:
+def overlap_with_training(method: Answering, store: Store) -> dict[str, int] | None:
     """Count the patients and images that the method was trained on."""
     seen = getattr(method, "seen", None)
     if seen is None:
@@ -442,7 +443,8 @@ def _overlap(method: Answering, store: Store) -> dict[str, int] | None:
     return {"patients": len(shared.patients), "images": len({image for _, image in shared.images})}
 
 
-def _overlap_notes(method: Answering, overlap: Mapping[str, int] | None, images: int) -> Iterator[str]:
+def overlap_notes(method: Answering, overlap: Mapping[str, int] | None, images: int) -> Iterator[str]:
+    """Say what an overlap with training means for the numbers."""
     if overlap is None and hasattr(method, "seen"):
         yield "not known what the method was trained on (that is kept in a run's folder): overlap with it was not looked for"
     if overlap and any(overlap.values()):
