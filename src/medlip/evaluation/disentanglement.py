@@ -16,7 +16,8 @@ Probes with the other factor held out: a probe of a pathology learns from positi
 tested on positives in the other half. What it took from the place is then of no use: `loss` is how much lower its AUROC is
 than on the places it learned from, with the same negatives. Each half is learned from once and held out once. A
 representation that is free of the other factor loses little; one that is near 0.5 to begin with has nothing to lose, so
-read it beside `seen`.
+read it beside `seen`. What it can't tell: a stream with a code of its own for every pair may know the held-out ones by
+elimination, as unlike all that was negative. Pairs held out of training itself (composition) have no such way out.
 
 Maps: for a present finding in a place, the cosine of where the two streams' queries look, each map scaled from its minimum
 to its maximum (1: at the same locations, 0: nowhere together). Beside it the control, the maps of other places in which the
