@@ -14,6 +14,7 @@ from medlip.app.bench import bench
 from medlip.app.compare import compare
 from medlip.app.data import bench_store
 from medlip.app.data import data as data_sets
+from medlip.app.disentangle import disentangle
 from medlip.app.facts import facts
 from medlip.app.output import (
     NOT_A_DEVICE,
@@ -130,6 +131,9 @@ def pretrain(
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.", metavar="RUN")],
     changes: Annotated[list[str] | None, typer.Option("--set", help="Change a setting.", metavar="KEY=VALUE")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    without: Annotated[
+        Path | None, typer.Option("--without", help="Leave out images with these pairs (data hold-out).", metavar="FILE")
+    ] = None,
     as_json: Json = False,
 ) -> Answer:
     """Pre-train on images and reports. Learns from the train split of SOURCE; losses on its val split are logged."""
@@ -139,7 +143,14 @@ def pretrain(
     settings = load_recipe(recipe, changes or ())
     store = training_store(data, out)
     validation = store.select("val") if "val" in store.splits else None
-    summary = fit(settings, store.select("train"), out, validation=validation, resume=resume)
+    train = store.select("train")
+    if without:
+        from medlip.data.composition import read_pairs, without_pairs
+
+        if settings.make_augment().mirror:
+            raise MedLIPError("a mirrored image may show a held-out pair: with --without, give --set augment.mirror=0.")
+        train = without_pairs(train, read_pairs(without, store.vocabulary))
+    summary = fit(settings, train, out, validation=validation, resume=resume)
     speed = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
     return Answer(summary, f"{out}: {summary['steps']:,} steps in {summary['seconds']:.0f} s{speed}.")
 
@@ -239,6 +250,7 @@ def retrieve(
 
 app.command(short_help="Learn from labels on a run's encoder.")(transfer)
 app.command(short_help="Put results side by side.")(compare)
+app.command(short_help="Measure whether each stream holds its own factor.")(disentangle)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -66,6 +67,31 @@ def overlap(
         *(f"  {a}  {b}" for a, b in shared.images[:20]),
     ]
     return Answer(document, "\n".join(lines))
+
+
+@data.command("hold-out")
+@answers
+def hold_out(
+    path: Annotated[str, typer.Argument(help="A prepared store.", metavar="STORE")],
+    out: Annotated[Path, typer.Option("--out", help="File of pairs, JSON.", metavar="FILE")],
+    share: Annotated[float, typer.Option(help="Share of the pairs to hold out.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    minimum: Annotated[int, typer.Option(help="Images of a held-out pair, and that each factor keeps.")] = 20,
+    as_json: Json = False,
+) -> Answer:
+    """Draw pairs of finding and place that training is not to show together: for pretrain --without, disentangle --pairs."""
+    from medlip.data.composition import compositional_split, save_pairs
+    from medlip.data.store import Store
+
+    store = Store.open(path)
+    kept, pairs = compositional_split(store, share, seed, minimum=minimum)
+    images = {"train": store.splits["train"], "kept": len(kept)}
+    save_pairs(out, pairs, share=share, seed=seed, minimum=minimum, data=store.hash, images=images)
+    lines = [
+        f"{out}: {len(pairs)} pairs; {images['kept']:,} of {images['train']:,} training images have none of them.",
+        *(f"  {pathology} in {anatomy}" for pathology, anatomy in pairs),
+    ]
+    return Answer({"pairs": pairs, "images": images, "out": out}, "\n".join(lines))
 
 
 @answers

@@ -13,7 +13,7 @@ from medlip.data.prepare import SHARES, SKIPPED, prepare
 from medlip.data.sources import open_source
 from medlip.data.store import Store
 
-ONLY_TEST = {"test": 1.0}
+ALL_TEST = {"test": 1.0}
 NAMED = 10  # skips that are named on stderr; the rest is counted
 
 
@@ -23,8 +23,13 @@ def training_store(source: str, run: Path) -> Store:
 
 
 @contextmanager
-def evaluation_store(source: str, shares: Mapping[str, float] = ONLY_TEST) -> Iterator[Store]:
-    """Open a store, or prepare another source into a temporary folder; studies without a split get one by `shares`."""
+def evaluation_store(source: str, shares: Mapping[str, float] = ALL_TEST) -> Iterator[Store]:
+    """Open a store, or prepare another source into a temporary folder; studies without a split of their own are `test`.
+
+    Args:
+        source: as the user gave it.
+        shares: of such studies by split, instead.
+    """
     with TemporaryDirectory(prefix="medlip-") as folder:
         yield _open(source, Path(folder) / "store", shares)
 

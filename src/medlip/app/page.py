@@ -199,7 +199,7 @@ def _case(case: Case, vocabulary: Vocabulary) -> dict[str, Any]:
     shown = ", ".join(_display(name, vocabulary).lower() for name in names)
     return {
         "title": f"Study {record.study}",
-        "image": _jpeg(_picture(record.image)),
+        "image": jpeg(_picture(record.image)),
         "alt": f"Chest X-ray of study {record.study}, with {shown}",
         "width": width,
         "height": height,
@@ -224,16 +224,16 @@ def _finding(case: Case, name: str, vocabulary: Vocabulary) -> dict[str, Any]:
     return {
         "name": display,
         "text": f"Truth: {where or 'present'}. Model: {_percent(found.probability)}" + (f", {read_at}." if read_at else "."),
-        "truth": _jpeg(outline(record.image, truth)),
+        "truth": jpeg(outline(record.image, truth)),
         "truth_alt": f"The X-ray with the true mask of {display.lower()} outlined",
-        "heat": _jpeg(_with_cross(paint(record.image, heat), top)),
+        "heat": jpeg(_with_cross(paint(record.image, heat), top)),
         "heat_alt": f"The X-ray with the model's heat map of {display.lower()}, a {'hit' if hit else 'miss'}",
         "hit": hit,
     }
 
 
 def _own_pictures(case: Case) -> dict[str, Any]:
-    figures = [{"text": text, "image": _jpeg(picture)} for text, picture in case.pictures]
+    figures = [{"text": text, "image": jpeg(picture)} for text, picture in case.pictures]
     return {"title": f"Study {case.record.study}", "figures": figures}
 
 
@@ -375,7 +375,8 @@ def _picture(pixels: NDArray[np.uint8]) -> Image:
     return Image.fromarray(pixels)
 
 
-def _jpeg(picture: Image) -> str:
+def jpeg(picture: Image) -> str:
+    """Return a picture as what an <img> of a page takes as its source."""
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

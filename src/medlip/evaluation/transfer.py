@@ -122,7 +122,7 @@ def transfer(
     Returns:
         Plain data: `levels`, for each its `images`, `patients` and the `value` (macro AUROC, or Dice) with
         `interval` over test patients, or with several draws the mean, lowest and highest; `results`, for each draw what
-        `evaluate` gives, with `zero_shot` (classification) or `segmentation`; `protocol`, `overlap`, `notes` and the rest as there.
+        `evaluate` gives, with `zero_shot` (classification) or `segmentation`; the rest as there.
 
     Raises:
         MedLIPError: a split or class is missing, or `out` holds another method's or protocol's levels.

@@ -132,9 +132,9 @@ def _methods() -> dict[str, type[Method]]:
     return _METHODS
 
 
-def method_names() -> tuple[str, ...]:
-    """Return the names of all methods."""
-    return tuple(sorted(_methods()))
+def method_names(able: str = "") -> tuple[str, ...]:
+    """Return the names of all methods, or of those that have the verb `able`, such as "streams"."""
+    return tuple(sorted(name for name, method in _methods().items() if not able or hasattr(method, able)))
 
 
 def _method(name: str) -> type[Method]:

@@ -169,12 +169,12 @@ class MeDSLIP(QueryMethod):
                 vocabulary's pathologies; each sees those and itself, and none changes what the others get.
         """
         features, grid = self.encoder(images)
-        shares = dict(zip(STREAMS, self.disentangler(features), strict=True))
+        locations = self._locations(features)
         states, attention = {}, {}
         for stream in STREAMS:
             texts, mask = self.questions(asked) if stream == "pathology" else (self.texts(stream), None)
             decoded, attention[stream] = self.decode[stream](
-                self.embed(texts), self.project[stream](shares[stream]), mask=mask, need_attention=need_attention
+                self.embed(texts), locations[stream], mask=mask, need_attention=need_attention
             )
             states[stream] = self.norm(decoded)
         logits = {stream: self.exist[stream](self.dropout(states[stream])) for stream in STREAMS}
@@ -285,6 +285,29 @@ class MeDSLIP(QueryMethod):
     def pair_matrix(self, images: Tensor) -> Tensor:
         """Return the fact matrix read back from images: probabilities (B, A, P)."""
         return self.score_anatomies(images, [p.name for p in self.vocabulary.pathologies]).transpose(1, 2)
+
+    @torch.inference_mode()
+    def streams(self, images: Tensor) -> dict[str, Tensor]:
+        """Return each stream's representation of images, before any query: the mean over locations of what it reads.
+
+        Returns:
+            {"pathology": (B, width), "anatomy": (B, width)}, and the features that the gate divides, pooled likewise:
+            {"encoder": (B, features)}. Queries' states are no part of it: what they stand for is known from their order.
+        """
+        features, _ = self.encoder(images)
+        return {name: values.mean(1) for name, values in {"encoder": features, **self._locations(features)}.items()}
+
+    @torch.inference_mode()
+    def stream_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """Return where the queries of each stream look, as `localise` does: {"pathology": (B, P, h, w), "anatomy": …}."""
+        output = self(images)
+        attention = {"pathology": output.attention_pathology, "anatomy": output.attention_anatomy}
+        return {stream: maps.mean(0).unflatten(-1, output.grid) for stream, maps in attention.items()}
+
+    def _locations(self, features: Tensor) -> dict[str, Tensor]:
+        """Return what each stream reads of features (B, N, features): its share, projected, (B, N, width)."""
+        shares = zip(STREAMS, self.disentangler(features), strict=True)
+        return {stream: self.project[stream](share) for stream, share in shares}
 
     def _ask(self, images: Tensor, prompts: Sequence[str], need_attention: bool = False) -> tuple[MeDSLIPOutput, list[int]]:
         """Read images with the vocabulary's queries and an extra one for each open prompt; and each prompt's column."""
