@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary
 from medlip.data.overlap import SAME, find_overlap, fingerprint, pseudonym
 from medlip.errors import MedLIPError
-from medlip.evaluation.grounding import Pair, choose_threshold, grounding_result, judge
+from medlip.evaluation.cases import CASES, Case, choose_cases, make_case, save_cases
+from medlip.evaluation.grounding import Pair, choose_threshold, grounding_result, judge, paint_boxes, paint_masks
 from medlip.evaluation.metrics import Array
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.protocol import Protocol
@@ -34,6 +35,7 @@ from medlip.work import track
 
 if TYPE_CHECKING:
     from medlip.data.store import Record, Store
+    from medlip.data.study import Box, Mask
 
 DISCLAIMER = "Research software. Not a medical device: not for diagnosis or treatment."
 RULES = {
@@ -100,7 +102,8 @@ def evaluate(
         seed: of the bootstrap and of the half.
         protocol: a named one, which says split, classes, prompts and where thresholds come from.
         images: a split list: the images of the split to evaluate, by id, study or file name; None for all.
-        out: a folder to write result.json and predictions.parquet into, which `medlip compare` reads.
+        out: a folder to write result.json, predictions.parquet and, where there is grounding, cases.npz into (images of the
+            data with their maps, see `medlip.evaluation.cases`), which `medlip compare` reads.
 
     Returns:
         Plain data without NaN: `zero_shot` (see `zero_shot_result`; None without labels), `grounding` (see
@@ -174,6 +177,8 @@ def evaluate(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         answers.predictions(list(prompts)).save(out / PREDICTIONS)
+        if answers.pairs:
+            save_cases(list(_cases(method, evaluated, findings, answers, tuned, seed)), out / CASES)
         (out / RESULT).write_text(json.dumps(result, indent=1, allow_nan=False))
     return result
 
@@ -193,6 +198,7 @@ class _Answers:
         scores: (N, C).
         labels: (N, C), NaN for unknown.
         pairs: every present finding with a box or a mask.
+        rows: which image each pair is of.
         uncovered: "image: finding" where these cover no pixel of the image.
         unlabelled: "image: finding" where these are of a finding that the image's labels don't call present.
         attributes: sex, age and view, (N,) each.
@@ -203,6 +209,7 @@ class _Answers:
     scores: Array
     labels: Array
     pairs: list[Pair]
+    rows: list[int] = field(default_factory=list)
     uncovered: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
     attributes: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in ATTRIBUTES})
@@ -226,9 +233,7 @@ def _answer(
     with _inference(method) as device:
         for start in track(starts, description, len(starts)):
             records = [store[i] for i in range(start, min(start + batch_size, len(store)))]
-            # Each is squashed by itself, for sizes differ; the rest is done at once.
-            squashed = [squash(torch.from_numpy(record.image)[None], method.preprocessing.size) for record in records]
-            images = method.preprocessing(torch.cat(squashed)).to(device)
+            images = _prepare(method, records).to(device)
             rows = slice(start, start + len(records))
             if prompts:
                 answers.scores[rows] = method.score(images, list(prompts.values())).float().cpu().numpy()
@@ -237,9 +242,15 @@ def _answer(
             answers.patients.extend(record.patient for record in records)
             for name, values in answers.attributes.items():
                 values.extend(_attribute(record, name) for record in records)
-            _locate(method, records, images, findings, answers)
+            _locate(method, records, images, findings, answers, start)
     answers.predictions(list(prompts))  # says which image and class have a score that is NaN
     return answers
+
+
+def _prepare(method: Answering, records: Sequence[Record]) -> Tensor:
+    """Return the method's view of images: each is squashed by itself, for sizes differ; the rest is done at once."""
+    squashed = [squash(torch.from_numpy(record.image)[None], method.preprocessing.size) for record in records]
+    return method.preprocessing(torch.cat(squashed))
 
 
 def _attribute(record: Record, name: str) -> str:
@@ -247,9 +258,12 @@ def _attribute(record: Record, name: str) -> str:
 
 
 def _locate(
-    method: Answering, records: Sequence[Record], images: Tensor, findings: Mapping[str, str], answers: _Answers
+    method: Answering, records: Sequence[Record], images: Tensor, findings: Mapping[str, str], answers: _Answers, first: int
 ) -> None:
-    """Judge the maps of those images that show a finding with a box or a mask; all findings are asked for, always."""
+    """Judge the maps of those images, from row `first` on, that show a finding with a box or a mask.
+
+    All findings are asked for, always.
+    """
     shown = [[name for name in _located(record) if name in findings] for record in records]
     answers.unlabelled.extend(
         f"{record.id}: {name}" for record in records for name in sorted(_placed(record) - set(_located(record)))
@@ -257,18 +271,44 @@ def _locate(
     rows = [row for row, names in enumerate(shown) if names]
     if not rows:
         return
-    maps = method.localise(images[rows], list(findings.values())).float().cpu().numpy()
+    maps = _maps(method, images[rows], findings)
     columns = {name: column for column, name in enumerate(findings)}
     for heat, row in zip(maps, rows, strict=True):
         record = records[row]
         for name in shown[row]:
-            boxes = [box for box in record.boxes if box.pathology == name]
-            masks = [mask for mask in record.masks if mask.pathology == name]
-            pair = judge(heat[columns[name]], record.image.shape, boxes, masks, name, record.patient)
+            pair = judge(heat[columns[name]], record.image.shape, *_places(record, name), name, record.patient)
             if pair is None:
                 answers.uncovered.append(f"{record.id}: {name}")
             else:
                 answers.pairs.append(pair)
+                answers.rows.append(first + row)
+
+
+def _maps(method: Answering, images: Tensor, findings: Mapping[str, str]) -> NDArray[np.float32]:
+    maps: NDArray[np.float32] = method.localise(images, list(findings.values())).float().cpu().numpy()
+    return maps
+
+
+def _places(record: Record, finding: str) -> tuple[list[Box], list[Mask]]:
+    """Return the boxes and the masks of a finding."""
+    boxes = [box for box in record.boxes if box.pathology == finding]
+    return boxes, [mask for mask in record.masks if mask.pathology == finding]
+
+
+def _cases(
+    method: Answering, store: Store, findings: Mapping[str, str], answers: _Answers, tuned: _Answers | None, seed: int
+) -> Iterator[Case]:
+    """Draw the maps of a few pairs again, for none was kept, and show them."""
+    tuning_pairs, reported = _overlap_tuning(answers, tuned, seed)
+    with _inference(method) as device:
+        for choice in choose_cases(answers.pairs, reported, choose_threshold(tuning_pairs)):
+            pair, record = answers.pairs[choice.pair], store[answers.rows[choice.pair]]
+            maps = _maps(method, _prepare(method, [record]).to(device), findings)[0]
+            heat = maps[list(findings).index(pair.pathology)].astype(float)
+            boxes, masks = _places(record, pair.pathology)
+            shape = record.image.shape
+            target = paint_masks(masks, shape) if pair.compared_with == "masks" else paint_boxes(boxes, shape)
+            yield make_case(choice, pair, record.id, record.image, heat, target)
 
 
 def _placed(record: Record) -> set[str]:
@@ -308,14 +348,18 @@ def _zero_shot(
 
 
 def _grounding(answers: _Answers, tuned: _Answers | None, rule: str, resamples: int, seed: int) -> dict[str, Any]:
+    tuning_pairs, reported = _overlap_tuning(answers, tuned, seed)
+    threshold = choose_threshold(tuning_pairs)
+    return grounding_result(answers.pairs, threshold=threshold, reported=reported, rule=rule, resamples=resamples, seed=seed)
+
+
+def _overlap_tuning(answers: _Answers, tuned: _Answers | None, seed: int) -> tuple[list[Pair], NDArray[np.bool_]]:
+    """Return the pairs to choose the overlap threshold on, and which pairs then count."""
     pairs = answers.pairs
     if tuned is not None:
-        tuning_pairs, reported = tuned.pairs, np.ones(len(pairs), bool)
-    else:
-        half = _half([pair.patient for pair in pairs], seed)
-        tuning_pairs, reported = [pair for pair, chosen in zip(pairs, half, strict=True) if chosen], ~half
-    threshold = choose_threshold(tuning_pairs)
-    return grounding_result(pairs, threshold=threshold, reported=reported, rule=rule, resamples=resamples, seed=seed)
+        return tuned.pairs, np.ones(len(pairs), bool)
+    half = _half([pair.patient for pair in pairs], seed)
+    return [pair for pair, chosen in zip(pairs, half, strict=True) if chosen], ~half
 
 
 def _half(patients: Sequence[str], seed: int) -> NDArray[np.bool_]:
