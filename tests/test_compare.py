@@ -198,3 +198,6 @@ def test_two_evaluations_of_a_run_can_be_compared(tiny_run: Path, phantom_store:
     assert document["results"][0]["run"]["recipe"]["method"]["name"] == "medslip"
     assert document["differences"][0]["macro_auroc"]["difference"] in (0.0, None)
     assert document["results"][0]["measures"]["pointing game"]["value"] is not None
+    kept = Evaluated.load(tmp_path / "a").cases
+    assert kept
+    assert (tmp_path / "p.html").read_text().count("<img ") == 2 * len(kept)

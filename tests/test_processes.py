@@ -1,10 +1,14 @@
-"""A run of two processes: written by the main one alone, validated as one process would, with dropout of its own in each."""
+"""A run of two processes: stopped as one, written by the main one alone, validated as one process would, with dropout of its
+own in each."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +34,35 @@ SETTINGS = (
 )
 
 
+def interrupting(items: Iterable[Any], *_: object, **__: object) -> Iterator[Any]:
+    """Stand-in for the progress bar that interrupts like Ctrl-C in the first step."""
+    for item in items:
+        signal.raise_signal(signal.SIGINT)
+        yield item
+
+
 def work(rank: int, store: str, out: str, port: int) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_WORLD_SIZE=str(RANKS))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
     recipe, studies = load_recipe("convirt-phantom", SETTINGS), Store.open(store)
+    loop = sys.modules[fit.__module__]
+    track = loop.track
     try:
-        for resume in (False, True):
-            summary = fit(recipe, studies.select("train"), Path(out), validation=studies.select("val"), resume=resume)
-            if not resume:
-                torch.save({"seed": torch.initial_seed(), **summary}, Path(out) / f"{rank}.pt")
+        for round in ("interrupted", "resumed", "finished"):
+            loop.track = interrupting if round == "interrupted" and rank else track
+            try:
+                summary = fit(
+                    recipe,
+                    studies.select("train"),
+                    Path(out),
+                    validation=studies.select("val"),
+                    resume=round != "interrupted",
+                )
+            except KeyboardInterrupt:
+                kept = (Path(out) / "checkpoint.safetensors").exists()
+                torch.save({"round": round, "kept": kept, "seed": torch.initial_seed()}, Path(out) / f"{rank}-stopped.pt")
+            if round == "resumed":
+                torch.save(summary, Path(out) / f"{rank}.pt")
             dist.barrier()
     finally:
         dist.destroy_process_group()
@@ -54,7 +78,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that two processes trained, and then resumed when there was nothing left to do."""
+    """A run of two processes: interrupted in one, resumed, and resumed again when there was nothing left to do."""
     out = tmp_path_factory.mktemp("processes") / "run"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -65,6 +89,12 @@ def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_an_interruption_of_one_process_stops_both_once_the_checkpoint_is_there(run: Path) -> None:
+    for rank in range(RANKS):
+        stopped = torch.load(run / f"{rank}-stopped.pt")
+        assert (stopped["round"], stopped["kept"]) == ("interrupted", True)
 
 
 def test_every_step_is_written_once(run: Path) -> None:
@@ -84,4 +114,4 @@ def test_validation_is_that_of_one_process(run: Path, store: Path) -> None:
 
 
 def test_every_process_draws_its_own_dropout(run: Path) -> None:
-    assert [torch.load(run / f"{rank}.pt")["seed"] for rank in range(RANKS)] == [5, 6]
+    assert [torch.load(run / f"{rank}-stopped.pt")["seed"] for rank in range(RANKS)] == [5, 6]

@@ -88,6 +88,12 @@ def test_a_finished_run_resumes_to_itself(store, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_starts_its_log_anew(store, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    fit(recipe("training.epochs=1"), store.take(range(8)), tmp_path, resume=True)
+    assert [(line["step"], "loss" in line) for line in lines(tmp_path)] == [(1, True)]
+
+
 def test_a_run_is_not_overwritten_nor_resumed_with_something_else(store, tmp_path):
     run = tmp_path / "run"
     fit(recipe("training.epochs=1"), store, run)

@@ -1,4 +1,4 @@
-"""The page of a comparison: one self-contained HTML file with tables, ROC curves and calibration."""
+"""The page of a comparison: one self-contained HTML file with tables, ROC curves, calibration and cases."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import numpy as np
 
 from medlip.app.compare import tables
 from medlip.app.output import NOT_A_DEVICE
+from medlip.evaluation.grounding import enlarge, peak
 from medlip.evaluation.metrics import Array, reliability, roc_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from medlip.evaluation.cases import Case
     from medlip.evaluation.compare import Evaluated
 
 Curve = tuple[Array, Array]
@@ -29,7 +31,7 @@ def render_page(document: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> 
 
     Args:
         document: as `medlip.evaluation.compare.compare` returns it.
-        evaluated: what was compared; curves are drawn of those whose predictions are there.
+        evaluated: what was compared; curves and cases are drawn of those that kept predictions and cases.
     """
     from jinja2 import Environment
     from markupsafe import Markup
@@ -53,12 +55,43 @@ def render_page(document: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> 
         .render(
             tables=list(tables(document)),
             plots=[(title, text, Markup(svg)) for title, text, svg in plots],  # drawn here, from numbers
+            findings=_findings(evaluated),
+            without_cases=[entry.name for entry in evaluated if not entry.cases],
             protocol=document["protocol"],
             runs=[(row["name"], row["run"]) for row in document["results"] if row["run"]],
             notes=document["notes"],
             disclaimer=NOT_A_DEVICE,
         )
     )
+
+
+def _findings(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
+    """Return the cases of all results by finding, those of the first result first."""
+    names = dict.fromkeys(case.finding for entry in evaluated for case in entry.cases)
+    return [
+        {
+            "name": name,
+            "results": [
+                {"name": entry.name, "cases": own}
+                for entry in evaluated
+                if (own := [_case(case) for case in entry.cases if case.finding == name])
+            ],
+        }
+        for name in names
+    ]
+
+
+def _case(case: Case) -> dict[str, str]:
+    from medlip.app.pictures import jpeg, outline, paint, relative, with_cross
+
+    heat = enlarge(case.heat, case.pixels.shape)
+    painted = np.asarray(paint(case.pixels, relative(heat)))
+    verdict = "a hit" if case.hit else "a miss"
+    return {
+        "image": jpeg(with_cross(outline(painted, case.target), peak(heat))),
+        "alt": f"X-ray {case.image} with the map of {case.finding}, {verdict}",
+        "text": f"{case.rank} of {case.of}: IoU {case.iou:.3f}, {verdict}. Image {case.image}",
+    }
 
 
 def _drawable(entry: Evaluated) -> list[str]:

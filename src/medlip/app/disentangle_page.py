@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from medlip.app.disentangle import tables
 from medlip.app.output import NOT_A_DEVICE
-from medlip.app.page import jpeg
-from medlip.app.reader import paint
+from medlip.app.pictures import jpeg, paint
 from medlip.data.composition import is_place
 from medlip.evaluation.grounding import enlarge
 from medlip.evaluation.run import inference

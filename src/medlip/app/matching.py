@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medlip.app.reader import paint
+from medlip.app.pictures import paint, relative
 from medlip.data.store import Record
 from medlip.evaluation.grounding import enlarge
 
@@ -45,7 +45,7 @@ def _matching_pictures(method: Any, record: Record) -> list[tuple[str, Image]]:
         return []
     plans = method.match(_input(method, record), [record.sentences])[0].float().cpu().numpy()
     return [
-        (sentence, paint(record.image, _relative(enlarge(plan, record.image.shape))))
+        (sentence, paint(record.image, relative(enlarge(plan, record.image.shape))))
         for sentence, plan in zip(record.sentences, plans, strict=True)
         if plan.any()
     ]
@@ -66,11 +66,6 @@ def _prediction_pictures(method: Any, record: Record) -> list[tuple[str, Image]]
 def _input(method: Any, record: Record) -> Tensor:
     tensor: Tensor = method.preprocessing(torch.from_numpy(record.image)[None])
     return tensor
-
-
-def _relative(heat: NDArray[np.float64]) -> NDArray[np.float32]:
-    low, high = heat.min(), heat.max()
-    return np.asarray((heat - low) / max(high - low, 1e-12), np.float32)
 
 
 def _grey(values: NDArray[np.floating[Any]]) -> Image:

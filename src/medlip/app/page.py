@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +10,15 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from medlip.app.reader import Reading, paint
+from medlip.app.pictures import jpeg, outline, paint, picture, with_cross
+from medlip.app.reader import Reading
 from medlip.concepts import Vocabulary
 from medlip.data.store import Record
 from medlip.evaluation.grounding import paint_boxes, peak
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-OUTLINE = (64, 224, 160)
-CROSS = (255, 255, 255)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +194,7 @@ def _case(case: Case, vocabulary: Vocabulary) -> dict[str, Any]:
     shown = ", ".join(_display(name, vocabulary).lower() for name in names)
     return {
         "title": f"Study {record.study}",
-        "image": jpeg(_picture(record.image)),
+        "image": jpeg(picture(record.image)),
         "alt": f"Chest X-ray of study {record.study}, with {shown}",
         "width": width,
         "height": height,
@@ -226,14 +221,14 @@ def _finding(case: Case, name: str, vocabulary: Vocabulary) -> dict[str, Any]:
         "text": f"Truth: {where or 'present'}. Model: {_percent(found.probability)}" + (f", {read_at}." if read_at else "."),
         "truth": jpeg(outline(record.image, truth)),
         "truth_alt": f"The X-ray with the true mask of {display.lower()} outlined",
-        "heat": jpeg(_with_cross(paint(record.image, heat), top)),
+        "heat": jpeg(with_cross(paint(record.image, heat), top)),
         "heat_alt": f"The X-ray with the model's heat map of {display.lower()}, a {'hit' if hit else 'miss'}",
         "hit": hit,
     }
 
 
 def _own_pictures(case: Case) -> dict[str, Any]:
-    figures = [{"text": text, "image": jpeg(picture)} for text, picture in case.pictures]
+    figures = [{"text": text, "image": jpeg(shown)} for text, shown in case.pictures]
     return {"title": f"Study {case.record.study}", "figures": figures}
 
 
@@ -344,42 +339,6 @@ def _range(value: float | None, interval: Sequence[float] | None) -> str:
         '<svg viewBox="-6 0 192 20" aria-hidden="true" style="fill:var(--accent)"><path d="M0 10H180" stroke="var(--line)"/>'
         f'<path d="M90 2V18" stroke="var(--warm)" stroke-width="1.5" stroke-dasharray="2 2"/>{bar}{dot}</svg>'
     )
-
-
-def outline(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Image:
-    """Draw the outline of a mask (H, W) over grey pixels (H, W)."""
-    from PIL import ImageFilter
-
-    thickness = max(1, min(mask.shape) // 128)
-    grown = _picture(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * thickness + 1))
-    picture = np.repeat(pixels[..., None], 3, axis=2)
-    picture[np.asarray(grown, bool) & ~mask] = OUTLINE
-    return _picture(picture)
-
-
-def _with_cross(picture: Image, top: tuple[int, int] | None) -> Image:
-    if top is not None:
-        from PIL import ImageDraw
-
-        row, column = top
-        arm = max(3, picture.height // 40)
-        draw = ImageDraw.Draw(picture)
-        for ends in ((column - arm, row, column + arm, row), (column, row - arm, column, row + arm)):
-            draw.line(ends, fill=CROSS, width=max(1, picture.height // 128))
-    return picture
-
-
-def _picture(pixels: NDArray[np.uint8]) -> Image:
-    from PIL import Image
-
-    return Image.fromarray(pixels)
-
-
-def jpeg(picture: Image) -> str:
-    """Return a picture as what an <img> of a page takes as its source."""
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _display(name: str, vocabulary: Vocabulary) -> str:

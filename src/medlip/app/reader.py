@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medlip.app.pictures import paint, relative
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.evaluation.grounding import enlarge
@@ -141,8 +142,7 @@ class Reading:
         """Return where the image shows `text`, in the image's own pixels: float32 (H, W), from 0 to 1."""
         with torch.inference_mode():
             cells = self._method.localise(self._tensor, [text])[0, 0].float().cpu().numpy()
-        heat = enlarge(cells, self.pixels.shape)
-        return np.asarray((heat - heat.min()) / max(float(np.ptp(heat)), 1e-12), np.float32)
+        return relative(enlarge(cells, self.pixels.shape))
 
     def overlay(self, text: str) -> Image:
         """Return the X-ray as an RGB picture of its own size, with the heat map of `text` over it."""
@@ -180,14 +180,3 @@ class Reading:
             ],
             "asked": [{"text": question.text, "probability": question.probability} for question in self.asked],
         }
-
-
-def paint(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> Image:
-    """Lay a heat map in [0, 1] (H, W) over grey pixels (H, W): the warmer, the more opaque."""
-    from matplotlib import colormaps
-    from PIL import Image
-
-    colour = colormaps["inferno"](0.25 + 0.75 * heat)[..., :3]
-    weight = 0.7 * heat[..., None] ** 1.5
-    grey = pixels[..., None] / 255
-    return Image.fromarray(np.uint8(255 * (grey * (1 - weight) + colour * weight)))

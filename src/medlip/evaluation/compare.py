@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medlip.errors import MedLIPError
+from medlip.evaluation.cases import CASES, Case, load_cases
 from medlip.evaluation.metrics import Array, auroc_statistic, interval, mean_defined, number, paired_difference
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.published import published_table
@@ -47,11 +48,13 @@ class Evaluated:
         name: its folder.
         result: what result.json holds.
         predictions: the scores of every image, None where they were not kept.
+        cases: the best and the worst case of findings, if they were kept.
     """
 
     name: str
     result: Mapping[str, Any]
     predictions: Predictions | None
+    cases: Sequence[Case] = ()
 
     @classmethod
     def load(cls, folder: Path) -> Evaluated:
@@ -70,8 +73,13 @@ class Evaluated:
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise MedLIPError(f"{file}: not the result of an evaluation ({error!r}). Evaluate again.") from error
-        kept = folder / PREDICTIONS
-        return cls(str(folder), result, Predictions.load(kept) if kept.exists() else None)
+        kept, shown = folder / PREDICTIONS, folder / CASES
+        return cls(
+            str(folder),
+            result,
+            Predictions.load(kept) if kept.exists() else None,
+            load_cases(shown) if shown.exists() else (),
+        )
 
 
 def compare(

@@ -52,7 +52,7 @@ from medlip.evaluation.metrics import (
     mean_statistic,
     number,
 )
-from medlip.evaluation.run import DISCLAIMER, default_split, inference, overlap_notes, count_overlap
+from medlip.evaluation.run import DISCLAIMER, count_overlap, default_split, inference, overlap_notes
 from medlip.methods.base import method_names
 from medlip.reports import fact_matrix
 from medlip.reports.facts import IGNORED

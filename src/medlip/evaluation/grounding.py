@@ -106,7 +106,7 @@ def judge(
     heat = np.asarray(heat, float)
     if heat.ndim != 2 or not np.isfinite(heat).all():
         raise MedLIPError(f"the map of {pathology} has shape {heat.shape} or is not finite: it must be (h, w) numbers.")
-    boxed, masked = paint_boxes(boxes, shape), unite(masks, shape)
+    boxed, masked = paint_boxes(boxes, shape), paint_masks(masks, shape)
     pointed_at, in_reach = ("boxes", boxed) if boxed.any() else ("masks", masked)
     compared_with, target = ("masks", masked) if masked.any() else ("boxes", boxed)
     if not in_reach.any():
@@ -133,6 +133,11 @@ def judge(
 def choose_threshold(pairs: Sequence[Pair]) -> float:
     """Return the one of `THRESHOLDS` with the highest mean IoU over `pairs`, the lowest among equals; NaN without a pair."""
     return float(THRESHOLDS[np.mean([pair.iou for pair in pairs], axis=0).argmax()]) if pairs else np.nan
+
+
+def threshold_index(threshold: float) -> int:
+    """Return which of `THRESHOLDS` it is."""
+    return int(np.flatnonzero(np.isclose(THRESHOLDS, threshold))[0])
 
 
 def grounding_result(
@@ -213,7 +218,7 @@ def contrast_to_noise(heat: Array, inside: Pixels) -> float:
     return float((within.mean() - without.mean()) / noise) if noise > 1e-9 else np.nan
 
 
-def unite(masks: Iterable[Mask], shape: tuple[int, int]) -> Pixels:
+def paint_masks(masks: Iterable[Mask], shape: tuple[int, int]) -> Pixels:
     """Return the union of masks as (H, W).
 
     Raises:
@@ -274,7 +279,7 @@ def _overlaps(pairs: Sequence[Pair], threshold: float, resamples: int, seed: int
     result["all_ones_dice"] = float(np.mean([2 * pair.target / (pair.target + pair.pixels) for pair in pairs]))
     if np.isnan(threshold):
         return result | {"overlap_reason": "there is no pair to choose a threshold on"}
-    at = int(np.flatnonzero(np.isclose(THRESHOLDS, threshold))[0])
+    at = threshold_index(threshold)
     for name in ("iou", "dice"):
         values = np.array([getattr(pair, name)[at] for pair in pairs])
         result |= {name: float(values.mean()), f"{name}_interval": _interval(values, pairs, resamples, seed)}

@@ -22,7 +22,8 @@ from medlip.concepts import Vocabulary
 from medlip.data.overlap import SAME, find_overlap, fingerprint, pseudonym
 from medlip.errors import MedLIPError
 from medlip.evaluation import segmentation
-from medlip.evaluation.grounding import Pair, choose_threshold, grounding_result, judge, unite
+from medlip.evaluation.cases import CASES, Case, choose_cases, make_case, save_cases
+from medlip.evaluation.grounding import Pair, choose_threshold, grounding_result, judge, paint_boxes, paint_masks
 from medlip.evaluation.metrics import Array
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.protocol import Protocol
@@ -112,7 +113,8 @@ def evaluate(
         seed: of the bootstrap and of the half.
         protocol: a named one, which says split, classes, prompts and where thresholds come from.
         images: a split list: the images of the split to evaluate, by id, study or file name; None for all.
-        out: a folder to write result.json and predictions.parquet into, which `medlip compare` reads.
+        out: a folder to write result.json, predictions.parquet and, where there is grounding, cases.npz into (images of the
+            data with their maps, see `medlip.evaluation.cases`), which `medlip compare` reads.
 
     Returns:
         Plain data without NaN: `zero_shot` (see `zero_shot_result`; None without labels), `grounding` (see
@@ -190,6 +192,8 @@ def evaluate(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         answers.predictions(list(prompts)).save(out / PREDICTIONS)
+        if answers.pairs:
+            save_cases(list(_cases(method, evaluated, asked, answers, tuned, seed)), out / CASES)
         (out / RESULT).write_text(json.dumps(result, indent=1, allow_nan=False))
     return result
 
@@ -246,6 +250,7 @@ class _Answers:
         scores: (N, C).
         labels: (N, C), NaN for unknown.
         pairs: every present finding with a box or a mask.
+        places: of each pair which image it is of, and what was asked.
         uncovered: "image: finding" where these cover no pixel of the image.
         unlabelled: "image: finding" where these are of a finding that the image's labels don't call present.
         wordless: "image: finding" where phrases are asked for and a box has none.
@@ -259,6 +264,7 @@ class _Answers:
     scores: Array
     labels: Array
     pairs: list[Pair]
+    places: list[tuple[int, str]] = field(default_factory=list)
     uncovered: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
     wordless: list[str] = field(default_factory=list)
@@ -288,7 +294,7 @@ def _answer(method: Answering, store: Store, asked: _Asked, batch_size: int, des
             answers.patients.extend(record.patient for record in records)
             for name, values in answers.attributes.items():
                 values.extend(_attribute(record, name) for record in records)
-            _locate(method, records, images, asked, answers)
+            _locate(method, records, images, asked, answers, start)
     answers.predictions(list(prompts))  # says which image and class have a score that is NaN
     return answers
 
@@ -297,8 +303,10 @@ def _attribute(record: Record, name: str) -> str:
     return record.view if name == "view" else record.attributes.get(name, "")
 
 
-def _locate(method: Answering, records: Sequence[Record], images: Tensor, asked: _Asked, answers: _Answers) -> None:
-    """Judge the maps of those images that show a finding with a box or a mask, and of those that are segmented.
+def _locate(
+    method: Answering, records: Sequence[Record], images: Tensor, asked: _Asked, answers: _Answers, first: int
+) -> None:
+    """Judge the maps of images, from row `first` on: of those with a box or a mask, and of those that are segmented.
 
     All findings are asked for, always; of phrases those of the batch, for all of a data set would be too many.
     """
@@ -322,12 +330,30 @@ def _locate(method: Answering, records: Sequence[Record], images: Tensor, asked:
                 answers.uncovered.append(f"{record.id}: {spot.pathology}")
             else:
                 answers.pairs.append(pair)
+                answers.places.append((first + row, spot.prompt))
         for name in _segmented(record, asked):
             _outline(heat[asked.findings[name]], record, name, asked.thresholds, answers)
 
 
+def _cases(
+    method: Answering, store: Store, asked: _Asked, answers: _Answers, tuned: _Answers | None, seed: int
+) -> Iterator[Case]:
+    """Draw the maps of a few pairs again, for none was kept, and show them."""
+    tuning_pairs, reported = _overlap_tuning(answers, tuned, seed)
+    with inference(method) as device:
+        for choice in choose_cases(answers.pairs, reported, choose_threshold(tuning_pairs)):
+            pair, (row, prompt) = answers.pairs[choice.pair], answers.places[choice.pair]
+            record = store[row]
+            (spot,) = (spot for spot in _spots(record, asked) if (spot.pathology, spot.prompt) == (pair.pathology, prompt))
+            image = preprocessed([record], method.preprocessing).to(device)
+            heat = method.localise(image, [prompt])[0, 0].double().cpu().numpy()
+            shape = record.image.shape
+            target = paint_masks(spot.masks, shape) if pair.compared_with == "masks" else paint_boxes(spot.boxes, shape)
+            yield make_case(choice, pair, record.id, record.image, heat, target)
+
+
 def _outline(heat: Array, record: Record, name: str, thresholds: Array, answers: _Answers) -> None:
-    mask = unite((mask for mask in record.masks if mask.pathology == name), record.image.shape)
+    mask = paint_masks((mask for mask in record.masks if mask.pathology == name), record.image.shape)
     if mask.any():
         answers.judged.append(segmentation.judge_mask(heat, mask, name, record.patient, thresholds))
     elif record.labels.get(name) == "absent":  # whether anything is called there shows at the map's own size
@@ -425,14 +451,18 @@ def _zero_shot(
 
 
 def _grounding(answers: _Answers, tuned: _Answers | None, rule: str, resamples: int, seed: int) -> dict[str, Any]:
+    tuning_pairs, reported = _overlap_tuning(answers, tuned, seed)
+    threshold = choose_threshold(tuning_pairs)
+    return grounding_result(answers.pairs, threshold=threshold, reported=reported, rule=rule, resamples=resamples, seed=seed)
+
+
+def _overlap_tuning(answers: _Answers, tuned: _Answers | None, seed: int) -> tuple[list[Pair], NDArray[np.bool_]]:
+    """Return the pairs to choose the overlap threshold on, and which pairs then count."""
     pairs = answers.pairs
     if tuned is not None:
-        tuning_pairs, reported = tuned.pairs, np.ones(len(pairs), bool)
-    else:
-        half = _half([pair.patient for pair in pairs], seed)
-        tuning_pairs, reported = [pair for pair, chosen in zip(pairs, half, strict=True) if chosen], ~half
-    threshold = choose_threshold(tuning_pairs)
-    return grounding_result(pairs, threshold=threshold, reported=reported, rule=rule, resamples=resamples, seed=seed)
+        return tuned.pairs, np.ones(len(pairs), bool)
+    half = _half([pair.patient for pair in pairs], seed)
+    return [pair for pair, chosen in zip(pairs, half, strict=True) if chosen], ~half
 
 
 def _segmentation(answers: _Answers, tuned: _Answers | None, rule: str, resamples: int, seed: int) -> dict[str, Any]:

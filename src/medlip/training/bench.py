@@ -17,8 +17,11 @@ from medlip.concepts import default_vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods import Method, build_method
+from medlip.methods.image_text import ImageTextMethod
+from medlip.methods.medklip import MedKLIP
 from medlip.methods.medslip import MeDSLIP
 from medlip.methods.mlip import MLIP
+from medlip.methods.texts import draw_sentences
 from medlip.nn.patch_encoder import draw_visible
 from medlip.reports import split_sentences
 from medlip.reports.generate import generated_reports
@@ -41,6 +44,7 @@ class _Kind:
     parts: Mapping[str, str]
 
 
+_BASELINE = _Kind("resnet50", 8, {}, {"networks": "ratio_to_networks"})
 _KINDS = {
     "medslip": _Kind("resnet50", 8, {"layers": 4}, {"encoder": "ratio_to_encoder"}),
     "mlip": _Kind(
@@ -49,6 +53,9 @@ _KINDS = {
         {"text_width": 384, "text_layers": 6},
         {"networks": "ratio_to_networks", "trained_networks": "ratio_to_trained_networks"},
     ),
+    "gloria": _BASELINE,
+    "convirt": _BASELINE,
+    "medklip": _BASELINE,
 }
 
 
@@ -67,8 +74,9 @@ def bench_step(
 
     MeDSLIP: `encoder`, forward and backward of the backbone, the mask and the stream projections. MLIP: `trained_networks`,
     forward and backward of image encoder (on visible patches), text encoder and image decoder; `networks`, these and the
-    pass of the full image that the estimator of semantic integrity takes. Images are random, with about 12 facts a study or
-    reports of 40 words.
+    pass of the full image that the estimator of semantic integrity takes. GLoRIA and ConVIRT: `networks`, forward and
+    backward of image and text encoder. MedKLIP: `networks`, of backbone and query decoder. Images are random, with about 12
+    facts a study or reports of 40 words.
 
     Args:
         method: name of the method.
@@ -151,18 +159,35 @@ def _passes(
     model: Method, images: Tensor, reports: Sequence[Sequence[str]], generator: torch.Generator
 ) -> tuple[Callable[[], Sequence[Tensor]], Passes]:
     """Return the loss terms of a step, and what its networks alone compute."""
-    if isinstance(model, MeDSLIP):
-        shape = (len(images), len(model.vocabulary.anatomies), len(model.vocabulary.pathologies))
-        mentioned = torch.rand(shape, generator=generator) < 12 / (shape[1] * shape[2])
-        facts = torch.where(mentioned, torch.randint(0, 2, shape, generator=generator), -1).to(torch.int8)
+    if isinstance(model, MLIP):
+        return _mlip_passes(model, images, reports, generator)
+    if isinstance(model, ImageTextMethod):
+        drawn = draw_sentences(reports, model.config.max_sentences, False, generator)
+        return lambda: list(model.loss_terms(images, drawn).values()), {
+            "networks": lambda: [model.encoder(images), model.text(drawn).tokens]
+        }
+    assert isinstance(model, MeDSLIP | MedKLIP)
+    shape = (len(images), len(model.vocabulary.anatomies), len(model.vocabulary.pathologies))
+    mentioned = torch.rand(shape, generator=generator) < 12 / (shape[1] * shape[2])
+    facts = torch.where(mentioned, torch.randint(0, 2, shape, generator=generator), -1).to(torch.int8)
 
-        def encoder() -> list[Tensor]:
-            features, _ = model.encoder(images)
-            shares = zip(model.project.values(), model.disentangler(features), strict=True)
-            return [project(share) for project, share in shares]
+    def encoder() -> list[Tensor]:
+        assert isinstance(model, MeDSLIP)
+        features, _ = model.encoder(images)
+        shares = zip(model.project.values(), model.disentangler(features), strict=True)
+        return [project(share) for project, share in shares]
 
-        return lambda: list(model.loss_terms(images, facts).values()), {"encoder": encoder}
-    assert isinstance(model, MLIP)
+    def networks() -> list[Tensor]:
+        return [model(images, need_attention=False).states]
+
+    return lambda: list(model.loss_terms(images, facts).values()), (
+        {"encoder": encoder} if isinstance(model, MeDSLIP) else {"networks": networks}
+    )
+
+
+def _mlip_passes(
+    model: MLIP, images: Tensor, reports: Sequence[Sequence[str]], generator: torch.Generator
+) -> tuple[Callable[[], Sequence[Tensor]], Passes]:
     ratio = model.config.mask_ratio
     visible = draw_visible(len(images), model.encoder.patches, ratio, generator) if ratio else None
 

@@ -44,7 +44,7 @@ def fit(recipe: Recipe, store: Store, out: Path, *, validation: Store | None = N
 
     Writes to `out`: run.json (what made it), seen.npz (fingerprints of its images and patients, by which an evaluation knows
     them again), metrics.jsonl (a line every few steps), checkpoint.safetensors (to resume from) and, when done,
-    model.safetensors (to load). Ctrl-C saves a checkpoint first.
+    model.safetensors (to load). Ctrl-C saves a checkpoint first; of several processes it stops all, whichever it reached.
 
     Args:
         recipe: the experiment.
@@ -94,7 +94,7 @@ def fit(recipe: Recipe, store: Store, out: Path, *, validation: Store | None = N
         if resume and (out / CHECKPOINT).exists():
             run.restore(manifest)
         if accelerator.is_main_process:  # not before the checkpoint was found to be of this recipe and this data
-            if not resume:
+            if not run.step:
                 (out / METRICS).unlink(missing_ok=True)
             (out / MANIFEST).write_text(json.dumps(manifest, indent=1))
             fingerprint(store).anonymous().save(out / SEEN)
@@ -191,11 +191,13 @@ class _Run:
                 if within == 0 and self.validation:
                     validated = self._validate()
                     _write(log, step=self.step, epoch=float(epoch), validation=validated)
-                if within == 0 or interrupted.is_set() or time.monotonic() - saved > 60 * settings.checkpoint_minutes:
+                stop = self._any(interrupted.is_set())
+                if within == 0 or stop or time.monotonic() - saved > 60 * settings.checkpoint_minutes:
                     self.save(manifest)
                     saved = time.monotonic()
                 previous = time.monotonic()
-                if interrupted.is_set() and self.step < self.total:
+                if stop and self.step < self.total:
+                    self.accelerator.wait_for_everyone()  # a launcher ends the others once one has ended
                     raise KeyboardInterrupt
         seconds = time.monotonic() - began
         if self.accelerator.is_main_process:
@@ -227,6 +229,12 @@ class _Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {name: term.detach() for name, term in terms.items()}
+
+    def _any(self, here: bool) -> bool:
+        """Whether it holds in any process: all must stop after the same step, or one would wait for the others forever."""
+        if self.accelerator.num_processes == 1:
+            return here
+        return bool(self.accelerator.reduce(torch.tensor(float(here), device=self.accelerator.device), "sum"))
 
     def _lr(self, step: int) -> float:
         """Linear warm-up, then a cosine to the final rate: a function of the step alone, so nothing of it needs saving."""
