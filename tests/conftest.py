@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+RANKS = 2
 
 TINY = ("image.size=64", "method.layers=1", "training.epochs=1", "training.batch_size=8", "training.warmup=1")
 
@@ -27,6 +30,21 @@ def tiny_run(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     store = Store.open(phantom_store)
     fit(load_recipe("medslip-phantom", TINY), store.select("train"), out, validation=store.select("val"))
     return out
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Callable[..., None]:
+    """Run a function of rank and further arguments in two processes, both forked where torch was imported already."""
+    import multiprocessing
+
+    import torch.multiprocessing as mp
+
+    multiprocessing.set_forkserver_preload(["medlip.training", "transformers.models.bert.modeling_bert"])
+
+    def run(function: Callable[..., None], *arguments: object) -> None:
+        mp.start_processes(function, arguments, nprocs=RANKS, start_method="forkserver")  # type: ignore[no-untyped-call]
+
+    return run
 
 
 @pytest.fixture(scope="session")

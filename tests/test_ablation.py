@@ -31,8 +31,12 @@ def test_a_factor_without_values_says_how_to_write_it(factor: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def done(phantom_store: Path, tiny_settings: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(
+    tiny_run: Path, phantom_store: Path, tiny_settings: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Four runs, of which the first was there already."""
     out = tmp_path_factory.mktemp("ablations") / "icl"
+    shutil.copytree(tiny_run, out / "default" / "seed-0")
     ablate("medslip-phantom", Store.open(phantom_store), out, GRID, settings=tiny_settings, seeds=2)
     return out
 

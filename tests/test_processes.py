@@ -8,14 +8,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from medlip.data.batch import evaluation_batches
 from medlip.data.prepare import prepare
@@ -77,13 +76,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(ranks: Callable[..., None], store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes: interrupted in one, resumed, and resumed again when there was nothing left to do."""
     out = tmp_path_factory.mktemp("processes") / "run"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(work, (str(store), str(out), port), nprocs=RANKS)  # type: ignore[no-untyped-call]
+    ranks(work, str(store), str(out), port)
     return out
 
 

@@ -45,8 +45,24 @@ def test_help_works_outside_the_checkout(elsewhere: Path) -> None:
     assert "pretrain" in run(elsewhere / "venv/bin/medlip", "--help", cwd=elsewhere)
 
 
-def test_the_quick_demo_works_outside_the_checkout(elsewhere: Path) -> None:
-    document = json.loads(run(elsewhere / "venv/bin/medlip", "demo", "--quick", "--out", "demo", "--json", cwd=elsewhere))
-    assert json.loads((elsewhere / "demo/metrics.json").read_text())["zero_shot"] == document["zero_shot"]
-    assert "<!doctype html>" in (elsewhere / "demo/report.html").read_text()
-    assert (elsewhere / "demo/run/model.safetensors").exists()
+SMALLER = """
+from dataclasses import replace
+from medlip.app import cli, demo
+demo.QUICK = replace(demo.QUICK, phantoms=60)
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(("venv/bin/python", "-c", SMALLER), id="smaller"),
+        pytest.param(("venv/bin/medlip",), id="whole", marks=pytest.mark.slow),
+    ],
+)
+def test_the_quick_demo_works_outside_the_checkout(elsewhere: Path, command: tuple[str, ...], tmp_path: Path) -> None:
+    program, *arguments = command
+    document = json.loads(run(elsewhere / program, *arguments, "demo", "--quick", "--out", "demo", "--json", cwd=tmp_path))
+    assert json.loads((tmp_path / "demo/metrics.json").read_text())["zero_shot"] == document["zero_shot"]
+    assert "<!doctype html>" in (tmp_path / "demo/report.html").read_text()
+    assert (tmp_path / "demo/run/model.safetensors").exists()
