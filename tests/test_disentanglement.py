@@ -18,6 +18,7 @@ from medlip.app.disentangle_page import picture_cases, render_page
 from medlip.concepts import default_vocabulary
 from medlip.data.composition import compositional_split, read_pairs, save_pairs, without_pairs
 from medlip.data.prepare import prepare
+from medlip.data.sources import open_source
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
 from medlip.evaluation.disentanglement import (
@@ -382,8 +383,10 @@ def test_pairs_are_kept_in_a_file_and_a_wrong_one_is_told(tmp_path):
 
 @pytest.fixture(scope="module")
 def store_path(tmp_path_factory):
-    out = tmp_path_factory.mktemp("more phantoms") / "store"
-    prepare(["phantom:280@5"], out, size=64, workers=0)
+    out = tmp_path_factory.mktemp("halves") / "store"
+    phantoms = open_source("phantom:100@5")
+    halved = replace(phantoms, read=lambda key: replace(phantoms.read(key), split=("train", "test")[int(key) % 2]))
+    prepare([halved], out, size=64, workers=0)
     return out
 
 

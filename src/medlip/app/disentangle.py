@@ -95,8 +95,8 @@ def _probes(result: Mapping[str, Any]) -> Table:
         if probes[factor]["left_out"]
     )
     return Table(
-        f"What can be read off each stream: macro AUROC of linear probes (chance 0.5), trained on {result['n_train']:,} "
-        f"images, tested on {result['n_images']:,} of {result['split']}",
+        "What can be read off each stream: macro AUROC of linear probes (chance 0.5), trained on "
+        f"{result['n_train']:,} images, tested on {result['n_images']:,} of {result['split']}",
         ["representation", *FACTORS.values()],
         rows,
         left_out,
