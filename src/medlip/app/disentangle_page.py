@@ -15,8 +15,8 @@ from medlip.app.disentangle import tables
 from medlip.app.output import NOT_A_DEVICE
 from medlip.app.pictures import jpeg, paint
 from medlip.data.composition import is_place
+from medlip.evaluation.basis import inference
 from medlip.evaluation.grounding import enlarge
-from medlip.evaluation.run import inference
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from medlip.errors import MedLIPError
+from medlip.evaluation.basis import RESULT
 from medlip.evaluation.cases import CASES, Case, load_cases
 from medlip.evaluation.metrics import Array, auroc_statistic, interval, mean_defined, number, paired_difference
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.published import published_table
-from medlip.evaluation.run import RESULT
 from medlip.evaluation.zero_shot import SENSITIVITY
 
 MEASURES = {

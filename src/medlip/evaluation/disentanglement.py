@@ -28,10 +28,8 @@ Composition: what a method makes of pairs of pathology and anatomy that training
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -42,6 +40,7 @@ from medlip.concepts import Vocabulary
 from medlip.data.batch import evaluation_batches
 from medlip.data.composition import Pair, is_place, without_pairs
 from medlip.errors import MedLIPError
+from medlip.evaluation.basis import DISCLAIMER, count_overlap, default_split, inference, overlap_notes, versions
 from medlip.evaluation.metrics import (
     Array,
     Statistic,
@@ -52,7 +51,6 @@ from medlip.evaluation.metrics import (
     mean_statistic,
     number,
 )
-from medlip.evaluation.run import DISCLAIMER, count_overlap, default_split, inference, overlap_notes
 from medlip.methods.base import method_names
 from medlip.reports import fact_matrix
 from medlip.reports.facts import IGNORED
@@ -206,8 +204,7 @@ def disentanglement(
         "data": store.hash,
         "resamples": resamples,
         "seed": seed,
-        "versions": {name: version(name) for name in ("medlip", "torch", "numpy", "scikit-learn")}
-        | {"python": platform.python_version()},
+        "versions": versions(),
         "notes": [*overlap_notes(method, overlap, len(tested)), *_notes(method, streams, composed)],
         "disclaimer": DISCLAIMER,
     }

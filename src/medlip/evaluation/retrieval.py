@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medlip.errors import MedLIPError
-from medlip.evaluation.metrics import Array, Statistic, bootstrap, interval, mean_defined, mean_statistic, number
-from medlip.evaluation.predictions import Predictions
-from medlip.evaluation.protocol import Protocol
-from medlip.evaluation.run import (
+from medlip.evaluation.basis import (
     DISCLAIMER,
     ON_TRAINED,
     UNASKED,
@@ -36,6 +33,9 @@ from medlip.evaluation.run import (
     select_split,
     versions,
 )
+from medlip.evaluation.metrics import Array, Statistic, bootstrap, interval, mean_defined, mean_statistic, number
+from medlip.evaluation.predictions import Predictions
+from medlip.evaluation.protocol import Protocol
 from medlip.work import replace_file, track
 
 if TYPE_CHECKING:

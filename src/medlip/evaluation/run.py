@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from typing import Protocol as Seam
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from medlip.concepts import Vocabulary
-from medlip.data.overlap import SAME, find_overlap, fingerprint, pseudonym
+from medlip.data.overlap import pseudonym
 from medlip.errors import MedLIPError
 from medlip.evaluation import segmentation
+from medlip.evaluation.basis import (
+    DISCLAIMER,
+    ON_TRAINED,
+    RESULT,
+    UNASKED,
+    Answering,
+    choose_prompts,
+    count_overlap,
+    default_split,
+    hash_names,
+    inference,
+    label_matrix,
+    overlap_notes,
+    preprocessed,
+    resolved,
+    select_split,
+    versions,
+)
 from medlip.evaluation.cases import CASES, Case, choose_cases, make_case, save_cases
 from medlip.evaluation.grounding import Pair, choose_threshold, grounding_result, judge, paint_boxes, paint_masks
 from medlip.evaluation.metrics import Array
@@ -30,15 +42,12 @@ from medlip.evaluation.protocol import Protocol
 from medlip.evaluation.protocols import NamedProtocol
 from medlip.evaluation.subgroups import ATTRIBUTES
 from medlip.evaluation.zero_shot import MINIMUM_POSITIVES, SENSITIVITY, Tuning, zero_shot_result
-from medlip.images.preprocessing import Preprocessing, squash
-from medlip.reports import Presence
 from medlip.work import track
 
 if TYPE_CHECKING:
     from medlip.data.store import Record, Store
     from medlip.data.study import Box, Mask
 
-DISCLAIMER = "Research software. Not a medical device: not for diagnosis or treatment."
 RULES = {
     "macro": f"mean AUROC over classes with at least {MINIMUM_POSITIVES} positives and a negative",
     SENSITIVITY: "a point of the ROC curve of what is evaluated",
@@ -58,28 +67,9 @@ SEGMENTATION = {
 }
 HALF = "a seeded half of the patients, for want of a validation split; F1, accuracy, IoU and Dice count the other half"
 ON_REPORTED = "tuned on the reported images themselves, as published: F1, accuracy, IoU and Dice are optimistic"
-ON_TRAINED = "images of the split 'train', on which the method may have been trained, are among those evaluated"
-UNASKED = "labels that were not asked for (name a class with its words to ask for it)"
 NAMED = 12
 SAMPLED = 256
 QUANTILES = 1 - np.geomspace(1, 1e-4, 100)  # from calling all pixels to calling one in ten thousand
-RESULT = "result.json"
-_LABEL_VALUES: dict[Presence | None, float] = {"present": 1.0, "absent": 0.0}
-
-
-class Answering(Seam):
-    """What evaluation knows of a method."""
-
-    vocabulary: Vocabulary
-    preprocessing: Preprocessing
-
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return probabilities (B, C)."""
-        ...
-
-    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return non-negative maps (B, C, h, w)."""
-        ...
 
 
 def evaluate(
@@ -196,17 +186,6 @@ def evaluate(
             save_cases(list(_cases(method, evaluated, asked, answers, tuned, seed)), out / CASES)
         (out / RESULT).write_text(json.dumps(result, indent=1, allow_nan=False))
     return result
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what numbers depend on."""
-    names = ("medlip", "torch", "numpy", "timm")
-    return {name: version(name) for name in names} | {"python": platform.python_version()}
-
-
-def label_matrix(labels: Sequence[Mapping[str, Presence]], classes: Sequence[str]) -> Array:
-    """Return labels as (N, C): 1 present, 0 absent, NaN for uncertain and for what an image has no label of."""
-    return np.array([[_LABEL_VALUES.get(label.get(name), np.nan) for name in classes] for label in labels])
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,27 +396,6 @@ def _located(record: Record) -> list[str]:
     return sorted(name for name in _placed(record) if record.labels.get(name, "present") == "present")
 
 
-def preprocessed(records: Sequence[Record], preprocessing: Preprocessing) -> Tensor:
-    """Return the images of records as a method takes them, (B, 3, S, S)."""
-    # Each is squashed by itself, for sizes differ; the rest is done at once.
-    squashed = [squash(torch.from_numpy(record.image)[None], preprocessing.size) for record in records]
-    return preprocessing(torch.cat(squashed))
-
-
-@contextmanager
-def inference(method: Answering) -> Iterator[torch.device]:
-    """Run without gradients and dropout; a method that was in training is so again afterwards."""
-    module = method if isinstance(method, nn.Module) else nn.Module()
-    training = module.training
-    parameter = next(module.parameters(), torch.empty(0))
-    module.eval()
-    try:
-        with torch.inference_mode():
-            yield parameter.device
-    finally:
-        module.train(training)
-
-
 def _zero_shot(
     prompts: Mapping[str, str], answers: _Answers, tuned: _Answers | None, rule: str, resamples: int, seed: int
 ) -> dict[str, Any]:
@@ -510,41 +468,6 @@ def _questions(
     return _Asked(asked_and_labelled, asked_and_located, unasked, phrases, outlined)
 
 
-def choose_prompts(
-    names: Sequence[str], classes: Sequence[str] | Mapping[str, str] | None, vocabulary: Vocabulary
-) -> dict[str, str]:
-    """Return the prompt of each class: those that are named, or all of the data's `names` that the vocabulary has."""
-    if classes is None:
-        return {name: name for name in names if vocabulary.find_pathology(name)}
-    prompts = dict(classes) if isinstance(classes, Mapping) else {name: name for name in classes}
-    unknown = [name for name in prompts if name not in names]
-    if unknown:
-        raise MedLIPError(f"the data labels no {', '.join(map(repr, unknown))}. Its classes: {', '.join(names)}.")
-    return prompts
-
-
-def default_split(splits: Collection[str]) -> str:
-    """Return the split to evaluate where none is named: `test`, else `val`; never `train`."""
-    for split in ("test", "val"):
-        if split in splits:
-            return split
-    if not splits:
-        raise MedLIPError("the data has no image: nothing to evaluate.")
-    raise MedLIPError(
-        f"the data has neither a split 'test' nor 'val', only {_list(splits)}: nothing was kept back to evaluate on. "
-        "Name a split to evaluate it all the same, or 'all'."
-    )
-
-
-def select_split(store: Store, split: str, splits: Collection[str]) -> Store:
-    """Return the part of one split, or everything for "all"."""
-    if split == "all":
-        return store
-    if split not in splits:
-        raise MedLIPError(f"the data has no split {split!r}. Its splits: {_list(splits)}; or 'all'.")
-    return store.select(split=split)
-
-
 def _listed(store: Store, images: Sequence[str], split: str) -> Store:
     """Return those images of a split that a list names: by id, by study, or by a file name that begins with either."""
     rows: dict[str, list[int]] = {}
@@ -571,10 +494,6 @@ def _protocol_notes(protocol: NamedProtocol | None, images: int) -> Iterator[str
         yield f"{protocol.name}: its published split has {protocol.images:,} images, here are {images:,}: another test"
 
 
-def _list(splits: Collection[str]) -> str:
-    return ", ".join(repr(split) for split in sorted(splits))
-
-
 def _require_disjoint(evaluated: _Answers, tuned: _Answers) -> None:
     shared = sorted(set(evaluated.patients) & set(tuned.patients))
     if shared:
@@ -582,17 +501,6 @@ def _require_disjoint(evaluated: _Answers, tuned: _Answers) -> None:
             f"{len(shared)} patients are both in the evaluated and in the validation data, so thresholds would be chosen on "
             "what is reported. Give validation data of other patients."
         )
-
-
-def resolved(prompt: str, vocabulary: Vocabulary) -> str:
-    """Return the pathology that a prompt names, or the prompt itself."""
-    pathology = vocabulary.find_pathology(prompt)
-    return pathology.name if pathology else prompt
-
-
-def hash_names(ids: Iterable[str]) -> str:
-    """Return a short hash over names, in order."""
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
 
 def _notes(trained_on: bool, unasked: Sequence[str], prompts: Mapping[str, str], answers: _Answers) -> Iterator[str]:
@@ -616,24 +524,3 @@ def _notes(trained_on: bool, unasked: Sequence[str], prompts: Mapping[str, str],
         more = ", …" if len(answers.unmasked) > NAMED else ""
         first = ", ".join(answers.unmasked[:NAMED])
         yield f"{len(answers.unmasked)} present findings left out of segmentation, which have no mask: {first}{more}"
-
-
-def count_overlap(method: Answering, store: Store) -> dict[str, int] | None:
-    """Count the patients and images that the method was trained on."""
-    seen = getattr(method, "seen", None)
-    if seen is None:
-        return None
-    shared = find_overlap(seen, fingerprint(store).anonymous(), SAME)
-    return {"patients": len(shared.patients), "images": len({image for _, image in shared.images})}
-
-
-def overlap_notes(method: Answering, overlap: Mapping[str, int] | None, images: int) -> Iterator[str]:
-    """Say for people what `count_overlap` found among so many images."""
-    if overlap is None and hasattr(method, "seen"):
-        yield "not known what the method was trained on (that is kept in a run's folder): overlap with it was not looked for"
-    if overlap and any(overlap.values()):
-        yield (
-            f"WARNING: THE METHOD WAS TRAINED ON WHAT IS EVALUATED: {overlap['patients']:,} patients, and "
-            f"{overlap['images']:,} of {images:,} images look like one of training. These numbers don't hold for new "
-            "patients. `medlip data overlap TRAINING EVALUATED` names them."
-        )

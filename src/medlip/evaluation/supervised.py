@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.errors import MedLIPError
-from medlip.evaluation.run import evaluate, label_matrix
+from medlip.evaluation.basis import label_matrix
+from medlip.evaluation.run import evaluate
 from medlip.images.augment import Augment
 from medlip.images.preprocessing import Preprocessing, squash
 from medlip.nn.image_encoder import ImageEncoder

@@ -26,11 +26,11 @@ from medlip.data.overlap import pseudonym
 from medlip.data.store import Store
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
+from medlip.evaluation.basis import DISCLAIMER, RESULT, count_overlap, hash_names, label_matrix, overlap_notes, versions
 from medlip.evaluation.grounding import paint_boxes
 from medlip.evaluation.metrics import Array, auroc, mean_defined
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.protocol import Protocol
-from medlip.evaluation.run import DISCLAIMER, RESULT, count_overlap, hash_names, label_matrix, overlap_notes, versions
 from medlip.evaluation.segmentation import Judged, choose_threshold, judge_mask, segmentation_result
 from medlip.evaluation.transfer_protocols import TransferProtocol, TransferTraining
 from medlip.evaluation.zero_shot import Tuning, zero_shot_result
