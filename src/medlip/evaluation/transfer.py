@@ -194,6 +194,8 @@ class _Learner:
     resamples: int
 
     def __post_init__(self) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = deepcopy(self.encoder).to(self.device)
         self.patients = {split: part.column("patient") for split, part in self.parts.items()}
         self.labels = {split: label_matrix(part.column("labels"), self.classes) for split, part in self.parts.items()}
         self._features: dict[str, Array] = {}
@@ -254,14 +256,14 @@ class _Learner:
         return scores, _lack(level, lacking), np.unique(np.concatenate(used))
 
     def _scores(self, network: _Classifier, store: Store) -> Array:
-        answers = [network(batch.images).float().sigmoid() for batch in self._inference(network, store)]
+        answers = [network(batch.images).float().sigmoid().cpu() for batch in self._inference(network, store)]
         return torch.cat(answers).double().numpy()
 
     def _encode(self, split: str) -> Array:
         """Return the encoder's features of whole images, averaged over locations: (N, width)."""
         store = self.parts[split]
         batches = track(self._inference(self.encoder, store), f"reading {split}", -(-len(store) // self.batch_size))
-        return np.concatenate([_pooled(self.encoder.pyramid(batch.images)).double().numpy() for batch in batches])
+        return np.concatenate([_pooled(self.encoder.pyramid(batch.images)).double().cpu().numpy() for batch in batches])
 
     def _inference(self, network: nn.Module, store: Store) -> Iterator[Batch]:
         """Yield the batches of a store, with the network in use and without gradients."""
@@ -269,7 +271,8 @@ class _Learner:
         network.eval()
         try:
             with torch.inference_mode():
-                yield from evaluation_batches(store, self.preprocessing, self.batch_size)
+                for batch in evaluation_batches(store, self.preprocessing, self.batch_size):
+                    yield batch.to(self.device)
         finally:
             network.train(training)
 
@@ -299,7 +302,7 @@ class _Learner:
         """Judge every map whose image is known to show its finding, with a place, or known not to."""
         row = 0
         for batch in self._inference(network, store):
-            maps = network(batch.images).float().sigmoid().numpy()
+            maps = network(batch.images).float().sigmoid().cpu().numpy()
             for heat in maps:
                 record = store[row]
                 row += 1
@@ -326,7 +329,7 @@ class _Learner:
         )
         torch.manual_seed(seed)
         network.reset()
-        network.to(memory_format=torch.channels_last)
+        network.to(self.device).to(memory_format=torch.channels_last)
         steps = max(training.epochs * len(batches), training.minimum_steps)
         checks = {round(steps * (check + 1) / training.checks) for check in range(training.checks)}
         optimiser = torch.optim.AdamW(network.groups(training), weight_decay=training.weight_decay)
@@ -334,17 +337,18 @@ class _Learner:
         best, kept = -np.inf, deepcopy(network.state_dict())
         endless = (batch for epoch in count() for batch in batches.epoch(epoch))
         network.train()
-        for step, batch in zip(track(range(1, steps + 1), f"learning from {level.name}", steps), endless, strict=False):
+        for step, drawn in zip(track(range(1, steps + 1), f"learning from {level.name}", steps), endless, strict=False):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * _factor(step / steps, training)
-            with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"):
+            batch = drawn.to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
                 logits = network(batch.images)
             optimiser.zero_grad()
             torch.autograd.backward(network.loss(logits.float(), batch))
             optimiser.step()
             if step in checks:
                 value = validity()
-                if value > best:
+                if not value <= best:  # of values that are not defined, the last
                     best, kept = value, deepcopy(network.state_dict())
                 network.train()
         network.load_state_dict(kept)
@@ -411,7 +415,7 @@ class _Classifier(_Tuned):
         return logits
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        labels = torch.from_numpy(label_matrix(batch.labels, self.classes)).float()
+        labels = torch.from_numpy(label_matrix(batch.labels, self.classes)).float().to(logits.device)
         known = (~labels.isnan()).float()
         losses = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(), known, reduction="sum")
         return losses / known.sum().clamp_min(1)
@@ -430,7 +434,7 @@ class _Segmenter(_Tuned):
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return focal plus Dice loss over the maps that are known; Dice is over all of a class's maps in the batch."""
         side = logits.shape[-1]
-        targets, known = torch.zeros_like(logits), torch.zeros(*logits.shape[:2], 1, 1)
+        targets, known = torch.zeros_like(logits), logits.new_zeros(*logits.shape[:2], 1, 1)
         for row, (masks, boxes, labels) in enumerate(zip(batch.masks, batch.boxes, batch.labels, strict=True)):
             for c, name in enumerate(self.classes):
                 place, certain = _place(masks, boxes, labels, name, (side, side))
