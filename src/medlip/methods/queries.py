@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, cast
 
@@ -16,7 +17,7 @@ from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods.base import Method, MethodConfig, exact, initialise
 from medlip.nn import ImageEncoder, TextBank, text_encoder
-from medlip.reports import Fact, extract_facts, resolve
+from medlip.reports import extract_facts, resolve
 
 LEAST = 1e-6
 """The probability that a fact counts with at least, so that no single one decides alone what a report is worth."""
@@ -127,42 +128,36 @@ class QueryMethod(Method):
         """Return vectors (B, P A + P) of what the image says of every fact that a report may state.
 
         First log p(pathology in anatomy), all anatomies of a pathology in a row, then log (1 - p(pathology)); all finite.
-        The product with a report of `embed_reports` is the mean log-probability of its facts.
+        The product with a report of `embed_reports` is the log-probability of what the report states.
         """
         present, places = self.score_places(images, [pathology.name for pathology in self.vocabulary.pathologies])
         return torch.cat([exact(places).flatten(1), 1 - exact(present)], 1).clamp(min=LEAST).log()
 
     @torch.inference_mode()
     def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
-        """Return vectors (R, P A + P) of the facts that are read from reports: 1 / n at each of the n that count.
+        """Return vectors (R, P A + P) of the facts that are read from reports: which log-probabilities add up.
 
-        A present fact stands at its pathology in its anatomy, an absent one at its pathology: not where the same report
-        calls that present or uncertain elsewhere. An uncertain fact doesn't count. A report without facts is 0: every image
-        fits it alike.
+        A pathology that is present counts in its anatomies, shared among them. Any other counts as absent, whether the
+        report says so or is silent: otherwise a report would fit the better, the less it states. One that is at most
+        uncertain doesn't count. A report without facts is 0: every image fits it alike.
         """
-        vectors = torch.zeros(len(reports), len(self.vocabulary.pathologies) * (1 + len(self.vocabulary.anatomies)))
+        pathologies, anatomies = self.vocabulary.pathology_index, self.vocabulary.anatomy_index
+        pairs = len(pathologies) * len(anatomies)
+        vectors = torch.zeros(len(reports), pairs + len(pathologies))
         for row, sentences in enumerate(reports):
             # Apart from each other, so that sentences without a full stop stay as they were split.
-            columns = self._columns(resolve(extract_facts("\n\n".join(sentences), self.vocabulary)))
-            for column in columns:
-                vectors[row, column] += 1 / len(columns)
+            facts = resolve(extract_facts("\n\n".join(sentences), self.vocabulary))
+            places = defaultdict(list)
+            for fact in facts:
+                if fact.presence == "present":
+                    places[fact.pathology].append(anatomies[fact.anatomy])
+            uncertain = {fact.pathology for fact in facts if fact.presence == "uncertain"}
+            for name, column in pathologies.items() if facts else ():
+                for place in places[name]:
+                    vectors[row, column * len(anatomies) + place] = 1 / len(places[name])
+                if not places[name] and name not in uncertain:
+                    vectors[row, pairs + column] = 1
         return vectors.to(self.texts("pathology").device)
-
-    def _columns(self, facts: Sequence[Fact]) -> list[int]:
-        """Return where each fact that counts stands in the vector of its report."""
-        pathologies, anatomies = self.vocabulary.pathology_index, self.vocabulary.anatomy_index
-        not_ruled_out = {fact.pathology for fact in facts if fact.presence != "absent"}
-        present = [
-            pathologies[fact.pathology] * len(anatomies) + anatomies[fact.anatomy]
-            for fact in facts
-            if fact.presence == "present"
-        ]
-        absent = [
-            len(pathologies) * len(anatomies) + pathologies[fact.pathology]
-            for fact in facts
-            if fact.presence == "absent" and fact.pathology not in not_ruled_out
-        ]
-        return present + absent
 
     @classmethod
     def blank(
