@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from fakes import FakeRecord, FakeStore
 from medlip.app.compare_page import render_page
 from medlip.concepts import default_vocabulary
 from medlip.data.study import Box, Mask
@@ -22,33 +21,6 @@ from medlip.images.preprocessing import Preprocessing
 
 SHAPE = (40, 48)
 NAMES = ("effusion", "nodule")
-
-
-@dataclass(frozen=True)
-class FakeRecord:
-    id: str
-    patient: str
-    split: str
-    image: np.ndarray
-    boxes: tuple = ()
-    masks: tuple = ()
-    labels: dict = field(default_factory=dict)
-    view: str = ""
-    attributes: dict = field(default_factory=dict)
-
-
-class FakeStore(list):
-    hash = "fake"
-
-    @property
-    def splits(self):
-        return Counter(record.split for record in self)
-
-    def column(self, name):
-        return [getattr(record, name) for record in self]
-
-    def select(self, split):
-        return FakeStore(record for record in self if record.split == split)
 
 
 class Drawing:
@@ -85,7 +57,9 @@ def make_store(n=24):
         masks = () if i % 3 else (Mask("nodule", mask),)
         boxes = (Box("effusion", x, y, 20, 15),)
         split = "val" if i < n // 2 else "test"
-        store.append(FakeRecord(f"image{i}", f"secret-{i // 2}", split, np.full(SHAPE, i, np.uint8), boxes, masks))
+        store.append(
+            FakeRecord(f"image{i}", f"secret-{i // 2}", split, np.full(SHAPE, i, np.uint8), boxes=boxes, masks=masks)
+        )
     return store
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from fakes import FakeRecord, FakeStore
 from medlip.concepts import default_vocabulary
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
@@ -23,33 +23,6 @@ from medlip.images.preprocessing import Preprocessing
 
 SIZE = 32
 CLASSES = ("effusion", "nodule", "pneumothorax")
-
-
-@dataclass(frozen=True)
-class FakeRecord:
-    id: str
-    patient: str
-    split: str
-    image: np.ndarray
-    labels: dict = field(default_factory=dict)
-    boxes: tuple = ()
-    masks: tuple = ()
-    view: str = ""
-    attributes: dict = field(default_factory=dict)
-
-
-class FakeStore(list):
-    hash = "fake"
-
-    @property
-    def splits(self):
-        return Counter(record.split for record in self)
-
-    def column(self, name):
-        return [getattr(record, name) for record in self]
-
-    def select(self, split):
-        return FakeStore(record for record in self if record.split == split)
 
 
 def make_store(n=120, split="val", first=0, boxes=True, seed=0):

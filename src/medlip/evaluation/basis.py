@@ -103,7 +103,7 @@ def preprocessed(records: Sequence[Record], preprocessing: Preprocessing) -> Ten
 
 
 @contextmanager
-def inference(method: Answering) -> Iterator[torch.device]:
+def inference(method: object) -> Iterator[torch.device]:
     """Run without gradients and dropout; a method that was in training is so again afterwards."""
     module = method if isinstance(method, nn.Module) else nn.Module()
     training = module.training

@@ -294,7 +294,8 @@ def _locate(
         answers.unlabelled.extend(f"{record.id}: {name}" for name in sorted(_placed(record) - set(_located(record))))
         if asked.phrases:
             answers.wordless.extend(f"{record.id}: {box.pathology}" for box in record.boxes if not box.phrase)
-    rows = [row for row, record in enumerate(records) if spots[row] or _segmented(record, asked)]
+    outlined = [_segmented(record, asked) for record in records]
+    rows = [row for row in range(len(records)) if spots[row] or outlined[row]]
     if not rows:
         return
     known = (spot.prompt for found in spots for spot in found) if asked.phrases else asked.findings.values()
@@ -310,7 +311,7 @@ def _locate(
             else:
                 answers.pairs.append(pair)
                 answers.places.append((first + row, spot.prompt))
-        for name in _segmented(record, asked):
+        for name in outlined[row]:
             _outline(heat[asked.findings[name]], record, name, asked.thresholds, answers)
 
 

@@ -26,7 +26,16 @@ from medlip.data.overlap import pseudonym
 from medlip.data.store import Store
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
-from medlip.evaluation.basis import DISCLAIMER, RESULT, count_overlap, hash_names, label_matrix, overlap_notes, versions
+from medlip.evaluation.basis import (
+    DISCLAIMER,
+    RESULT,
+    count_overlap,
+    hash_names,
+    inference,
+    label_matrix,
+    overlap_notes,
+    versions,
+)
 from medlip.evaluation.grounding import paint_boxes
 from medlip.evaluation.metrics import Array, auroc, mean_defined
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
@@ -267,14 +276,9 @@ class _Learner:
 
     def _inference(self, network: nn.Module, store: Store) -> Iterator[Batch]:
         """Yield the batches of a store, with the network in use and without gradients."""
-        training = network.training
-        network.eval()
-        try:
-            with torch.inference_mode():
-                for batch in evaluation_batches(store, self.preprocessing, self.batch_size):
-                    yield batch.to(self.device)
-        finally:
-            network.train(training)
+        with inference(network):
+            for batch in evaluation_batches(store, self.preprocessing, self.batch_size):
+                yield batch.to(self.device)
 
     def _validity(self, network: _Classifier) -> float:
         val = self.parts["val"].take(range(min(CHECKED, len(self.parts["val"]))))

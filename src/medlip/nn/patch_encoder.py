@@ -86,10 +86,7 @@ class PatchEncoder(nn.Module):
             with self._statistics_kept():
                 tokens, _ = self.convolutions(images * self._pixels(visible).to(images.dtype))
             return take(tokens, visible)
-        tokens = self._embed(images, visible)
-        for block in self.transformer.blocks:
-            tokens = block(tokens)
-        return self._patches(tokens)
+        return self._patches(self.transformer.blocks(self._embed(images, visible)))
 
     @property
     def widths(self) -> list[int]:
