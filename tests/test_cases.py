@@ -16,6 +16,7 @@ from medlip.errors import MedLIPError
 from medlip.evaluation.cases import CASES, FINDINGS, SIDE, choose_cases, load_cases, make_case, save_cases
 from medlip.evaluation.compare import Evaluated, compare
 from medlip.evaluation.grounding import Pair, judge
+from medlip.evaluation.outcomes import OUTCOMES, load_outcomes
 from medlip.evaluation.run import evaluate
 from medlip.images.preprocessing import Preprocessing
 
@@ -106,7 +107,9 @@ def test_the_cases_are_the_extremes_of_what_is_reported(split, tmp_path):
             np.testing.assert_array_equal(case.target, target_of(record, finding))
             assert case.iou == pytest.approx(overlap(case.heat, case.target, threshold), abs=0.02)  # rounded to float16
     assert b"secret" not in (tmp_path / CASES).read_bytes()
-    assert {path.name for path in tmp_path.iterdir()} == {"result.json", "predictions.parquet", CASES}
+    assert {path.name for path in tmp_path.iterdir()} == {"result.json", "predictions.parquet", OUTCOMES, CASES}
+    kept = load_outcomes(tmp_path / OUTCOMES).values()
+    assert not any("secret" in patient for outcomes in kept for patient in outcomes.patients)
 
 
 def test_without_a_folder_or_a_place_nothing_is_drawn_again(tmp_path):

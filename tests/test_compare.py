@@ -11,15 +11,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 
 from medlip.app import cli
 from medlip.app.compare import Form, render
 from medlip.errors import MedLIPError
-from medlip.evaluation.compare import Evaluated, compare
+from medlip.evaluation.compare import Evaluated, compare, value_at
 from medlip.evaluation.metrics import auroc
+from medlip.evaluation.outcomes import OUTCOMES, Outcomes, load_outcomes, save_outcomes
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.protocol import Protocol
 from medlip.evaluation.published import published_tables
+from medlip.evaluation.retrieval import QUERIES
+from medlip.evaluation.seeds import compare_seeds
 from medlip.evaluation.zero_shot import Tuning, zero_shot_result
 
 CLASSES = ("effusion", "mass_&_nodule")
@@ -30,7 +34,7 @@ N = 300
 def folder(tmp_path):
     """Make the folder of an evaluation whose scores have this much noise."""
 
-    def make(name, noise=1.0, *, ids=None, keep=True, label_seed=0, **changes):
+    def make(name, noise=1.0, *, ids=None, keep=True, label_seed=0, run=None, **changes):
         ids = ids or [f"image{i}" for i in range(N)]
         labels = (np.random.default_rng(label_seed).random((N, 2)) < 0.4).astype(float)
         scores = labels + noise * np.random.default_rng(len(name)).normal(size=(N, 2))
@@ -44,7 +48,7 @@ def folder(tmp_path):
         result = {
             "zero_shot": zero_shot_result(CLASSES, scores, labels, patients, tuning, resamples=20),
             "grounding": None,
-            "run": {"seed": 7},
+            "run": run or {"seed": 7},
             "protocol": Protocol(**protocol | changes).to_dict(),
         }
         out = tmp_path / name
@@ -69,7 +73,7 @@ def test_differences_are_to_the_first_and_paired(folder):
     kept = [Predictions.load(path / PREDICTIONS) for path in (good, bad)]
     first, second = (auroc(one.scores, one.labels) for one in kept)
     assert difference["to"] == str(good)
-    assert difference["macro_auroc"]["difference"] == pytest.approx((second - first).mean())
+    assert difference["measures"]["AUROC"]["difference"] == pytest.approx((second - first).mean())
     for c, name in enumerate(CLASSES):
         entry = difference["per_class"][name]
         assert entry["difference"] == pytest.approx(second[c] - first[c])
@@ -79,7 +83,7 @@ def test_differences_are_to_the_first_and_paired(folder):
 
 def test_the_same_result_twice_does_not_differ(folder):
     (difference,) = compared(folder("one"), folder("two"))["differences"]  # names of one length: one seed
-    assert difference["macro_auroc"] == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0}
+    assert difference["measures"]["AUROC"] == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -117,8 +121,8 @@ def test_predictions_with_nan_are_refused_by_image_and_class(folder):
 
 def test_without_predictions_results_stand_side_by_side_and_the_lack_is_said(folder):
     document = compared(folder("one"), folder("two", keep=False))
-    assert document["differences"] == []
-    assert "two: its predictions.parquet is not there" in document["notes"][0]
+    assert document["differences"][0]["measures"] == {}
+    assert "two: predictions.parquet is not there" in document["notes"][0]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}"])
@@ -161,6 +165,95 @@ def test_published_numbers_are_percentages_with_source_and_protocol():
             assert all(value is None or 0 < value <= 100 for value in row.model_dump()["values"])
 
 
+def with_cases(out, **values):
+    """Keep cases of two images a patient, by measure."""
+    kept = [
+        Outcomes(f"grounding/{name}", ["mass"] * len(own), [f"p{i // 2}" for i in range(len(own))], np.array(own, float))
+        for name, own in values.items()
+    ]
+    save_outcomes(kept, out / OUTCOMES)
+    return out
+
+
+def test_differences_in_places_are_paired_by_case(folder):
+    better = np.random.default_rng(0).random(80)
+    one = with_cases(folder("one"), iou=better, dice=[0.5] * 80, pointing_game=[0, 1] * 40)
+    two = with_cases(folder("two"), iou=better - 0.1, dice=[0.5, np.nan] * 40, pointing_game=[0, 1] * 20 + [1, 1] * 20)
+    found = compared(one, two)["differences"][0]["measures"]
+    assert list(found) == ["AUROC", "pointing game", "IoU", "Dice"]
+    assert found["IoU"]["difference"] == pytest.approx(-0.1)
+    assert found["IoU"]["interval"] == pytest.approx([-0.1, -0.1])  # cases vary by far more, and are paired
+    assert found["IoU"]["p"] == pytest.approx(2 / 101)
+    assert found["Dice"]["difference"] == pytest.approx(0)  # each over its defined cases
+    assert found["pointing game"]["difference"] == pytest.approx(0.25)
+    assert found["pointing game"]["interval"][0] < 0.25 < found["pointing game"]["interval"][1]
+
+
+def test_cases_that_are_not_the_same_are_refused(folder):
+    one, two = with_cases(folder("one"), iou=[0.1] * 8), with_cases(folder("two"), iou=[0.1] * 6)
+    with pytest.raises(MedLIPError, match="grounding/iou of different cases"):
+        compared(one, two)
+
+
+def test_a_broken_file_of_cases_is_named(folder):
+    out = folder("one")
+    (out / OUTCOMES).write_text("nothing")
+    with pytest.raises(MedLIPError, match=f"{OUTCOMES}: not readable"):
+        Evaluated.load(out)
+
+
+def trained(seed, alpha=1.0):
+    return {"recipe": {"method": {"alpha": alpha}, "training": {"seed": seed}}, "seed": seed, "data": {"hash": "d"}}
+
+
+def over_seeds_of(*folders):
+    return compare_seeds([Evaluated.load(path) for path in folders])
+
+
+def test_over_seeds_a_recipe_is_a_row_and_differences_are_paired_by_seed(folder):
+    default = [folder(f"default-{seed}", 0.5 + 0.1 * seed, run=trained(seed)) for seed in range(3)]
+    other = [folder(f"other-with-{seed}", 2.0 + seed, run=trained(seed, 2.0)) for seed in (2, 0, 3)]
+    document = over_seeds_of(*default, *other)
+    assert [row["name"].rsplit("/", 1)[1] for row in document["results"]] == ["default (3 seeds)", "other-with (3 seeds)"]
+    areas = {
+        path.name: json.loads((path / "result.json").read_text())["zero_shot"]["macro_auroc"] for path in default + other
+    }
+    own = [areas[f"default-{seed}"] for seed in range(3)]
+    auroc_of = document["results"][0]["measures"]["AUROC"]
+    assert auroc_of == {"value": pytest.approx(np.mean(own)), "interval": None, "range": [min(own), max(own)]}
+    pairs = [areas[f"other-with-{seed}"] - areas[f"default-{seed}"] for seed in (0, 2)]  # 1 and 3 have no partner
+    difference = document["differences"][0]["measures"]["AUROC"]
+    expected = ttest_1samp(pairs, 0)
+    assert difference["difference"] == pytest.approx(np.mean(pairs))
+    assert difference["p"] == pytest.approx(expected.pvalue)
+    assert difference["interval"] == pytest.approx(list(expected.confidence_interval()))
+    assert f"{np.mean(own):.3f} ({min(own):.3f} to {max(own):.3f})" in render(document, Form.markdown)
+
+
+def test_over_seeds_the_drawing_of_labels_may_follow_the_seed_and_nothing_else_may_differ(folder):
+    one = [folder(f"one-{seed}", run=trained(seed), seed=seed) for seed in range(2)]
+    other = [folder(f"two-{seed}", run=trained(seed, 2.0), seed=seed) for seed in range(2)]
+    assert len(over_seeds_of(*one, *other)["differences"]) == 1
+    with pytest.raises(MedLIPError, match=r"another protocol.*seed \(0 and 5\)"):
+        over_seeds_of(*one, folder("three-0", run=trained(0, 3.0), seed=5))
+    with pytest.raises(MedLIPError, match=r"another protocol.*split"):
+        over_seeds_of(*one, folder("four-2", run=trained(2), split="val"))
+
+
+def test_over_seeds_what_cannot_be_told_apart_is_refused(folder):
+    one = folder("one", run=trained(0))
+    with pytest.raises(MedLIPError, match="one recipe and one seed, 0"):
+        over_seeds_of(one, folder("two", run=trained(0)))
+    unknown = folder("unknown")
+    result = json.loads((unknown / "result.json").read_text())
+    (unknown / "result.json").write_text(json.dumps(result | {"run": None}))
+    with pytest.raises(MedLIPError, match="unknown: not known which recipe"):
+        over_seeds_of(one, unknown)
+    alone = over_seeds_of(one, folder("other", run=trained(1, 2.0)))
+    assert alone["differences"][0]["measures"] == {}
+    assert "no seed in common" in alone["notes"][0]
+
+
 def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["medlip", *map(str, arguments)])
     capsys.readouterr()
@@ -173,7 +266,7 @@ def test_the_command_prints_a_table_and_writes_a_page_that_stands_alone(folder, 
     one, other, page = folder("one"), folder("o<b>", 3.0), tmp_path / "pages" / "page.html"
     code, out, _ = run(monkeypatch, capsys, "compare", one, other, "--html", page, "--quoted", "rsna-zero-shot")
     assert code == 0
-    assert "Difference in AUROC" in out
+    assert "Difference to" in out
     html = page.read_text()
     assert html.count("<svg") == 2
     assert "o&lt;b&gt;" in html
@@ -196,8 +289,45 @@ def test_two_evaluations_of_a_run_can_be_compared(tiny_run: Path, phantom_store:
     assert code == 0
     document = json.loads(out)
     assert document["results"][0]["run"]["recipe"]["method"]["name"] == "medslip"
-    assert document["differences"][0]["macro_auroc"]["difference"] in (0.0, None)
+    assert document["differences"][0]["measures"]["AUROC"]["difference"] in (0.0, None)
     assert document["results"][0]["measures"]["pointing game"]["value"] is not None
+    found = document["differences"][0]["measures"]
+    assert {"pointing game", "contrast to noise", "IoU", "Dice", "segmentation Dice, all images"} <= set(found)
+    assert found["IoU"] == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0}
     kept = Evaluated.load(tmp_path / "a").cases
     assert kept
     assert (tmp_path / "p.html").read_text().count("<img ") == 2 * len(kept)
+
+
+def test_reported_means_are_those_of_the_kept_cases(tiny_run: Path, phantom_store: Path, tmp_path, monkeypatch, capsys):
+    for command in ("evaluate", "retrieve"):
+        assert run(monkeypatch, capsys, command, tiny_run, "--data", phantom_store, "--out", tmp_path / "a")[0] == 0
+    for path, file, measures in (
+        (tmp_path / "a", OUTCOMES, 7),
+        (tmp_path / "a" / "retrieval.json", QUERIES, 8),
+    ):
+        result = Evaluated.load(path).result
+        kept = load_outcomes(tmp_path / "a" / file)
+        assert len(kept) == measures
+        for name, cases in kept.items():
+            summary = np.nanmedian if "median" in name else np.nanmean
+            assert value_at(result, name) == pytest.approx(summary(cases.values)), name
+
+
+def test_retrievals_can_be_compared(tiny_run: Path, phantom_store: Path, tmp_path, monkeypatch, capsys):
+    for name in "ab":
+        assert run(monkeypatch, capsys, "retrieve", tiny_run, "--data", phantom_store, "--out", tmp_path / name)[0] == 0
+    code, out, _ = run(monkeypatch, capsys, "compare", tmp_path / "a", tmp_path / "b", "--json")
+    assert code == 0
+    document = json.loads(out)
+    result = json.loads((tmp_path / "a" / "retrieval.json").read_text())
+    measures = document["results"][0]["measures"]
+    assert measures["report to image, recall at 5"]["value"] == result["text_to_image"]["recall_at_5"]["value"]
+    assert measures["images by class, precision at 5"]["value"] == result["classes"]["mean"]["precision_at_5"]["value"]
+    differences = document["differences"][0]["measures"]
+    assert len(differences) == 8
+    assert differences["image to report, median rank"] == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0}
+    assert run(monkeypatch, capsys, "evaluate", tiny_run, "--data", phantom_store, "--out", tmp_path / "c")[0] == 0
+    code, _, err = run(monkeypatch, capsys, "compare", tmp_path / "a", tmp_path / "c")
+    assert code == 1
+    assert "another protocol" in err

@@ -205,8 +205,10 @@ def test_levels_that_are_there_are_not_learned_again_and_can_be_compared(
     both = compare([Evaluated.load(tmp_path / name / "50%") for name in "ab"], resamples=20)
     assert len(both["differences"]) == 1
     assert first["levels"][0]["value"] == both["results"][0]["measures"]["AUROC"]["value"]
+    with pytest.raises(MedLIPError, match=r"one level: .*/50%, .*/100%"):
+        Evaluated.load(tmp_path / "b")
     transfer(method, store, protocol(), out=tmp_path / "c", resamples=50)
-    with pytest.raises(MedLIPError, match="another protocol"):
+    with pytest.raises(MedLIPError, match=r"another protocol.*level \('50 %' and '100 %'\)"):
         compare([Evaluated.load(tmp_path / "b" / "50%"), Evaluated.load(tmp_path / "c" / "100%")])
 
 

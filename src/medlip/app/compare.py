@@ -27,7 +27,11 @@ class Form(StrEnum):
 @answers
 def compare(
     folders: Annotated[
-        list[Path], typer.Argument(help="What `medlip evaluate --out` wrote; the first is the reference.", metavar="DIR...")
+        list[Path],
+        typer.Argument(
+            help="What evaluate, transfer (a level) or retrieve wrote with --out; the first is the reference.",
+            metavar="DIR...",
+        ),
     ],
     form: Annotated[Form, typer.Option("--format", help="text, markdown, csv or latex.")] = Form.text,
     html: Annotated[Path | None, typer.Option(help="Also write a page with plots.", metavar="PAGE")] = None,
@@ -35,15 +39,19 @@ def compare(
         list[str] | None,
         typer.Option("--quoted", help="A table of published numbers, such as nih-zero-shot.", metavar="NAME"),
     ] = None,
+    by_seed: Annotated[
+        bool, typer.Option("--over-seeds", help="Average over the seeds of each recipe, and pair differences by seed.")
+    ] = False,
     as_json: Json = False,
 ) -> Answer:
     """Put results of one protocol side by side. Tests what each differs by from the first, on the same images."""
     from medlip.app.compare_page import render_page
     from medlip.evaluation.compare import Evaluated
     from medlip.evaluation.compare import compare as compare_results
+    from medlip.evaluation.seeds import compare_seeds
 
     evaluated = [Evaluated.load(folder) for folder in folders]
-    document = compare_results(evaluated, quoted=quoted or ())
+    document = (compare_seeds if by_seed else compare_results)(evaluated, quoted=quoted or ())
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(render_page(document, evaluated), encoding="utf-8")
@@ -73,16 +81,18 @@ def tables(document: Mapping[str, Any]) -> Iterator[Table]:
         [[row["name"], *(_value(row["measures"][name]) for name in measures)] for row in results],
     )
     differences = document["differences"]
-    if differences:
+    kept = {
+        kind: list(dict.fromkeys(name for row in differences for name in row[kind])) for kind in ("measures", "per_class")
+    }
+    if any(kept.values()):
+        titles = {"measures": "{}", "per_class": "AUROC of {}"}
         yield Table(
-            f"Difference in AUROC to {differences[0]['to']}",
-            ["class", *(f"{row['name']}{column}" for row in differences for column in ("", ", p"))],
+            f"Difference to {differences[0]['to']}",
+            ["measure", *(f"{row['name']}{column}" for row in differences for column in ("", ", p"))],
             [
-                ["macro average", *(cell for row in differences for cell in _differing(row["macro_auroc"]))],
-                *(
-                    [name, *(cell for row in differences for cell in _differing(row["per_class"][name]))]
-                    for name in differences[0]["per_class"]
-                ),
+                [titles[kind].format(name), *(cell for row in differences for cell in _differing(row[kind].get(name)))]
+                for kind, names in kept.items()
+                for name in names
             ],
             "; ".join(document["notes"]),
         )
@@ -104,7 +114,7 @@ def render(document: Mapping[str, Any], form: Form) -> str:
         return as_csv(document)
     write: Callable[[Table], str] = {Form.text: as_text, Form.markdown: as_markdown, Form.latex: as_latex}[form]
     parts = [write(each) for each in tables(document)]
-    if not document["differences"] and form is Form.text:
+    if not any(row["measures"] or row["per_class"] for row in document["differences"]) and form is Form.text:
         parts += document["notes"]
     return "\n\n".join(parts if form is Form.latex else [*parts, NOT_A_DEVICE])
 
@@ -147,13 +157,15 @@ def as_csv(document: Mapping[str, Any]) -> str:
     writer.writerow(["kind", "name", "class", "measure", "value", "low", "high", "p", "source"])
     for row in document["results"]:
         for measure, entry in row["measures"].items():
-            writer.writerow(["result", row["name"], "", measure, entry["value"], *(entry["interval"] or ("", "")), "", ""])
+            writer.writerow(["result", row["name"], "", measure, entry["value"], *_ends(entry), "", ""])
         for name, entry in row["per_class"].items():
-            writer.writerow(["result", row["name"], name, "AUROC", entry["value"], *(entry["interval"] or ("", "")), "", ""])
+            writer.writerow(["result", row["name"], name, "AUROC", entry["value"], *_ends(entry), "", ""])
     for row in document["differences"]:
-        for name, entry in {"": row["macro_auroc"], **row["per_class"]}.items():
+        entries = [("", measure, entry) for measure, entry in row["measures"].items()]
+        entries += [(name, "AUROC", entry) for name, entry in row["per_class"].items()]
+        for name, measure, entry in entries:
             ends = entry["interval"] or ("", "")
-            writer.writerow(["difference", row["name"], name, "AUROC", entry["difference"], *ends, entry["p"], row["to"]])
+            writer.writerow(["difference", row["name"], name, measure, entry["difference"], *ends, entry["p"], row["to"]])
     for quote in document["quoted"].values():
         for row in quote["rows"]:
             for measure, value in zip(quote["measures"], row["values"], strict=True):
@@ -164,15 +176,20 @@ def as_csv(document: Mapping[str, Any]) -> str:
     return file.getvalue().rstrip("\n")
 
 
+def _ends(entry: Mapping[str, Any]) -> Sequence[float | str]:
+    """Return the interval of a number, or its range over seeds."""
+    return entry["interval"] or entry.get("range") or ("", "")
+
+
 def _value(entry: Mapping[str, Any]) -> str:
     if entry["value"] is None:
         return "-"
-    ends = entry["interval"]
-    return f"{entry['value']:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
+    low, high = _ends(entry)
+    return f"{entry['value']:.3f}" + (f" ({low:.3f} to {high:.3f})" if low != "" else "")
 
 
-def _differing(entry: Mapping[str, Any]) -> tuple[str, str]:
-    if entry["difference"] is None:
+def _differing(entry: Mapping[str, Any] | None) -> tuple[str, str]:
+    if entry is None or entry["difference"] is None:
         return "-", "-"
     ends = entry["interval"]
     text = f"{entry['difference']:+.3f}" + (f" ({ends[0]:+.3f} to {ends[1]:+.3f})" if ends else "")

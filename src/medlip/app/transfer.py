@@ -86,9 +86,11 @@ def _untrained(recipe: str, changes: list[str] | tuple[()], store: Store) -> Met
     from medlip.training import load_recipe
 
     settings = load_recipe(recipe, changes)
-    return build_method(
+    method = build_method(
         {"seed": settings.training.seed, **settings.method},
         settings.make_vocabulary(),
         settings.make_preprocessing(),
         lambda: (" ".join(sentences) for sentences in store.column("sentences")),
     )
+    method.made_by = {"recipe": settings.model_dump(mode="json"), "seed": settings.training.seed, "data": None}
+    return method

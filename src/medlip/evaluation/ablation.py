@@ -8,16 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from itertools import product
-from math import sqrt
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
-from scipy.special import stdtrit
 
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
+from medlip.evaluation.metrics import over_seeds
 from medlip.evaluation.run import evaluate
 from medlip.methods.base import method_config
 from medlip.training import fit, load_recipe, load_run
@@ -236,19 +234,9 @@ def _row(variant: str, results: Mapping[tuple[str, int], Mapping[str, float | No
     row: dict[str, Any] = {"variant": variant, "runs": len(seeds)}
     for name in MEASURES:
         values = {seed: value for seed in seeds if (value := results[variant, seed][name]) is not None}
-        row[name] = _summary(list(values.values()))
+        row[name] = over_seeds(list(values.values()))
         if variant != DEFAULT:
             defaults = {seed: results[DEFAULT, seed][name] for seed in seeds if (DEFAULT, seed) in results}
             pairs = [(value, defaults.get(seed)) for seed, value in values.items()]
-            row[f"{name}_difference"] = _summary([value - other for value, other in pairs if other is not None])
+            row[f"{name}_difference"] = over_seeds([value - other for value, other in pairs if other is not None])
     return row
-
-
-def _summary(values: Sequence[float]) -> dict[str, Any] | None:
-    if not values:
-        return None
-    middle, interval = mean(values), None
-    if len(values) > 1:
-        half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))
-        interval = [middle - half, middle + half]
-    return {"mean": middle, "low": min(values), "high": max(values), "interval": interval, "values": list(values)}

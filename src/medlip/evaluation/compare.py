@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,57 @@ import numpy as np
 from medlip.errors import MedLIPError
 from medlip.evaluation.basis import RESULT
 from medlip.evaluation.cases import CASES, Case, load_cases
-from medlip.evaluation.metrics import Array, auroc_statistic, interval, mean_defined, number, paired_difference
+from medlip.evaluation.metrics import (
+    Array,
+    Difference,
+    Statistic,
+    auroc_statistic,
+    interval,
+    mean_defined,
+    mean_statistic,
+    median_statistic,
+    number,
+    paired_difference,
+)
+from medlip.evaluation.outcomes import OUTCOMES, Outcomes, load_outcomes
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.published import published_table
+from medlip.evaluation.retrieval import MEDIAN_RANK, PRECISIONS, QUERIES, RECALLS
+from medlip.evaluation.retrieval import RESULT as RETRIEVED
 from medlip.evaluation.zero_shot import SENSITIVITY
 
 MEASURES = {
-    "AUROC": ("zero_shot", "macro_auroc", "interval"),
-    "AUPRC": ("zero_shot", "macro_auprc", "macro_auprc_interval"),
-    "F1": ("zero_shot", "macro_f1", ""),
-    "accuracy": ("zero_shot", "macro_accuracy", ""),
-    "sensitivity at 0.9 specificity": ("zero_shot", f"macro_{SENSITIVITY}", ""),
-    "Brier": ("zero_shot", "macro_brier", ""),
-    "calibration error": ("zero_shot", "macro_calibration_error", ""),
-    "pointing game": ("grounding", "pointing_game", "interval"),
-    "contrast to noise": ("grounding", "contrast_to_noise", "contrast_interval"),
-    "IoU": ("grounding", "iou", "iou_interval"),
-    "Dice": ("grounding", "dice", "dice_interval"),
-    "segmentation Dice, positives": ("segmentation", "dice_positives", "dice_positives_interval"),
-    "segmentation Dice, all images": ("segmentation", "dice_all", "dice_all_interval"),
-    "segmentation IoU, positives": ("segmentation", "iou", "iou_interval"),
+    "AUROC": ("zero_shot/macro_auroc", "zero_shot/interval"),
+    "AUPRC": ("zero_shot/macro_auprc", "zero_shot/macro_auprc_interval"),
+    "F1": ("zero_shot/macro_f1", ""),
+    "accuracy": ("zero_shot/macro_accuracy", ""),
+    "sensitivity at 0.9 specificity": (f"zero_shot/macro_{SENSITIVITY}", ""),
+    "Brier": ("zero_shot/macro_brier", ""),
+    "calibration error": ("zero_shot/macro_calibration_error", ""),
+    "pointing game": ("grounding/pointing_game", "grounding/interval"),
+    "contrast to noise": ("grounding/contrast_to_noise", "grounding/contrast_interval"),
+    "IoU": ("grounding/iou", "grounding/iou_interval"),
+    "Dice": ("grounding/dice", "grounding/dice_interval"),
+    "segmentation Dice, positives": ("segmentation/dice_positives", "segmentation/dice_positives_interval"),
+    "segmentation Dice, all images": ("segmentation/dice_all", "segmentation/dice_all_interval"),
+    "segmentation IoU, positives": ("segmentation/iou", "segmentation/iou_interval"),
+    **{
+        f"{title}, {name.replace('_', ' ')}": (f"{way}/{name}/value", f"{way}/{name}/interval")
+        for way, title in (("image_to_text", "image to report"), ("text_to_image", "report to image"))
+        for name in (*(f"recall_at_{k}" for k in RECALLS), MEDIAN_RANK)
+    },
+    **{
+        f"images by class, precision at {k}": (
+            f"classes/mean/precision_at_{k}/value",
+            f"classes/mean/precision_at_{k}/interval",
+        )
+        for k in PRECISIONS
+    },
 }
 """Where a result has each measure, and its interval if it has one. Classification is the macro average."""
+
+PARTS = {RESULT: ("zero_shot", "grounding"), RETRIEVED: ("image_to_text", "text_to_image")}
+"""What a result file of each kind holds."""
 
 NAMED = 5
 UNCORRECTED = "p-values are two-sided, of a paired bootstrap over patients, and not corrected for how many there are"
@@ -42,43 +71,50 @@ UNCORRECTED = "p-values are two-sided, of a paired bootstrap over patients, and 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A result as `evaluate` wrote it to a folder.
+    """A result as `evaluate`, `transfer` (one level) or `retrieve` wrote it to a folder.
 
     Attributes:
-        name: its folder.
-        result: what result.json holds.
-        predictions: the scores of every image, None where they were not kept.
+        name: its folder, or file.
+        result: what the file holds.
+        predictions: the scores of every image, None where they were not kept, or there are none.
+        outcomes: what became of every case, by measure; empty where that was not kept.
         cases: the best and the worst case of findings, if they were kept.
     """
 
     name: str
     result: Mapping[str, Any]
     predictions: Predictions | None
+    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
     cases: Sequence[Case] = ()
 
     @classmethod
-    def load(cls, folder: Path) -> Evaluated:
-        """Read a folder.
+    def load(cls, path: Path) -> Evaluated:
+        """Read a folder's result, or the file of one: in a folder that holds an evaluation and a retrieval, the former.
 
         Raises:
             MedLIPError: it holds no result, or a file is broken.
         """
-        file = folder / RESULT
+        file = next((path / name for name in PARTS if (path / name).exists()), path)
         try:
             result = json.loads(file.read_text(encoding="utf-8"))
-            _ = result["protocol"]["hash"], result["zero_shot"], result["grounding"]
-        except FileNotFoundError as error:
+            if "levels" in result:
+                levels = ", ".join(str(path / entry["level"].replace(" ", "")) for entry in result["levels"])
+                raise MedLIPError(f"{path}: holds the levels of a transfer. Compare results of one level: {levels}")
+            _ = result["protocol"]["hash"], *(result[part] for part in PARTS[file.name])
+        except (FileNotFoundError, IsADirectoryError) as error:
             raise MedLIPError(
-                f"{folder}: no {RESULT} in it. Run: medlip evaluate RUN --data SOURCE --out {folder}"
+                f"{path}: no {' and no '.join(PARTS)} in it. Run: medlip evaluate RUN --data SOURCE --out {path}"
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise MedLIPError(f"{file}: not the result of an evaluation ({error!r}). Evaluate again.") from error
-        kept, shown = folder / PREDICTIONS, folder / CASES
+        folder, retrieved = file.parent, file.name == RETRIEVED
+        kept, became, shown = folder / PREDICTIONS, folder / (QUERIES if retrieved else OUTCOMES), folder / CASES
         return cls(
-            str(folder),
+            str(path),
             result,
-            Predictions.load(kept) if kept.exists() else None,
-            load_cases(shown) if shown.exists() else (),
+            Predictions.load(kept) if kept.exists() and not retrieved else None,
+            load_outcomes(became) if became.exists() else {},
+            load_cases(shown) if shown.exists() and not retrieved else (),
         )
 
 
@@ -95,23 +131,26 @@ def compare(
 
     Returns:
         Plain data: the `protocol`; `results`, with name, `run`, each of `MEASURES` with its interval, and AUROC `per_class`;
-        `differences` to the first in macro AUROC and by class, each with interval and p; `quoted` tables; `notes`.
+        `differences` to the first, in the `measures` that images or cases were kept of and in AUROC `per_class`, each with
+        interval and p; `quoted` tables; `notes`.
 
     Raises:
         MedLIPError: protocols, test images or labels differ; says in what. No published table of a name.
     """
     first = evaluated[0]
     for other in evaluated[1:]:
-        _require_same_images(first, other)
-        _require_same_protocol(first, other)
+        require_same_images(first, other)
+        require_same_protocol(first, other)
     tables = {name: published_table(name).model_dump(mode="json") for name in quoted}
+    differences = [_difference(first, other, resamples=resamples, seed=seed) for other in evaluated[1:]]
     notes = [
-        f"{entry.name}: its {PREDICTIONS} is not there, so no difference to it can be tested. Evaluate with --out."
+        f"{entry.name}: {name} is not there, so no difference to it {what} can be tested. Evaluate with --out."
         for entry in evaluated
-        if entry.predictions is None and len(evaluated) > 1
-    ]
-    differences = [
-        difference for other in evaluated[1:] for difference in _differences(first, other, resamples=resamples, seed=seed)
+        for name, what, lacking in (
+            (PREDICTIONS, "in AUROC", entry.result.get("zero_shot") and entry.predictions is None),
+            (OUTCOMES, "in single cases", _has_cases(entry) and not entry.outcomes),
+        )
+        if lacking and differences
     ]
     return {
         "protocol": first.result["protocol"],
@@ -122,61 +161,116 @@ def compare(
     }
 
 
+def value_at(result: Mapping[str, Any], path: str) -> Any:
+    """Return what a result holds at a path such as "grounding/iou", None where there is nothing."""
+    found: Any = result
+    for key in path.split("/"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def _has_cases(entry: Evaluated) -> bool:
+    return any(value_at(entry.result, part) for part in ("grounding", "segmentation", *PARTS[RETRIEVED]))
+
+
 def _row(entry: Evaluated) -> dict[str, Any]:
-    measures = {}
-    for name, (part, key, ends) in MEASURES.items():
-        found = entry.result.get(part) or {}
-        measures[name] = {"value": found.get(key), "interval": found.get(ends) if ends else None}
-    zero_shot = entry.result["zero_shot"] or {"per_class": {}}
+    per_class = value_at(entry.result, "zero_shot/per_class") or {}
     return {
         "name": entry.name,
         "run": entry.result.get("run"),
-        "measures": measures,
+        "measures": {
+            name: {"value": value_at(entry.result, value), "interval": value_at(entry.result, ends) if ends else None}
+            for name, (value, ends) in MEASURES.items()
+        },
         "per_class": {
-            name: {"value": values["auroc"], "interval": values["interval"]}
-            for name, values in zero_shot["per_class"].items()
+            name: {"value": values["auroc"], "interval": values["interval"]} for name, values in per_class.items()
         },
     }
 
 
-def _differences(first: Evaluated, second: Evaluated, *, resamples: int, seed: int) -> Iterator[dict[str, Any]]:
+def _difference(first: Evaluated, second: Evaluated, *, resamples: int, seed: int) -> dict[str, Any]:
+    """Return by how much the second differs from the first in what both kept image by image, or case by case."""
+    macro, per_class = _auroc_difference(first, second, resamples, seed)
+    measures = macro | {
+        name: difference
+        for name, (path, _) in MEASURES.items()
+        if (difference := _case_difference(first, second, path, resamples, seed))
+    }
+    return {"name": second.name, "to": first.name, "measures": measures, "per_class": per_class}
+
+
+def _auroc_difference(
+    first: Evaluated, second: Evaluated, resamples: int, seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the difference in macro AUROC and by class, nothing where predictions were not kept."""
     if first.predictions is None or second.predictions is None or not first.result["zero_shot"]:
-        return
+        return {}, {}
     reference, classes = first.predictions, first.predictions.classes
     in_macro = np.isin(classes, first.result["zero_shot"]["classes_in_macro"])
     columns = [list(second.predictions.classes).index(name) for name in classes]
-    statistics = [
-        auroc_statistic(scores, reference.labels) for scores in (reference.scores, second.predictions.scores[:, columns])
-    ]
+    scores = reference.scores, second.predictions.scores[:, columns]
 
-    def with_macro(c: int, weights: Array) -> Array:
-        values = statistics[c](weights)
-        return np.column_stack([values, mean_defined(values[:, in_macro])])
+    def with_macro(statistic: Statistic) -> Statistic:
+        def both(weights: Array) -> Array:
+            values = statistic(weights)
+            return np.column_stack([values, mean_defined(values[:, in_macro])])
 
-    found = paired_difference(
-        lambda weights: with_macro(0, weights), lambda weights: with_macro(1, weights), reference.patients, resamples, seed
-    )
-    entries = [
+        return both
+
+    one, other = (with_macro(auroc_statistic(each, reference.labels)) for each in scores)
+    *entries, macro = _entries(paired_difference(one, other, reference.patients, resamples, seed))
+    return {"AUROC": macro}, dict(zip(classes, entries, strict=True))
+
+
+def _case_difference(first: Evaluated, second: Evaluated, path: str, resamples: int, seed: int) -> dict[str, Any] | None:
+    """Return the difference in a mean (a median, of ranks) over cases, each over those for which it is defined."""
+    one, other = first.outcomes.get(path), second.outcomes.get(path)
+    if one is None or other is None:
+        return None
+    if (one.findings, one.patients) != (other.findings, other.patients):
+        raise MedLIPError(
+            f"{first.name} and {second.name} kept {path} of different cases, though under one protocol. Evaluate both again."
+        )
+    summary = median_statistic if MEDIAN_RANK in path else mean_statistic
+
+    def over_defined(values: Array) -> Statistic:
+        defined = ~np.isnan(values)
+        statistic = summary(values[defined])
+        return lambda weights: statistic(weights[:, defined])[:, None]
+
+    found = paired_difference(over_defined(one.values), over_defined(other.values), one.patients, resamples, seed)
+    return _entries(found)[0]
+
+
+def _entries(found: Difference) -> list[dict[str, Any]]:
+    return [
         {"difference": number(value), "interval": interval(low, high), "p": number(p)}
         for value, low, high, p in zip(found.value, found.low, found.high, found.p, strict=True)
     ]
-    per_class = dict(zip(classes, entries[:-1], strict=True))
-    yield {"name": second.name, "to": first.name, "macro_auroc": entries[-1], "per_class": per_class}
 
 
-def _require_same_protocol(first: Evaluated, second: Evaluated) -> None:
-    one, other = first.result["protocol"], second.result["protocol"]
-    if one["hash"] == other["hash"]:
+def require_same_protocol(first: Evaluated, second: Evaluated, but: Sequence[str] = ()) -> None:
+    """Refuse results that can't share a column; they may differ in the fields that `but` names.
+
+    Raises:
+        MedLIPError: they differ, says in what.
+    """
+    one, other = (
+        {key: value for key, value in entry.result["protocol"].items() if key not in ("name", "hash", *but)}
+        | {"level": entry.result.get("level")}
+        for entry in (first, second)
+    )
+    fields = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    if not fields:
         return
-    fields = [key for key in {**one, **other} if key not in ("name", "hash") and one.get(key) != other.get(key)]
-    what = "; ".join(_difference(key, one.get(key), other.get(key)) for key in fields) or "its hash"
+    what = "; ".join(_differ(key, one.get(key), other.get(key)) for key in fields)
     raise MedLIPError(
         f"{second.name} was evaluated under another protocol than {first.name}, so they can't share a column. They differ "
         f"in {what}. Compare results of one protocol at a time, or evaluate again."
     )
 
 
-def _difference(key: str, one: Any, other: Any) -> str:
+def _differ(key: str, one: Any, other: Any) -> str:
     if isinstance(one, dict) and isinstance(other, dict):
         names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
         more = ", …" if len(names) > NAMED else ""
@@ -184,7 +278,12 @@ def _difference(key: str, one: Any, other: Any) -> str:
     return f"{key} ({one!r} and {other!r})"
 
 
-def _require_same_images(first: Evaluated, second: Evaluated) -> None:
+def require_same_images(first: Evaluated, second: Evaluated) -> None:
+    """Refuse results whose predictions, where they were kept, are of other images, or of images with other labels.
+
+    Raises:
+        MedLIPError: they are, says which.
+    """
     one, other = first.predictions, second.predictions
     if one is None or other is None:
         return

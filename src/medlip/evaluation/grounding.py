@@ -31,9 +31,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.nn import functional as F
 
+from medlip.data.overlap import pseudonym
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
 from medlip.evaluation.metrics import Array, bootstrap, interval, mean_statistic, number
+from medlip.evaluation.outcomes import Outcomes
 
 Pixels = NDArray[np.bool_]
 
@@ -174,6 +176,27 @@ def grounding_result(
         "compared_with": dict(Counter(pair.compared_with for pair in overlap_pairs)),
         "per_class": per_class,
     }
+
+
+def grounding_outcomes(pairs: Sequence[Pair], *, threshold: float, reported: Iterable[bool]) -> list[Outcomes]:
+    """Return every pair's part in the means of `grounding_result`, which takes the same."""
+    overlap_pairs = [pair for pair, counts in zip(pairs, reported, strict=True) if counts]
+    outcomes = [
+        _outcomes("pointing_game", pairs, [float(pair.hit) for pair in pairs]),
+        _outcomes("contrast_to_noise", pairs, [pair.contrast for pair in pairs]),
+    ]
+    if np.isnan(threshold):
+        return outcomes
+    at = threshold_index(threshold)
+    return outcomes + [
+        _outcomes(name, overlap_pairs, [float(getattr(pair, name)[at]) for pair in overlap_pairs])
+        for name in ("iou", "dice")
+    ]
+
+
+def _outcomes(name: str, pairs: Sequence[Pair], values: Sequence[float]) -> Outcomes:
+    findings, patients = [pair.pathology for pair in pairs], [pseudonym(pair.patient) for pair in pairs]
+    return Outcomes(f"grounding/{name}", findings, patients, np.array(values, float))
 
 
 def paint_boxes(boxes: Iterable[Box], shape: tuple[int, int]) -> Pixels:

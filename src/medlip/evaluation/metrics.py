@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import sqrt
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
+from scipy.special import stdtr, stdtrit
 
 from medlip.errors import MedLIPError
 
@@ -191,6 +194,20 @@ def mean_statistic(values: ArrayLike) -> Statistic:
     return statistic
 
 
+def median_statistic(values: Array) -> Statistic:
+    """Return the median of (N,) values as a function of whole weights, (R, N) -> (R,), for `bootstrap`."""
+    order = np.argsort(values)
+    ordered = values[order]
+
+    def statistic(weights: Array) -> Array:
+        reached = weights[:, order].cumsum(axis=1)
+        half = reached[:, -1:] / 2
+        middle: Array = (ordered[(reached < half).sum(axis=1)] + ordered[(reached <= half).sum(axis=1)]) / 2
+        return middle
+
+    return statistic
+
+
 def resampled(statistic: Statistic, patients: Sequence[Any] | NDArray[Any], resamples: int = 1000, seed: int = 0) -> Array:
     """Return a statistic of samples of patients drawn with replacement, (resamples, …): images of one go together.
 
@@ -306,6 +323,24 @@ def quantiles(values: Array, tail: float) -> Array:
     ends = np.full((2, *values.shape[1:]), np.nan)
     ends[:, defined] = np.nanquantile(values[:, defined], (tail, 1 - tail), axis=0)
     return ends
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any] | None:
+    """Return the spread of a number over S seeds, ready for JSON; None without any.
+
+    Returns:
+        `mean`, `low` and `high` (lowest and highest), `values`; from two seeds on the 95 % `interval` of the mean and the
+        two-sided `p` of a mean of 0 (Student's t: meant for differences paired by seed), else None.
+    """
+    if not values:
+        return None
+    middle, ends, p = mean(values), None, None
+    if len(values) > 1:
+        error, freedom = stdev(values) / sqrt(len(values)), len(values) - 1
+        half = float(stdtrit(freedom, 0.975)) * error
+        ends = [middle - half, middle + half]
+        p = float(2 * stdtr(freedom, -abs(middle) / error)) if error else None
+    return {"mean": middle, "low": min(values), "high": max(values), "interval": ends, "p": p, "values": list(values)}
 
 
 def mean_defined(values: Array) -> Array:

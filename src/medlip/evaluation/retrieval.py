@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medlip.data.overlap import pseudonym
 from medlip.errors import MedLIPError
 from medlip.evaluation.basis import (
     DISCLAIMER,
@@ -33,7 +34,17 @@ from medlip.evaluation.basis import (
     select_split,
     versions,
 )
-from medlip.evaluation.metrics import Array, Statistic, bootstrap, interval, mean_defined, mean_statistic, number
+from medlip.evaluation.metrics import (
+    Array,
+    Statistic,
+    bootstrap,
+    interval,
+    mean_defined,
+    mean_statistic,
+    median_statistic,
+    number,
+)
+from medlip.evaluation.outcomes import Outcomes, save_outcomes
 from medlip.evaluation.predictions import Predictions
 from medlip.evaluation.protocol import Protocol
 from medlip.work import replace_file, track
@@ -44,6 +55,8 @@ if TYPE_CHECKING:
 RECALLS = (1, 5, 10)
 PRECISIONS = (5, 10, 100)
 RESULT = "retrieval.json"
+QUERIES = "queries.parquet"
+MEDIAN_RANK = "median_rank"
 CELLS = 4_000_000  # similarities held at a time
 RULES = {
     "right": "the image's own report and any that reads the same word for word; likewise all images with the report's words",
@@ -100,7 +113,8 @@ def retrieve(
         batch_size: images at a time.
         resamples: of the bootstrap.
         seed: of the bootstrap and of the pool.
-        out: a folder to write retrieval.json into.
+        out: a folder to write retrieval.json and queries.parquet (what became of every query) into, which `medlip compare`
+            reads.
 
     Returns:
         Plain data without NaN: `image_to_text` and `text_to_image`, each with `recall_at_1`, 5, 10 and `median_rank` as
@@ -145,8 +159,9 @@ def retrieve(
         resamples=resamples,
         seed=seed,
     )
+    ranked = _rank_both_ways(drawn, images, texts)
     result = {
-        **_recall_results(drawn, images, texts, resamples, seed),
+        **{way: _recall_result(each, resamples, seed) for way, each in ranked.items()},
         "classes": precision_result(list(prompts), scores, known, patients, resamples, seed) if prompts else None,
         "n_images": len(ids),
         "n_reports": len(drawn.reports),
@@ -165,6 +180,7 @@ def retrieve(
     }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        save_outcomes((one for way, each in ranked.items() for one in _recall_outcomes(way, each)), out / QUERIES)
         replace_file(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
     return result
 
@@ -310,20 +326,6 @@ def precision_statistic(scores: Array, labels: Array) -> Statistic:
     return statistic
 
 
-def median_statistic(values: Array) -> Statistic:
-    """Return the median of (N,) values as a function of whole weights, (R, N) -> (R,), for `bootstrap`."""
-    order = np.argsort(values)
-    ordered = values[order]
-
-    def statistic(weights: Array) -> Array:
-        reached = weights[:, order].cumsum(axis=1)
-        half = reached[:, -1:] / 2
-        middle: Array = (ordered[(reached < half).sum(axis=1)] + ordered[(reached <= half).sum(axis=1)]) / 2
-        return middle
-
-    return statistic
-
-
 @dataclass(frozen=True, slots=True)
 class _Pool:
     """The reports among which images are told apart, and the images of their studies.
@@ -411,7 +413,33 @@ def _read_reports(method: Retrieving, texts: Sequence[Sequence[str]], batch_size
     )
 
 
-def _recall_results(drawn: _Pool, images: Vectors, texts: Vectors, resamples: int, seed: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """Where the right answers of Q queries stand, one way.
+
+    Attributes:
+        ranks: of each query.
+        right: (Q,) how many answers are right.
+        pool: how many answers there are.
+        patients: (Q,) whose query it is.
+    """
+
+    ranks: Ranks
+    right: Integers
+    pool: int
+    patients: Sequence[str]
+
+    @classmethod
+    def of(cls, ranks: Ranks, query_texts: Integers, answer_texts: Integers, patients: Sequence[str]) -> _Ranked:
+        return cls(ranks, np.bincount(answer_texts)[query_texts], len(answer_texts), patients)
+
+    @property
+    def hits(self) -> Array:
+        """How likely each query has a right answer among the first of each of `RECALLS`, (Q, K)."""
+        return np.stack([self.ranks.found(k) for k in RECALLS], axis=1)
+
+
+def _rank_both_ways(drawn: _Pool, images: Vectors, texts: Vectors) -> dict[str, _Ranked]:
     said = texts.any(axis=0)  # most of the facts that a report could state are stated by none
     images, texts = images[:, said], texts[:, said]
     found = rank_first(images, drawn.image_texts, texts[drawn.reports], drawn.reports)
@@ -419,28 +447,35 @@ def _recall_results(drawn: _Pool, images: Vectors, texts: Vectors, resamples: in
     by_text = rank_first(texts, np.arange(len(texts)), images, drawn.image_texts)
     found_images = Ranks(*(values[drawn.reports] for values in (by_text.above, by_text.tied, by_text.right)))
     return {
-        "image_to_text": _recall_result(found, drawn.image_texts, drawn.reports, drawn.image_patients, resamples, seed),
-        "text_to_image": _recall_result(found_images, drawn.reports, drawn.image_texts, drawn.patients, resamples, seed),
+        "image_to_text": _Ranked.of(found, drawn.image_texts, drawn.reports, drawn.image_patients),
+        "text_to_image": _Ranked.of(found_images, drawn.reports, drawn.image_texts, drawn.patients),
     }
 
 
-def _recall_result(
-    ranks: Ranks, query_texts: Integers, answer_texts: Integers, patients: Sequence[str], resamples: int, seed: int
-) -> dict[str, Any]:
-    right = np.bincount(answer_texts)[query_texts]
-    guessed = Ranks(np.zeros_like(right), np.full_like(right, len(answer_texts)), right)
-    hits, chances = (np.stack([given.found(k) for k in RECALLS], axis=1) for given in (ranks, guessed))
-    low, high = bootstrap(mean_statistic(hits), patients, resamples, seed)
-    ends = bootstrap(median_statistic(ranks.expected), patients, resamples, seed)
+def _recall_result(ranked: _Ranked, resamples: int, seed: int) -> dict[str, Any]:
+    none, all_tied = np.zeros_like(ranked.right), np.full_like(ranked.right, ranked.pool)
+    guessed = _Ranked(Ranks(none, all_tied, ranked.right), ranked.right, ranked.pool, ranked.patients)
+    hits, chances = ranked.hits, guessed.hits
+    low, high = bootstrap(mean_statistic(hits), ranked.patients, resamples, seed)
+    ends = bootstrap(median_statistic(ranked.ranks.expected), ranked.patients, resamples, seed)
     return {
         **{
             f"recall_at_{k}": _number(hits[:, row].mean(), low[row], high[row], chances[:, row].mean())
             for row, k in enumerate(RECALLS)
         },
-        "median_rank": _number(np.median(ranks.expected), *ends, np.median(guessed.expected)),
-        "queries": len(right),
-        "pool": len(answer_texts),
+        MEDIAN_RANK: _number(np.median(ranked.ranks.expected), *ends, np.median(guessed.ranks.expected)),
+        "queries": len(ranked.right),
+        "pool": ranked.pool,
     }
+
+
+def _recall_outcomes(way: str, ranked: _Ranked) -> list[Outcomes]:
+    """Return every query's part in the recalls, and its rank."""
+    measures = [f"recall_at_{k}" for k in RECALLS] + [MEDIAN_RANK]
+    values = np.column_stack([ranked.hits, ranked.ranks.expected]).T
+    patients = [pseudonym(patient) for patient in ranked.patients]
+    findings = [""] * len(patients)
+    return [Outcomes(f"{way}/{name}/value", findings, patients, own) for name, own in zip(measures, values, strict=True)]
 
 
 def _number(value: Any, low: Any, high: Any, chance: Any) -> dict[str, Any]:

@@ -35,8 +35,17 @@ from medlip.evaluation.basis import (
     versions,
 )
 from medlip.evaluation.cases import CASES, Case, choose_cases, make_case, save_cases
-from medlip.evaluation.grounding import Pair, choose_threshold, grounding_result, judge, paint_boxes, paint_masks
+from medlip.evaluation.grounding import (
+    Pair,
+    choose_threshold,
+    grounding_outcomes,
+    grounding_result,
+    judge,
+    paint_boxes,
+    paint_masks,
+)
 from medlip.evaluation.metrics import Array
+from medlip.evaluation.outcomes import OUTCOMES, save_outcomes
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.protocol import Protocol
 from medlip.evaluation.protocols import NamedProtocol
@@ -103,8 +112,9 @@ def evaluate(
         seed: of the bootstrap and of the half.
         protocol: a named one, which says split, classes, prompts and where thresholds come from.
         images: a split list: the images of the split to evaluate, by id, study or file name; None for all.
-        out: a folder to write result.json, predictions.parquet and, where there is grounding, cases.npz into (images of the
-            data with their maps, see `medlip.evaluation.cases`), which `medlip compare` reads.
+        out: a folder to write result.json, predictions.parquet, outcomes.parquet (of every finding that is located or
+            segmented) and, where there is grounding, cases.npz into (images of the data with their maps, see
+            `medlip.evaluation.cases`), which `medlip compare` reads.
 
     Returns:
         Plain data without NaN: `zero_shot` (see `zero_shot_result`; None without labels), `grounding` (see
@@ -161,10 +171,13 @@ def evaluate(
         resamples=resamples,
         seed=seed,
     )
+    overlaps = _overlap_tuning(answers, tuned, seed)
+    segmented = _segmentation_tuning(answers, tuned, seed)
+    drawn: dict[str, Any] = {"rule": rule, "resamples": resamples, "seed": seed}
     result = {
         "zero_shot": _zero_shot(prompts, answers, tuned, rule, resamples, seed) if prompts else None,
-        "grounding": _grounding(answers, tuned, rule, resamples, seed) if answers.pairs else None,
-        "segmentation": _segmentation(answers, tuned, rule, resamples, seed) if answers.judged else None,
+        "grounding": grounding_result(answers.pairs, **overlaps, **drawn) if answers.pairs else None,
+        "segmentation": segmentation.segmentation_result(*segmented, **drawn) if answers.judged else None,
         "n_images": len(answers.patients),
         "n_patients": len(set(answers.patients)),
         "split": split,
@@ -182,8 +195,10 @@ def evaluate(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         answers.predictions(list(prompts)).save(out / PREDICTIONS)
+        placed = grounding_outcomes(answers.pairs, **overlaps) if answers.pairs else []
+        save_outcomes([*placed, *segmentation.segmentation_outcomes(*segmented)], out / OUTCOMES)
         if answers.pairs:
-            save_cases(list(_cases(method, evaluated, asked, answers, tuned, seed)), out / CASES)
+            save_cases(list(_cases(method, evaluated, asked, answers, **overlaps)), out / CASES)
         (out / RESULT).write_text(json.dumps(result, indent=1, allow_nan=False))
     return result
 
@@ -316,12 +331,17 @@ def _locate(
 
 
 def _cases(
-    method: Answering, store: Store, asked: _Asked, answers: _Answers, tuned: _Answers | None, seed: int
+    method: Answering,
+    store: Store,
+    asked: _Asked,
+    answers: _Answers,
+    *,
+    threshold: float,
+    reported: NDArray[np.bool_],
 ) -> Iterator[Case]:
     """Draw the maps of a few pairs again, for none was kept, and show them."""
-    tuning_pairs, reported = _overlap_tuning(answers, tuned, seed)
     with inference(method) as device:
-        for choice in choose_cases(answers.pairs, reported, choose_threshold(tuning_pairs)):
+        for choice in choose_cases(answers.pairs, reported, threshold):
             pair, (row, prompt) = answers.pairs[choice.pair], answers.places[choice.pair]
             record = store[row]
             (spot,) = (spot for spot in _spots(record, asked) if (spot.pathology, spot.prompt) == (pair.pathology, prompt))
@@ -409,22 +429,20 @@ def _zero_shot(
     return zero_shot_result(*given, resamples=resamples, seed=seed)
 
 
-def _grounding(answers: _Answers, tuned: _Answers | None, rule: str, resamples: int, seed: int) -> dict[str, Any]:
-    tuning_pairs, reported = _overlap_tuning(answers, tuned, seed)
-    threshold = choose_threshold(tuning_pairs)
-    return grounding_result(answers.pairs, threshold=threshold, reported=reported, rule=rule, resamples=resamples, seed=seed)
-
-
-def _overlap_tuning(answers: _Answers, tuned: _Answers | None, seed: int) -> tuple[list[Pair], NDArray[np.bool_]]:
-    """Return the pairs to choose the overlap threshold on, and which pairs then count."""
+def _overlap_tuning(answers: _Answers, tuned: _Answers | None, seed: int) -> dict[str, Any]:
+    """Return the `threshold` of the maps of pairs, and which pairs are then `reported`."""
     pairs = answers.pairs
     if tuned is not None:
-        return tuned.pairs, np.ones(len(pairs), bool)
+        return {"threshold": choose_threshold(tuned.pairs), "reported": np.ones(len(pairs), bool)}
     half = _half([pair.patient for pair in pairs], seed)
-    return [pair for pair, chosen in zip(pairs, half, strict=True) if chosen], ~half
+    chosen_on = [pair for pair, chosen in zip(pairs, half, strict=True) if chosen]
+    return {"threshold": choose_threshold(chosen_on), "reported": ~half}
 
 
-def _segmentation(answers: _Answers, tuned: _Answers | None, rule: str, resamples: int, seed: int) -> dict[str, Any]:
+def _segmentation_tuning(
+    answers: _Answers, tuned: _Answers | None, seed: int
+) -> tuple[Sequence[segmentation.Judged], float]:
+    """Return the segmented maps that are reported, and their threshold."""
     tuning = reported = answers.judged
     if tuned is not None:
         tuning = tuned.judged
@@ -432,8 +450,7 @@ def _segmentation(answers: _Answers, tuned: _Answers | None, rule: str, resample
         half = set(np.array(answers.patients)[_half(answers.patients, seed)])
         tuning = [one for one in answers.judged if one.patient in half]
         reported = [one for one in answers.judged if one.patient not in half]
-    threshold = segmentation.choose_threshold([one for one in tuning if one.target])
-    return segmentation.segmentation_result(reported, threshold, rule=rule, resamples=resamples, seed=seed)
+    return reported, segmentation.choose_threshold([one for one in tuning if one.target])
 
 
 def _rules(asked: _Asked, on_reported: bool) -> dict[str, str]:

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medlip.data.overlap import pseudonym
 from medlip.errors import MedLIPError
 from medlip.evaluation.grounding import Pixels, enlarge
 from medlip.evaluation.metrics import Array, bootstrap, interval, mean_statistic, number
+from medlip.evaluation.outcomes import Outcomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +122,7 @@ def segmentation_result(
     Raises:
         MedLIPError: they were judged at different thresholds, or this is none of theirs.
     """
-    at = None
-    if judged and not np.isnan(threshold):
-        distance = np.abs(_thresholds(judged) - threshold)
-        at = int(distance.argmin())
-        if distance[at] > 1e-9 * max(1.0, abs(threshold)):
-            raise MedLIPError(f"threshold={threshold} is none of those that maps were judged at. Choose one of them.")
+    at = _index(judged, threshold)
     per_class = {
         name: _summary([one for one in judged if one.pathology == name], at, resamples, seed)
         for name in sorted({one.pathology for one in judged})
@@ -135,6 +132,39 @@ def segmentation_result(
         "threshold_rule": rule,
         "per_class": per_class,
     }
+
+
+def segmentation_outcomes(judged: Sequence[Judged], threshold: float) -> list[Outcomes]:
+    """Return every map's part in the means of `segmentation_result`, which takes the same."""
+    at = _index(judged, threshold)
+    if at is None:
+        return []
+    return [
+        Outcomes(
+            f"segmentation/{name}",
+            [one.pathology for one in counted],
+            [pseudonym(one.patient) for one in counted],
+            np.array([getattr(one, measure)[at] for one in counted], float),
+        )
+        for name, measure, counted in _measures(judged)
+    ]
+
+
+def _measures(judged: Sequence[Judged]) -> list[tuple[str, str, Sequence[Judged]]]:
+    """Return what is reported: its name, the property that it is the mean of, and which maps count."""
+    positives = [one for one in judged if one.target]
+    return [("dice_positives", "dice", positives), ("iou", "iou", positives), ("dice_all", "dice", judged)]
+
+
+def _index(judged: Sequence[Judged], threshold: float) -> int | None:
+    """Return which of the maps' thresholds it is; None of no map or for NaN."""
+    if not judged or np.isnan(threshold):
+        return None
+    distance = np.abs(_thresholds(judged) - threshold)
+    at = int(distance.argmin())
+    if distance[at] > 1e-9 * max(1.0, abs(threshold)):
+        raise MedLIPError(f"threshold={threshold} is none of those that maps were judged at. Choose one of them.")
+    return at
 
 
 def _thresholds(judged: Sequence[Judged]) -> Array:
@@ -147,11 +177,7 @@ def _thresholds(judged: Sequence[Judged]) -> Array:
 def _summary(judged: Sequence[Judged], at: int | None, resamples: int, seed: int) -> dict[str, Any]:
     positives = [one for one in judged if one.target]
     result: dict[str, Any] = {}
-    for name, measure, counted in (
-        ("dice_positives", "dice", positives),
-        ("iou", "iou", positives),
-        ("dice_all", "dice", judged),
-    ):
+    for name, measure, counted in _measures(judged):
         values = np.array([] if at is None else [getattr(one, measure)[at] for one in counted])
         ones = [one.target / one.pixels for one in counted]
         if measure == "dice":

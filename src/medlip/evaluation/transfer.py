@@ -38,9 +38,16 @@ from medlip.evaluation.basis import (
 )
 from medlip.evaluation.grounding import paint_boxes
 from medlip.evaluation.metrics import Array, auroc, mean_defined
+from medlip.evaluation.outcomes import OUTCOMES, Outcomes, save_outcomes
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.protocol import Protocol
-from medlip.evaluation.segmentation import Judged, choose_threshold, judge_mask, segmentation_result
+from medlip.evaluation.segmentation import (
+    Judged,
+    choose_threshold,
+    judge_mask,
+    segmentation_outcomes,
+    segmentation_result,
+)
 from medlip.evaluation.transfer_protocols import TransferProtocol, TransferTraining
 from medlip.evaluation.zero_shot import Tuning, zero_shot_result
 from medlip.images.augment import Augment
@@ -153,7 +160,7 @@ def transfer(
         folder = out / level.name.replace(" ", "") / (f"draw-{level.draw}" if protocol.draws > 1 else "") if out else None
         entry = _known(folder, made_with)
         if entry is None:
-            result, predictions = learner.learn(level)
+            result, predictions, outcomes = learner.learn(level)
             entry = {
                 "level": level.name,
                 "made_with": made_with,
@@ -168,6 +175,7 @@ def transfer(
                 folder.mkdir(parents=True, exist_ok=True)
                 if predictions is not None:
                     predictions.save(folder / PREDICTIONS)
+                save_outcomes(outcomes, folder / OUTCOMES)
                 replace_file(folder / RESULT, json.dumps(entry, indent=1, allow_nan=False).encode())
         entries.append(entry)
     answer = {
@@ -209,12 +217,13 @@ class _Learner:
         self.labels = {split: label_matrix(part.column("labels"), self.classes) for split, part in self.parts.items()}
         self._features: dict[str, Array] = {}
 
-    def learn(self, level: Level) -> tuple[dict[str, Any], Predictions | None]:
-        """Return the result of a level, and its predictions where images are classified."""
+    def learn(self, level: Level) -> tuple[dict[str, Any], Predictions | None, list[Outcomes]]:
+        """Return the result of a level, predictions where images are classified, and outcomes where they are segmented."""
         seed = self.seed + level.draw
         rows = nested_share(self.patients["train"], level.share, seed)
         if self.protocol.task == "segmentation":
-            return self._segment(level, rows, seed), None
+            result, outcomes = self._segment(level, rows, seed)
+            return result, None, outcomes
         if self.protocol.training is None:
             scores, notes, used = self._probe(level, rows, seed)
         else:
@@ -229,7 +238,7 @@ class _Learner:
         result = zero_shot_result(*given, resamples=self.resamples, seed=self.seed)
         pseudonyms = [pseudonym(patient) for patient in self.patients["test"]]
         predictions = Predictions(test.column("id"), pseudonyms, self.classes, scores["test"], self.labels["test"])
-        return self._counted(used) | {"zero_shot": result, "notes": notes}, predictions
+        return self._counted(used) | {"zero_shot": result, "notes": notes}, predictions, []
 
     def _counted(self, rows: NDArray[np.int64]) -> dict[str, int]:
         return {"images": len(rows), "patients": len({self.patients["train"][row] for row in rows})}
@@ -284,7 +293,7 @@ class _Learner:
         val = self.parts["val"].take(range(min(CHECKED, len(self.parts["val"]))))
         return float(mean_defined(auroc(self._scores(network, val), self.labels["val"][: len(val)])[None])[0])
 
-    def _segment(self, level: Level, rows: NDArray[np.int64], seed: int) -> dict[str, Any]:
+    def _segment(self, level: Level, rows: NDArray[np.int64], seed: int) -> tuple[dict[str, Any], list[Outcomes]]:
         network = _Segmenter(self.encoder, self.classes, self.protocol)
         val = self.parts["val"]
         few = val.take(range(min(CHECKED, len(val))))
@@ -300,7 +309,8 @@ class _Learner:
         threshold = choose_threshold(counted(val))
         judged = list(self._judged(network, self.parts["test"]))
         result = segmentation_result(judged, threshold, rule=FROM_VALIDATION, resamples=self.resamples, seed=self.seed)
-        return self._counted(rows) | {"zero_shot": None, "segmentation": result, "notes": []}
+        answer: dict[str, Any] = self._counted(rows) | {"zero_shot": None, "segmentation": result, "notes": []}
+        return answer, segmentation_outcomes(judged, threshold)
 
     def _judged(self, network: _Segmenter, store: Store) -> Iterator[Judged]:
         """Judge every map whose image is known to show its finding, with a place, or known not to."""
