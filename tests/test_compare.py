@@ -122,7 +122,7 @@ def test_predictions_with_nan_are_refused_by_image_and_class(folder):
 def test_without_predictions_results_stand_side_by_side_and_the_lack_is_said(folder):
     document = compared(folder("one"), folder("two", keep=False))
     assert document["differences"][0]["measures"] == {}
-    assert "two: predictions.parquet is not there" in document["notes"][0]
+    assert "two: no predictions.parquet to test differences on" in document["notes"][0]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}"])
@@ -177,14 +177,16 @@ def with_cases(out, **values):
 
 def test_differences_in_places_are_paired_by_case(folder):
     better = np.random.default_rng(0).random(80)
-    one = with_cases(folder("one"), iou=better, dice=[0.5] * 80, pointing_game=[0, 1] * 40)
-    two = with_cases(folder("two"), iou=better - 0.1, dice=[0.5, np.nan] * 40, pointing_game=[0, 1] * 20 + [1, 1] * 20)
+    one = with_cases(folder("one"), iou=better, dice=better, pointing_game=[0, 1] * 40)
+    undefined = np.where(better > 0.5, np.nan, better)
+    two = with_cases(folder("two"), iou=better - 0.1, dice=undefined, pointing_game=[0, 1] * 20 + [1, 1] * 20)
     found = compared(one, two)["differences"][0]["measures"]
-    assert list(found) == ["AUROC", "pointing game", "IoU", "Dice"]
+    assert list(found) == ["AUROC", "AUPRC", "pointing game", "IoU", "Dice"]
     assert found["IoU"]["difference"] == pytest.approx(-0.1)
     assert found["IoU"]["interval"] == pytest.approx([-0.1, -0.1])  # cases vary by far more, and are paired
     assert found["IoU"]["p"] == pytest.approx(2 / 101)
-    assert found["Dice"]["difference"] == pytest.approx(0)  # each over its defined cases
+    assert found["Dice"]["difference"] == pytest.approx(0)  # over the cases for which both are defined
+    assert found["Dice"]["left_out"] == (better > 0.5).sum()
     assert found["pointing game"]["difference"] == pytest.approx(0.25)
     assert found["pointing game"]["interval"][0] < 0.25 < found["pointing game"]["interval"][1]
 
@@ -220,14 +222,43 @@ def test_over_seeds_a_recipe_is_a_row_and_differences_are_paired_by_seed(folder)
     }
     own = [areas[f"default-{seed}"] for seed in range(3)]
     auroc_of = document["results"][0]["measures"]["AUROC"]
-    assert auroc_of == {"value": pytest.approx(np.mean(own)), "interval": None, "range": [min(own), max(own)]}
+    assert auroc_of == {"value": pytest.approx(np.mean(own)), "interval": None, "range": [min(own), max(own)], "seeds": 3}
+    assert document["results"][1]["run"]["recipe"]["method"] == {"alpha": 2.0}
     pairs = [areas[f"other-with-{seed}"] - areas[f"default-{seed}"] for seed in (0, 2)]  # 1 and 3 have no partner
     difference = document["differences"][0]["measures"]["AUROC"]
     expected = ttest_1samp(pairs, 0)
     assert difference["difference"] == pytest.approx(np.mean(pairs))
     assert difference["p"] == pytest.approx(expected.pvalue)
     assert difference["interval"] == pytest.approx(list(expected.confidence_interval()))
-    assert f"{np.mean(own):.3f} ({min(own):.3f} to {max(own):.3f})" in render(document, Form.markdown)
+    assert difference["seeds"] == 2
+    assert "differences are over the seeds 0, 2 alone" in document["notes"][0]
+    for form in (Form.text, Form.markdown, Form.latex):
+        text = render(document, form)
+        assert f"{np.mean(own):.3f} ({min(own):.3f} to {max(own):.3f})" in text
+        assert "lowest to highest" in text
+    rows = list(csv.DictReader(io.StringIO(render(document, Form.csv))))
+    assert {row["kind"]: row["ends"] for row in rows if row["measure"] == "AUROC"} == {
+        "result": "range over seeds",
+        "difference": "95 % interval",
+    }
+
+
+def test_over_seeds_recipes_have_names_of_their_own_and_one_seed_has_no_range(folder, tmp_path):
+    folders = []
+    for seed in range(2):
+        (tmp_path / f"s{seed}").mkdir()
+        folders += [folder(f"s{seed}/{name}", run=trained(seed, alpha)) for name, alpha in (("one", 1.0), ("other", 2.0))]
+    document = over_seeds_of(*folders)
+    assert [row["name"].rsplit("/", 2)[1:] for row in document["results"]] == [
+        ["s0", "one (2 seeds)"],
+        ["s0", "other (2 seeds)"],
+    ]
+    tens = over_seeds_of(*(folder(f"run-1{seed}", run=trained(10 + seed)) for seed in range(3)))
+    assert tens["results"][0]["name"].endswith("/run (3 seeds)")
+    assert "lowest to highest" in render(tens, Form.markdown)  # also where nothing is compared
+    (alone,) = over_seeds_of(folders[0])["results"]
+    assert alone["name"].endswith("one (1 seed)")
+    assert alone["measures"]["AUROC"]["range"] is None
 
 
 def test_over_seeds_the_drawing_of_labels_may_follow_the_seed_and_nothing_else_may_differ(folder):
@@ -244,14 +275,11 @@ def test_over_seeds_what_cannot_be_told_apart_is_refused(folder):
     one = folder("one", run=trained(0))
     with pytest.raises(MedLIPError, match="one recipe and one seed, 0"):
         over_seeds_of(one, folder("two", run=trained(0)))
-    unknown = folder("unknown")
-    result = json.loads((unknown / "result.json").read_text())
-    (unknown / "result.json").write_text(json.dumps(result | {"run": None}))
     with pytest.raises(MedLIPError, match="unknown: not known which recipe"):
-        over_seeds_of(one, unknown)
+        over_seeds_of(one, folder("unknown", run={"seed": 7}))
     alone = over_seeds_of(one, folder("other", run=trained(1, 2.0)))
     assert alone["differences"][0]["measures"] == {}
-    assert "no seed in common" in alone["notes"][0]
+    assert "no seed in common" in render(alone, Form.markdown)
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -293,7 +321,7 @@ def test_two_evaluations_of_a_run_can_be_compared(tiny_run: Path, phantom_store:
     assert document["results"][0]["measures"]["pointing game"]["value"] is not None
     found = document["differences"][0]["measures"]
     assert {"pointing game", "contrast to noise", "IoU", "Dice", "segmentation Dice, all images"} <= set(found)
-    assert found["IoU"] == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0}
+    assert found["IoU"] == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0, "left_out": 0}
     kept = Evaluated.load(tmp_path / "a").cases
     assert kept
     assert (tmp_path / "p.html").read_text().count("<img ") == 2 * len(kept)
@@ -326,7 +354,9 @@ def test_retrievals_can_be_compared(tiny_run: Path, phantom_store: Path, tmp_pat
     assert measures["images by class, precision at 5"]["value"] == result["classes"]["mean"]["precision_at_5"]["value"]
     differences = document["differences"][0]["measures"]
     assert len(differences) == 8
-    assert differences["image to report, median rank"] == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0}
+    assert differences["image to report, median rank"] == {
+        "difference": 0.0, "interval": [0.0, 0.0], "p": 1.0, "left_out": 0
+    }  # fmt: skip
     assert run(monkeypatch, capsys, "evaluate", tiny_run, "--data", phantom_store, "--out", tmp_path / "c")[0] == 0
     code, _, err = run(monkeypatch, capsys, "compare", tmp_path / "a", tmp_path / "c")
     assert code == 1

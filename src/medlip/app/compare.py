@@ -71,19 +71,19 @@ class Table:
 
 def tables(document: Mapping[str, Any]) -> Iterator[Table]:
     """Yield what a comparison holds: results, differences to the first, and quoted numbers, each a table of its own."""
-    results = document["results"]
+    results, differences, notes = document["results"], document["differences"], "; ".join(document["notes"])
     measures = [
         name for name in results[0]["measures"] if any(row["measures"][name]["value"] is not None for row in results)
     ]
-    yield Table(
-        f"Protocol {document['protocol']['hash']}: {document['protocol']['name']}",
-        ["result", *measures],
-        [[row["name"], *(_value(row["measures"][name]) for name in measures)] for row in results],
-    )
-    differences = document["differences"]
     kept = {
         kind: list(dict.fromkeys(name for row in differences for name in row[kind])) for kind in ("measures", "per_class")
     }
+    yield Table(
+        f"Protocol {document['protocol']['hash']}: {document['protocol']['name']}",
+        ["measure", *(row["name"] for row in results)],
+        [[name, *(_value(row["measures"][name]) for row in results)] for name in measures],
+        "" if any(kept.values()) else notes,
+    )
     if any(kept.values()):
         titles = {"measures": "{}", "per_class": "AUROC of {}"}
         yield Table(
@@ -94,7 +94,7 @@ def tables(document: Mapping[str, Any]) -> Iterator[Table]:
                 for kind, names in kept.items()
                 for name in names
             ],
-            "; ".join(document["notes"]),
+            notes,
         )
     for quote in document["quoted"].values():
         yield Table(
@@ -114,8 +114,6 @@ def render(document: Mapping[str, Any], form: Form) -> str:
         return as_csv(document)
     write: Callable[[Table], str] = {Form.text: as_text, Form.markdown: as_markdown, Form.latex: as_latex}[form]
     parts = [write(each) for each in tables(document)]
-    if not any(row["measures"] or row["per_class"] for row in document["differences"]) and form is Form.text:
-        parts += document["notes"]
     return "\n\n".join(parts if form is Form.latex else [*parts, NOT_A_DEVICE])
 
 
@@ -151,10 +149,10 @@ def as_latex(content: Table) -> str:
 
 
 def as_csv(document: Mapping[str, Any]) -> str:
-    """Write every number of a comparison as a row: kind, name, class, measure, value, low, high, p, source."""
+    """Write every number of a comparison as a row; `ends` says what low and high are."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["kind", "name", "class", "measure", "value", "low", "high", "p", "source"])
+    writer.writerow(["kind", "name", "class", "measure", "value", "low", "high", "ends", "p", "source"])
     for row in document["results"]:
         for measure, entry in row["measures"].items():
             writer.writerow(["result", row["name"], "", measure, entry["value"], *_ends(entry), "", ""])
@@ -164,28 +162,31 @@ def as_csv(document: Mapping[str, Any]) -> str:
         entries = [("", measure, entry) for measure, entry in row["measures"].items()]
         entries += [(name, "AUROC", entry) for name, entry in row["per_class"].items()]
         for name, measure, entry in entries:
-            ends = entry["interval"] or ("", "")
-            writer.writerow(["difference", row["name"], name, measure, entry["difference"], *ends, entry["p"], row["to"]])
+            own = ["difference", row["name"], name, measure, entry["difference"], *_ends(entry), entry["p"], row["to"]]
+            writer.writerow(own)
     for quote in document["quoted"].values():
         for row in quote["rows"]:
             for measure, value in zip(quote["measures"], row["values"], strict=True):
                 what = f"{quote['title']}: {measure}, %"
                 writer.writerow(
-                    ["quoted", row["method"], "", what, value, "", "", "", f"{row['source']}; {quote['protocol']}"]
+                    ["quoted", row["method"], "", what, value, "", "", "", "", f"{row['source']}; {quote['protocol']}"]
                 )
     return file.getvalue().rstrip("\n")
 
 
-def _ends(entry: Mapping[str, Any]) -> Sequence[float | str]:
-    """Return the interval of a number, or its range over seeds."""
-    return entry["interval"] or entry.get("range") or ("", "")
+def _ends(entry: Mapping[str, Any]) -> tuple[float | str, float | str, str]:
+    """Return the ends of a number's interval, or of its range over seeds, and which of them they are."""
+    for kind, title in (("interval", "95 % interval"), ("range", "range over seeds")):
+        if ends := entry.get(kind):
+            return ends[0], ends[1], title
+    return "", "", ""
 
 
 def _value(entry: Mapping[str, Any]) -> str:
     if entry["value"] is None:
         return "-"
-    low, high = _ends(entry)
-    return f"{entry['value']:.3f}" + (f" ({low:.3f} to {high:.3f})" if low != "" else "")
+    low, high, kind = _ends(entry)
+    return f"{entry['value']:.3f}" + (f" ({low:.3f} to {high:.3f})" if kind else "")
 
 
 def _differing(entry: Mapping[str, Any] | None) -> tuple[str, str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medlip.app.compare import tables
 from medlip.app.output import NOT_A_DEVICE
+from medlip.app.templates import fill_template
 from medlip.evaluation.grounding import enlarge, peak
 from medlip.evaluation.metrics import Array, reliability, roc_curve
 
@@ -33,10 +33,8 @@ def render_page(document: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> 
         document: as `medlip.evaluation.compare.compare` returns it.
         evaluated: what was compared; curves and cases are drawn of those that kept predictions and cases.
     """
-    from jinja2 import Environment
     from markupsafe import Markup
 
-    template = (files("medlip.app") / "compare.html").read_text(encoding="utf-8")
     drawn = [entry for entry in evaluated if entry.predictions is not None]
     classes = _drawable(drawn[0]) if drawn else []
     plots = []
@@ -49,19 +47,15 @@ def render_page(document: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> 
                 _grid(drawn, classes, _calibration),
             ),
         ]
-    return (
-        Environment(autoescape=True)
-        .from_string(template)
-        .render(
-            tables=list(tables(document)),
-            plots=[(title, text, Markup(svg)) for title, text, svg in plots],  # drawn here, from numbers
-            findings=_findings(evaluated),
-            without_cases=[entry.name for entry in evaluated if not entry.cases],
-            protocol=document["protocol"],
-            runs=[(row["name"], row["run"]) for row in document["results"] if row["run"]],
-            notes=document["notes"],
-            disclaimer=NOT_A_DEVICE,
-        )
+    return fill_template(
+        "compare.html",
+        tables=list(tables(document)),
+        plots=[(title, text, Markup(svg)) for title, text, svg in plots],  # drawn here, from numbers
+        findings=_findings(evaluated),
+        without_cases=[entry.name for entry in evaluated if not entry.cases],
+        protocol=document["protocol"],
+        runs=[(row["name"], row["run"]) for row in document["results"] if row["run"]],
+        disclaimer=NOT_A_DEVICE,
     )
 
 

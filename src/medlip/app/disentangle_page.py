@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from medlip.app.disentangle import tables
 from medlip.app.output import NOT_A_DEVICE
 from medlip.app.pictures import jpeg, paint
+from medlip.app.templates import fill_template
 from medlip.data.composition import is_place
 from medlip.evaluation.basis import inference
 from medlip.evaluation.grounding import enlarge
@@ -92,28 +92,22 @@ def render_page(result: Mapping[str, Any], cases: Sequence[Pictures]) -> str:
         result: as `medlip.evaluation.disentanglement.disentanglement` returns it.
         cases: images to show; they carry no name.
     """
-    from jinja2 import Environment
-
-    template = (files("medlip.app") / "disentangle.html").read_text(encoding="utf-8")
-    return (
-        Environment(autoescape=True)
-        .from_string(template)
-        .render(
-            tables=list(tables(result)),
-            cases=[
-                {
-                    "title": f"{case.pathology}, {case.anatomy.lower()}",
-                    "figures": [
-                        ("The X-ray", jpeg(case.image)),
-                        (f"Pathology stream: {case.pathology.lower()}", jpeg(case.pathology_map)),
-                        (f"Anatomy stream: {case.anatomy.lower()}", jpeg(case.anatomy_map)),
-                    ],
-                }
-                for case in cases
-            ],
-            result=result,
-            disclaimer=NOT_A_DEVICE,
-        )
+    return fill_template(
+        "disentangle.html",
+        tables=list(tables(result)),
+        cases=[
+            {
+                "title": f"{case.pathology}, {case.anatomy.lower()}",
+                "figures": [
+                    ("The X-ray", jpeg(case.image)),
+                    (f"Pathology stream: {case.pathology.lower()}", jpeg(case.pathology_map)),
+                    (f"Anatomy stream: {case.anatomy.lower()}", jpeg(case.anatomy_map)),
+                ],
+            }
+            for case in cases
+        ],
+        result=result,
+        disclaimer=NOT_A_DEVICE,
     )
 
 

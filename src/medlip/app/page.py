@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medlip.app.pictures import jpeg, outline, paint, picture, with_cross
 from medlip.app.reader import Reading
+from medlip.app.templates import fill_template
 from medlip.concepts import Vocabulary
 from medlip.data.store import Record
 from medlip.evaluation.grounding import paint_boxes, peak
@@ -41,11 +41,7 @@ def render(
         cases: studies to show, with masks; the matrix is that of the first with the most facts.
         vocabulary: gives names as people read them.
     """
-    from jinja2 import Environment
-
-    template = (files("medlip.app") / "page.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True)
-    return environment.from_string(template).render(**_context(metrics, history, cases, vocabulary))
+    return fill_template("page.html", **_context(metrics, history, cases, vocabulary))
 
 
 def _context(

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -125,7 +125,7 @@ def count_overlap(method: Answering, store: Store) -> dict[str, int] | None:
     return {"patients": len(shared.patients), "images": len({image for _, image in shared.images})}
 
 
-def overlap_notes(method: Answering, overlap: Mapping[str, int] | None, images: int) -> Iterator[str]:
+def _overlap_notes(method: Answering, overlap: Mapping[str, int] | None, images: int) -> Iterator[str]:
     """Say for people what `count_overlap` found among so many images."""
     if overlap is None and hasattr(method, "seen"):
         yield "not known what the method was trained on (that is kept in a run's folder): overlap with it was not looked for"
@@ -135,6 +135,18 @@ def overlap_notes(method: Answering, overlap: Mapping[str, int] | None, images: 
             f"{overlap['images']:,} of {images:,} images look like one of training. These numbers don't hold for new "
             "patients. `medlip data overlap TRAINING EVALUATED` names them."
         )
+
+
+def provenance(method: Answering, evaluated: Store, notes: Iterable[str]) -> dict[str, Any]:
+    """Return what every result says of itself: what the method is and had seen before, versions, notes and a disclaimer."""
+    overlap = count_overlap(method, evaluated)
+    return {
+        "overlap": overlap,
+        "run": getattr(method, "made_by", None),
+        "versions": versions(),
+        "notes": [*_overlap_notes(method, overlap, len(evaluated)), *notes],
+        "disclaimer": DISCLAIMER,
+    }
 
 
 def hash_names(ids: Iterable[str]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from medlip.evaluation.metrics import (
     Array,
     Difference,
     Statistic,
-    auroc_statistic,
     interval,
     mean_defined,
     mean_statistic,
     median_statistic,
     number,
     paired_difference,
+    ranking_statistic,
 )
 from medlip.evaluation.outcomes import OUTCOMES, Outcomes, load_outcomes
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
@@ -62,11 +62,9 @@ MEASURES = {
 }
 """Where a result has each measure, and its interval if it has one. Classification is the macro average."""
 
-PARTS = {RESULT: ("zero_shot", "grounding"), RETRIEVED: ("image_to_text", "text_to_image")}
-"""What a result file of each kind holds."""
-
 NAMED = 5
 UNCORRECTED = "p-values are two-sided, of a paired bootstrap over patients, and not corrected for how many there are"
+RANKED = ("AUROC", "AUPRC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +75,14 @@ class Evaluated:
         name: its folder, or file.
         result: what the file holds.
         predictions: the scores of every image, None where they were not kept, or there are none.
-        outcomes: what became of every case, by measure; empty where that was not kept.
+        outcomes: what became of every case, by measure; None where that was not kept.
         cases: the best and the worst case of findings, if they were kept.
     """
 
     name: str
     result: Mapping[str, Any]
     predictions: Predictions | None
-    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+    outcomes: Mapping[str, Outcomes] | None = None
     cases: Sequence[Case] = ()
 
     @classmethod
@@ -94,26 +92,29 @@ class Evaluated:
         Raises:
             MedLIPError: it holds no result, or a file is broken.
         """
-        file = next((path / name for name in PARTS if (path / name).exists()), path)
+        file = next((path / name for name in (RESULT, RETRIEVED) if (path / name).exists()), path)
+        folder = file.parent
         try:
             result = json.loads(file.read_text(encoding="utf-8"))
             if "levels" in result:
-                levels = ", ".join(str(path / entry["level"].replace(" ", "")) for entry in result["levels"])
-                raise MedLIPError(f"{path}: holds the levels of a transfer. Compare results of one level: {levels}")
-            _ = result["protocol"]["hash"], *(result[part] for part in PARTS[file.name])
+                levels = sorted(str(each.parent) for each in folder.rglob(RESULT) if each != file)
+                raise MedLIPError(
+                    f"{path}: holds the levels of a transfer. Compare results of one level: {', '.join(levels)}"
+                )
+            retrieved = "image_to_text" in result
+            _ = result["protocol"]["hash"], retrieved or (result["zero_shot"], result["grounding"])
         except (FileNotFoundError, IsADirectoryError) as error:
             raise MedLIPError(
-                f"{path}: no {' and no '.join(PARTS)} in it. Run: medlip evaluate RUN --data SOURCE --out {path}"
+                f"{path}: no {RESULT} and no {RETRIEVED} in it. Run: medlip evaluate RUN --data SOURCE --out {path}"
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise MedLIPError(f"{file}: not the result of an evaluation ({error!r}). Evaluate again.") from error
-        folder, retrieved = file.parent, file.name == RETRIEVED
         kept, became, shown = folder / PREDICTIONS, folder / (QUERIES if retrieved else OUTCOMES), folder / CASES
         return cls(
             str(path),
             result,
             Predictions.load(kept) if kept.exists() and not retrieved else None,
-            load_outcomes(became) if became.exists() else {},
+            load_outcomes(became) if became.exists() else None,
             load_cases(shown) if shown.exists() and not retrieved else (),
         )
 
@@ -143,22 +144,42 @@ def compare(
         require_same_protocol(first, other)
     tables = {name: published_table(name).model_dump(mode="json") for name in quoted}
     differences = [_difference(first, other, resamples=resamples, seed=seed) for other in evaluated[1:]]
-    notes = [
-        f"{entry.name}: {name} is not there, so no difference to it {what} can be tested. Evaluate with --out."
-        for entry in evaluated
-        for name, what, lacking in (
-            (PREDICTIONS, "in AUROC", entry.result.get("zero_shot") and entry.predictions is None),
-            (OUTCOMES, "in single cases", _has_cases(entry) and not entry.outcomes),
-        )
-        if lacking and differences
-    ]
     return {
         "protocol": first.result["protocol"],
         "results": [_row(entry) for entry in evaluated],
         "differences": differences,
         "quoted": tables,
-        "notes": [*notes, *([UNCORRECTED] if differences else [])],
+        "notes": [*_notes(evaluated, differences), UNCORRECTED] if differences else [],
     }
+
+
+def _notes(evaluated: Sequence[Evaluated], differences: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for entry in evaluated:
+        retrieved = "image_to_text" in entry.result
+        missing = [
+            name
+            for name, lacking in (
+                (PREDICTIONS, entry.result.get("zero_shot") and entry.predictions is None),
+                (QUERIES if retrieved else OUTCOMES, _has_cases(entry) and entry.outcomes is None),
+            )
+            if lacking
+        ]
+        if missing:
+            yield (
+                f"{entry.name}: no {' and no '.join(missing)} to test differences on. "
+                f"{'Retrieve' if retrieved else 'Evaluate'} again, with a new --out"
+            )
+    for difference in differences:
+        for name, entry in difference["measures"].items():
+            if entry.get("left_out"):
+                yield (
+                    f"{difference['name']}: the difference in {name} leaves {entry['left_out']} cases out, for which it is "
+                    "not defined for both"
+                )
+    shown = [name for name, (path, _) in MEASURES.items() if all(value_at(e.result, path) is not None for e in evaluated)]
+    untested = [name for name in shown if not any(name in difference["measures"] for difference in differences)]
+    if untested:
+        yield f"no difference is tested in {', '.join(untested)}"
 
 
 def value_at(result: Mapping[str, Any], path: str) -> Any:
@@ -170,7 +191,7 @@ def value_at(result: Mapping[str, Any], path: str) -> Any:
 
 
 def _has_cases(entry: Evaluated) -> bool:
-    return any(value_at(entry.result, part) for part in ("grounding", "segmentation", *PARTS[RETRIEVED]))
+    return any(value_at(entry.result, part) for part in ("grounding", "segmentation", "image_to_text"))
 
 
 def _row(entry: Evaluated) -> dict[str, Any]:
@@ -190,7 +211,7 @@ def _row(entry: Evaluated) -> dict[str, Any]:
 
 def _difference(first: Evaluated, second: Evaluated, *, resamples: int, seed: int) -> dict[str, Any]:
     """Return by how much the second differs from the first in what both kept image by image, or case by case."""
-    macro, per_class = _auroc_difference(first, second, resamples, seed)
+    macro, per_class = _ranking_differences(first, second, resamples, seed)
     measures = macro | {
         name: difference
         for name, (path, _) in MEASURES.items()
@@ -199,10 +220,10 @@ def _difference(first: Evaluated, second: Evaluated, *, resamples: int, seed: in
     return {"name": second.name, "to": first.name, "measures": measures, "per_class": per_class}
 
 
-def _auroc_difference(
+def _ranking_differences(
     first: Evaluated, second: Evaluated, resamples: int, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the difference in macro AUROC and by class, nothing where predictions were not kept."""
+    """Return the differences in macro AUROC and AUPRC, and in AUROC by class; nothing where predictions were not kept."""
     if first.predictions is None or second.predictions is None or not first.result["zero_shot"]:
         return {}, {}
     reference, classes = first.predictions, first.predictions.classes
@@ -213,33 +234,39 @@ def _auroc_difference(
     def with_macro(statistic: Statistic) -> Statistic:
         def both(weights: Array) -> Array:
             values = statistic(weights)
-            return np.column_stack([values, mean_defined(values[:, in_macro])])
+            macro = [mean_defined(values[:, kind][:, in_macro]) for kind in range(len(RANKED))]
+            return np.column_stack([values[:, 0], *macro])
 
         return both
 
-    one, other = (with_macro(auroc_statistic(each, reference.labels)) for each in scores)
-    *entries, macro = _entries(paired_difference(one, other, reference.patients, resamples, seed))
-    return {"AUROC": macro}, dict(zip(classes, entries, strict=True))
+    one, other = (with_macro(ranking_statistic(each, reference.labels)) for each in scores)
+    entries = _entries(paired_difference(one, other, reference.patients, resamples, seed))
+    return dict(zip(RANKED, entries[len(classes) :], strict=True)), dict(zip(classes, entries, strict=False))
 
 
 def _case_difference(first: Evaluated, second: Evaluated, path: str, resamples: int, seed: int) -> dict[str, Any] | None:
-    """Return the difference in a mean (a median, of ranks) over cases, each over those for which it is defined."""
-    one, other = first.outcomes.get(path), second.outcomes.get(path)
+    """Return the difference in a mean (a median, of ranks) over the cases for which it is defined for both."""
+    one, other = ((entry.outcomes or {}).get(path) for entry in (first, second))
     if one is None or other is None:
         return None
     if (one.findings, one.patients) != (other.findings, other.patients):
         raise MedLIPError(
             f"{first.name} and {second.name} kept {path} of different cases, though under one protocol. Evaluate both again."
         )
+    defined = ~np.isnan(one.values) & ~np.isnan(other.values)
+    if not defined.any():
+        return None
     summary = median_statistic if MEDIAN_RANK in path else mean_statistic
-
-    def over_defined(values: Array) -> Statistic:
-        defined = ~np.isnan(values)
-        statistic = summary(values[defined])
-        return lambda weights: statistic(weights[:, defined])[:, None]
-
-    found = paired_difference(over_defined(one.values), over_defined(other.values), one.patients, resamples, seed)
-    return _entries(found)[0]
+    before, after = (summary(each.values[defined]) for each in (one, other))
+    found = paired_difference(
+        lambda weights: before(weights)[:, None],
+        lambda weights: after(weights)[:, None],
+        np.array(one.patients)[defined],
+        resamples,
+        seed,
+    )
+    (entry,) = _entries(found)
+    return entry | {"left_out": int((~defined).sum())}
 
 
 def _entries(found: Difference) -> list[dict[str, Any]]:
@@ -257,7 +284,7 @@ def require_same_protocol(first: Evaluated, second: Evaluated, but: Sequence[str
     """
     one, other = (
         {key: value for key, value in entry.result["protocol"].items() if key not in ("name", "hash", *but)}
-        | {"level": entry.result.get("level")}
+        | {key: entry.result.get(key) for key in ("level", "draw")}
         for entry in (first, second)
     )
     fields = [key for key in {**one, **other} if one.get(key) != other.get(key)]

@@ -40,7 +40,7 @@ from medlip.concepts import Vocabulary
 from medlip.data.batch import evaluation_batches
 from medlip.data.composition import Pair, is_place, without_pairs
 from medlip.errors import MedLIPError
-from medlip.evaluation.basis import DISCLAIMER, count_overlap, default_split, inference, overlap_notes, versions
+from medlip.evaluation.basis import default_split, inference, provenance
 from medlip.evaluation.metrics import (
     Array,
     Statistic,
@@ -188,7 +188,6 @@ def disentanglement(
     composed = None
     if composition and pairs is not None:
         composed = composition.result(resamples, seed) | {"trained_without": _trained_without(method, store, pairs)}
-    overlap = count_overlap(method, tested)
     return {
         "probes": probes,
         "held_out": held_out,
@@ -199,14 +198,10 @@ def disentanglement(
         "n_patients": len(set(patients)),
         "n_train": n_train,
         "rules": RULES,
-        "overlap": overlap,
-        "run": getattr(method, "made_by", None),
         "data": store.hash,
         "resamples": resamples,
         "seed": seed,
-        "versions": versions(),
-        "notes": [*overlap_notes(method, overlap, len(tested)), *_notes(method, streams, composed)],
-        "disclaimer": DISCLAIMER,
+        **provenance(method, tested, _notes(method, streams, composed)),
     }
 
 

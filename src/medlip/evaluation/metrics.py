@@ -329,18 +329,26 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any] | None:
     """Return the spread of a number over S seeds, ready for JSON; None without any.
 
     Returns:
-        `mean`, `low` and `high` (lowest and highest), `values`; from two seeds on the 95 % `interval` of the mean and the
-        two-sided `p` of a mean of 0 (Student's t: meant for differences paired by seed), else None.
+        `mean`, `low` and `high` (lowest and highest), `values`, and from two seeds on the 95 % `interval` of the mean
+        (Student's t), else None.
     """
     if not values:
         return None
-    middle, ends, p = mean(values), None, None
+    middle, ends = mean(values), None
     if len(values) > 1:
-        error, freedom = stdev(values) / sqrt(len(values)), len(values) - 1
-        half = float(stdtrit(freedom, 0.975)) * error
+        half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))
         ends = [middle - half, middle + half]
-        p = float(2 * stdtr(freedom, -abs(middle) / error)) if error else None
-    return {"mean": middle, "low": min(values), "high": max(values), "interval": ends, "p": p, "values": list(values)}
+    return {"mean": middle, "low": min(values), "high": max(values), "interval": ends, "values": list(values)}
+
+
+def p_of_no_mean(values: Sequence[float]) -> float | None:
+    """Return the two-sided p-value of a mean of 0 over S seeds (Student's t); None of one, or where they are all equal."""
+    if len(values) < 2:
+        return None
+    error = stdev(values) / sqrt(len(values))
+    if error <= 1e-12 * max(map(abs, values)):  # what rounding leaves
+        return None
+    return float(2 * stdtr(len(values) - 1, -abs(mean(values)) / error))
 
 
 def mean_defined(values: Array) -> Array:

@@ -58,12 +58,10 @@ def load_outcomes(path: Path) -> Mapping[str, Outcomes]:
     import pyarrow as pa
 
     try:
-        table = pd.read_parquet(path, columns=["measure", "finding", "patient", "value"])
+        table = pd.read_parquet(path, columns=["measure", "finding", "patient", "value"]).astype({"value": float})
     except (OSError, ValueError, pa.ArrowException) as error:
         raise MedLIPError(f"{path}: not readable as outcomes ({error}). Evaluate again with --out.") from error
     return {
-        str(measure): Outcomes(
-            str(measure), rows["finding"].tolist(), rows["patient"].tolist(), rows["value"].to_numpy(float)
-        )
+        str(measure): Outcomes(str(measure), rows["finding"].tolist(), rows["patient"].tolist(), rows["value"].to_numpy())
         for measure, rows in table.groupby("measure", sort=False)
     }

@@ -6,7 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from medlip.errors import MedLIPError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +51,26 @@ class Protocol:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for a result file."""
         return {"name": self.name, "hash": self.hash} | {k: v for k, v in asdict(self).items() if k != "name"}
+
+
+def read_own(name: str, expected: str) -> Mapping[str, Any] | None:
+    """Return the content of a user's protocol, or None where `name` names none of their YAML files.
+
+    Args:
+        name: of a protocol; one that ends in .yaml or .yml is a file.
+        expected: what such a file holds, for people.
+
+    Raises:
+        MedLIPError: there is no such file, or it is not YAML of that kind.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        return None
+    try:
+        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MedLIPError(f"{name}: there is no such file.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise MedLIPError(f"{name}: not readable as YAML ({error}).") from error
+    if not isinstance(content, dict):
+        raise MedLIPError(f"{name}: expected {expected}, found something else.")
+    return content

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medlip.errors import MedLIPError
+from medlip.evaluation.protocol import read_own
 
 Thresholds = Literal["validation", "test"]
 FORMS: Mapping[str, Thresholds] = {"sound": "validation", "medklip": "test"}
@@ -62,19 +63,12 @@ def load_protocol(name: str) -> NamedProtocol:
     Raises:
         MedLIPError: there is none of this name, or the file is broken or has a class without a prompt.
     """
-    if not name.endswith((".yaml", ".yml")):
-        if name not in named_protocols():
-            raise MedLIPError(f"no protocol {name!r}. There are: {', '.join(named_protocols())}; or give a YAML file.")
-        return named_protocols()[name]
-    try:
-        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MedLIPError(f"{name}: there is no such file.") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise MedLIPError(f"{name}: not readable as YAML ({error}).") from error
-    if not isinstance(content, dict):
-        raise MedLIPError(f"{name}: expected name, title and classes, found something else.")
-    return parse_protocol(content, name)
+    own = read_own(name, "name, title and classes")
+    if own is not None:
+        return parse_protocol(own, name)
+    if name not in named_protocols():
+        raise MedLIPError(f"no protocol {name!r}. There are: {', '.join(named_protocols())}; or give a YAML file.")
+    return named_protocols()[name]
 
 
 def parse_protocol(content: Mapping[str, Any], where: str) -> NamedProtocol:

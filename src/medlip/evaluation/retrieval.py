@@ -18,21 +18,18 @@ from torch import Tensor
 from medlip.data.overlap import pseudonym
 from medlip.errors import MedLIPError
 from medlip.evaluation.basis import (
-    DISCLAIMER,
     ON_TRAINED,
     UNASKED,
     Answering,
     choose_prompts,
-    count_overlap,
     default_split,
     hash_names,
     inference,
     label_matrix,
-    overlap_notes,
     preprocessed,
+    provenance,
     resolved,
     select_split,
-    versions,
 )
 from medlip.evaluation.metrics import (
     Array,
@@ -146,7 +143,6 @@ def retrieve(
     _require_finite(texts, [f"report of {ids[drawn.images[first]]!r}" for first in firsts])
     known = label_matrix(labels, list(prompts))
     Predictions(ids, patients, list(prompts), scores, known)  # says which image and class have a score that is NaN
-    overlap = count_overlap(method, evaluated)
     made_under = Protocol(
         name="image-text retrieval",
         data=store.hash,
@@ -159,6 +155,10 @@ def retrieve(
         resamples=resamples,
         seed=seed,
     )
+    notes = [
+        *_notes("train" in evaluated.splits, unreported, drawn, [name for name in names if name not in prompts]),
+        *_class_notes(prompts, known),
+    ]
     ranked = _rank_both_ways(drawn, images, texts)
     result = {
         **{way: _recall_result(each, resamples, seed) for way, each in ranked.items()},
@@ -167,16 +167,8 @@ def retrieve(
         "n_reports": len(drawn.reports),
         "n_patients": len(set(patients)),
         "split": split,
-        "overlap": overlap,
-        "run": getattr(method, "made_by", None),
         "protocol": made_under.to_dict(),
-        "versions": versions(),
-        "notes": [
-            *overlap_notes(method, overlap, len(ids)),
-            *_notes("train" in evaluated.splits, unreported, drawn, [name for name in names if name not in prompts]),
-            *_class_notes(prompts, known),
-        ],
-        "disclaimer": DISCLAIMER,
+        **provenance(method, evaluated, notes),
     }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

@@ -17,22 +17,19 @@ from medlip.data.overlap import pseudonym
 from medlip.errors import MedLIPError
 from medlip.evaluation import segmentation
 from medlip.evaluation.basis import (
-    DISCLAIMER,
     ON_TRAINED,
     RESULT,
     UNASKED,
     Answering,
     choose_prompts,
-    count_overlap,
     default_split,
     hash_names,
     inference,
     label_matrix,
-    overlap_notes,
     preprocessed,
+    provenance,
     resolved,
     select_split,
-    versions,
 )
 from medlip.evaluation.cases import CASES, Case, choose_cases, make_case, save_cases
 from medlip.evaluation.grounding import (
@@ -51,7 +48,7 @@ from medlip.evaluation.protocol import Protocol
 from medlip.evaluation.protocols import NamedProtocol
 from medlip.evaluation.subgroups import ATTRIBUTES
 from medlip.evaluation.zero_shot import MINIMUM_POSITIVES, SENSITIVITY, Tuning, zero_shot_result
-from medlip.work import track
+from medlip.work import replace_file, track
 
 if TYPE_CHECKING:
     from medlip.data.store import Record, Store
@@ -158,7 +155,6 @@ def evaluate(
         rule = "the validation data that was given" if validation is not None else "the split val"
         tuned = _answer(method, tuning_store, asked, batch_size, "choosing thresholds")
         _require_disjoint(answers, tuned)
-    overlap = count_overlap(method, evaluated)
     made_under = Protocol(
         name=protocol.name if protocol else "zero-shot classification and grounding, thresholds from other patients",
         data=store.hash,
@@ -171,6 +167,10 @@ def evaluate(
         resamples=resamples,
         seed=seed,
     )
+    notes = [
+        *_protocol_notes(protocol, len(answers.ids)),
+        *_notes("train" in evaluated.splits, asked.unasked, prompts, answers),
+    ]
     overlaps = _overlap_tuning(answers, tuned, seed)
     segmented = _segmentation_tuning(answers, tuned, seed)
     drawn: dict[str, Any] = {"rule": rule, "resamples": resamples, "seed": seed}
@@ -181,16 +181,8 @@ def evaluate(
         "n_images": len(answers.patients),
         "n_patients": len(set(answers.patients)),
         "split": split,
-        "overlap": overlap,
-        "run": getattr(method, "made_by", None),
         "protocol": made_under.to_dict(),
-        "versions": versions(),
-        "notes": [
-            *overlap_notes(method, overlap, len(answers.ids)),
-            *_protocol_notes(protocol, len(answers.ids)),
-            *_notes("train" in evaluated.splits, asked.unasked, prompts, answers),
-        ],
-        "disclaimer": DISCLAIMER,
+        **provenance(method, evaluated, notes),
     }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -199,7 +191,7 @@ def evaluate(
         save_outcomes([*placed, *segmentation.segmentation_outcomes(*segmented)], out / OUTCOMES)
         if answers.pairs:
             save_cases(list(_cases(method, evaluated, asked, answers, **overlaps)), out / CASES)
-        (out / RESULT).write_text(json.dumps(result, indent=1, allow_nan=False))
+        replace_file(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
     return result
 
 

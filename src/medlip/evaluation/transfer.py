@@ -29,11 +29,10 @@ from medlip.errors import MedLIPError
 from medlip.evaluation.basis import (
     DISCLAIMER,
     RESULT,
-    count_overlap,
     hash_names,
     inference,
     label_matrix,
-    overlap_notes,
+    provenance,
     versions,
 )
 from medlip.evaluation.grounding import paint_boxes
@@ -153,7 +152,6 @@ def transfer(
     classes = _classes(parts["train"], protocol, classes)
     made_under = _protocol(protocol, store, parts, classes, resamples, seed)
     made_with = {"protocol": made_under.hash, "encoder": _weights_hash(method.encoder)}
-    overlap = count_overlap(method, parts["test"])
     learner = _Learner(method.encoder, method.preprocessing, parts, protocol, classes, seed, batch_size, resamples)
     entries = []
     for level in levels(protocol):
@@ -163,6 +161,7 @@ def transfer(
             result, predictions, outcomes = learner.learn(level)
             entry = {
                 "level": level.name,
+                "draw": level.draw,
                 "made_with": made_with,
                 **result,
                 "grounding": None,
@@ -185,14 +184,7 @@ def transfer(
             for name in dict.fromkeys(entry["level"] for entry in entries)
         ],
         "results": entries,
-        "overlap": overlap,
-        "run": method.made_by,
-        "versions": versions(),
-        "notes": [
-            *overlap_notes(method, overlap, len(parts["test"])),
-            *dict.fromkeys(note for entry in entries for note in entry["notes"]),
-        ],
-        "disclaimer": DISCLAIMER,
+        **provenance(method, parts["test"], dict.fromkeys(note for entry in entries for note in entry["notes"])),
     }
     if out is not None:
         replace_file(out / RESULT, json.dumps(answer, indent=1, allow_nan=False).encode())

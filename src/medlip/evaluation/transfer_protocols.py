@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medlip.errors import MedLIPError
+from medlip.evaluation.protocol import read_own
 
 
 class TransferTraining(BaseModel):
@@ -110,19 +110,14 @@ def load_transfer_protocol(name: str) -> TransferProtocol:
     Raises:
         MedLIPError: there is none of this name, or the file is broken or has a setting that can't be.
     """
-    if not name.endswith((".yaml", ".yml")):
-        if name not in transfer_protocols():
-            raise MedLIPError(
-                f"no transfer protocol {name!r}. There are: {', '.join(transfer_protocols())}; or give a YAML file."
-            )
-        return transfer_protocols()[name]
-    try:
-        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise MedLIPError(f"{name}: not readable as YAML ({error}).") from error
-    if not isinstance(content, dict):
-        raise MedLIPError(f"{name}: expected name, title, task and encoder, found something else.")
-    return _parse(content, name)
+    own = read_own(name, "name, title, task and encoder")
+    if own is not None:
+        return _parse(own, name)
+    if name not in transfer_protocols():
+        raise MedLIPError(
+            f"no transfer protocol {name!r}. There are: {', '.join(transfer_protocols())}; or give a YAML file."
+        )
+    return transfer_protocols()[name]
 
 
 def _parse(content: Mapping[str, Any], where: str) -> TransferProtocol:
