@@ -19,6 +19,7 @@ class FakeRecord:
     masks: tuple = ()
     view: str = ""
     attributes: dict = field(default_factory=dict)
+    facts: tuple = ()
 
 
 class FakeStore(list):

@@ -331,7 +331,7 @@ def test_reported_means_are_those_of_the_kept_cases(tiny_run: Path, phantom_stor
     for command in ("evaluate", "retrieve"):
         assert run(monkeypatch, capsys, command, tiny_run, "--data", phantom_store, "--out", tmp_path / "a")[0] == 0
     for path, file, measures in (
-        (tmp_path / "a", OUTCOMES, 7),
+        (tmp_path / "a", OUTCOMES, 9),
         (tmp_path / "a" / "retrieval.json", QUERIES, 8),
     ):
         result = Evaluated.load(path).result

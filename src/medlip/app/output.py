@@ -113,6 +113,12 @@ def describe_results(result: Mapping[str, Any]) -> str:
             ["IoU over positives", *_segmented(segmentation, "iou"), 0.0],
         ]
         parts.append(table(rows))
+    if places := result.get("places"):
+        rows = [["where a finding is said to be", "value", "95 % interval", "chance", "findings"]]
+        for key, title in (("first_place", "first place named is right"), ("side", "side is right")):
+            if entry := places[key]:
+                rows.append([title, entry["value"], entry["interval"], entry["chance"], entry["n"]])
+        parts.append(table(rows))
     return "\n\n".join([*parts, NOT_A_DEVICE])
 
 

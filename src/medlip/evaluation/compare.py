@@ -47,6 +47,8 @@ MEASURES = {
     "segmentation Dice, positives": ("segmentation/dice_positives", "segmentation/dice_positives_interval"),
     "segmentation Dice, all images": ("segmentation/dice_all", "segmentation/dice_all_interval"),
     "segmentation IoU, positives": ("segmentation/iou", "segmentation/iou_interval"),
+    "first place named": ("places/first_place/value", "places/first_place/interval"),
+    "side told": ("places/side/value", "places/side/interval"),
     **{
         f"{title}, {name.replace('_', ' ')}": (f"{way}/{name}/value", f"{way}/{name}/interval")
         for way, title in (("image_to_text", "image to report"), ("text_to_image", "report to image"))
@@ -191,7 +193,7 @@ def value_at(result: Mapping[str, Any], path: str) -> Any:
 
 
 def _has_cases(entry: Evaluated) -> bool:
-    return any(value_at(entry.result, part) for part in ("grounding", "segmentation", "image_to_text"))
+    return any(value_at(entry.result, part) for part in ("grounding", "segmentation", "places", "image_to_text"))
 
 
 def _row(entry: Evaluated) -> dict[str, Any]:

@@ -51,6 +51,7 @@ from medlip.evaluation.metrics import (
     mean_statistic,
     number,
 )
+from medlip.evaluation.places import TellsPlaces
 from medlip.methods.base import method_names
 from medlip.reports import fact_matrix
 from medlip.reports.facts import IGNORED
@@ -86,19 +87,6 @@ class HasStreams(Protocol):
 
     def stream_maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return where the queries of each stream look, {"pathology": (B, P, h, w), "anatomy": (B, A, h, w)}."""
-        ...
-
-
-@runtime_checkable
-class TellsPlaces(Protocol):
-    """A method that ties pathologies to anatomies."""
-
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return probabilities (B, C)."""
-        ...
-
-    def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return probabilities (B, C, A)."""
         ...
 
 

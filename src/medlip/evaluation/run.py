@@ -43,6 +43,8 @@ from medlip.evaluation.grounding import (
 )
 from medlip.evaluation.metrics import Array
 from medlip.evaluation.outcomes import OUTCOMES, save_outcomes
+from medlip.evaluation.places import RULES as PLACES
+from medlip.evaluation.places import name_places, places_outcomes, places_result, stated_places
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.protocol import Protocol
 from medlip.evaluation.protocols import NamedProtocol
@@ -116,7 +118,8 @@ def evaluate(
     Returns:
         Plain data without NaN: `zero_shot` (see `zero_shot_result`; None without labels), `grounding` (see
         `grounding_result`; None without boxes and masks), `segmentation` (see `segmentation_result`; None without masks, and
-        where phrases are asked for), `n_images`, `n_patients`, `split`, `overlap` (how many of them the method was trained
+        where phrases are asked for), `places` (see `places_result`; None where no report states a finding's place, and of
+        methods that don't say one), `n_images`, `n_patients`, `split`, `overlap` (how many of them the method was trained
         on; None where that is not known), `run` (the recipe, seed and data that made the method; None where that is not
         known), `protocol` with its `hash`, `versions`, `notes` for people (an overlap's begins with "WARNING"),
         `disclaimer`.
@@ -155,6 +158,8 @@ def evaluate(
         rule = "the validation data that was given" if validation is not None else "the split val"
         tuned = _answer(method, tuning_store, asked, batch_size, "choosing thresholds")
         _require_disjoint(answers, tuned)
+    stated = stated_places(evaluated, method.vocabulary)
+    placed = name_places(method, evaluated, stated, batch_size)
     made_under = Protocol(
         name=protocol.name if protocol else "zero-shot classification and grounding, thresholds from other patients",
         data=store.hash,
@@ -163,7 +168,7 @@ def evaluate(
         tuning=hash_names(tuned.ids) if tuned else "half of the patients",
         classes={name: resolved(prompt, method.vocabulary) for name, prompt in prompts.items()},
         findings={name: resolved(prompt, method.vocabulary) for name, prompt in asked.findings.items()},
-        rules=_rules(asked, on_reported),
+        rules=_rules(asked, on_reported) | (PLACES if any(stated) else {}),
         resamples=resamples,
         seed=seed,
     )
@@ -178,6 +183,7 @@ def evaluate(
         "zero_shot": _zero_shot(prompts, answers, tuned, rule, resamples, seed) if prompts else None,
         "grounding": grounding_result(answers.pairs, **overlaps, **drawn) if answers.pairs else None,
         "segmentation": segmentation.segmentation_result(*segmented, **drawn) if answers.judged else None,
+        "places": places_result(placed, resamples, seed) if placed else None,
         "n_images": len(answers.patients),
         "n_patients": len(set(answers.patients)),
         "split": split,
@@ -187,8 +193,9 @@ def evaluate(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         answers.predictions(list(prompts)).save(out / PREDICTIONS)
-        placed = grounding_outcomes(answers.pairs, **overlaps) if answers.pairs else []
-        save_outcomes([*placed, *segmentation.segmentation_outcomes(*segmented)], out / OUTCOMES)
+        grounded = grounding_outcomes(answers.pairs, **overlaps) if answers.pairs else []
+        named = places_outcomes(placed) if placed else []
+        save_outcomes([*grounded, *segmentation.segmentation_outcomes(*segmented), *named], out / OUTCOMES)
         if answers.pairs:
             save_cases(list(_cases(method, evaluated, asked, answers, **overlaps)), out / CASES)
         replace_file(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
