@@ -15,6 +15,7 @@ import torch
 
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
+from medlip.evaluation.compare import value_at
 from medlip.evaluation.metrics import over_seeds
 from medlip.evaluation.run import evaluate
 from medlip.methods.base import method_config
@@ -26,9 +27,10 @@ from medlip.work import cpu_count, process, replace_file
 DEFAULT = "default"
 RESULT = "result.json"
 MEASURES = {
-    "macro_auroc": ("zero_shot", "macro_auroc"),
-    "pointing_game": ("grounding", "pointing_game"),
-    "iou": ("grounding", "iou"),
+    "macro_auroc": "zero_shot/macro_auroc",
+    "pointing_game": "grounding/pointing_game",
+    "iou": "grounding/iou",
+    "side": "places/side/value",
 }
 
 
@@ -226,7 +228,7 @@ def _run(trial: Trial) -> dict[str, float | None]:
 
 
 def _measures(result: Mapping[str, Any]) -> dict[str, float | None]:
-    return {name: (result[part] or {}).get(key) for name, (part, key) in MEASURES.items()}
+    return {name: value_at(result, path) for name, path in MEASURES.items()}
 
 
 def _row(variant: str, results: Mapping[tuple[str, int], Mapping[str, float | None]]) -> dict[str, Any]:
