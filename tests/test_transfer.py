@@ -177,13 +177,16 @@ def test_a_bright_square_is_outlined(method: Any, store: Store, dice: str) -> No
     assert segmentation["n_positives"] + segmentation["n_negatives"] == 40
 
 
-def test_few_shots_come_in_several_draws(method: Any, store: Store) -> None:
-    result = transfer(method, store, protocol(shots=(1, 4), draws=3), classes=["mass"], resamples=50)
+def test_few_shots_come_in_several_draws_that_do_not_mix(method: Any, store: Store, tmp_path: Path) -> None:
+    result = transfer(method, store, protocol(shots=(1, 4), draws=3), classes=["mass"], resamples=50, out=tmp_path)
     assert [level["level"] for level in result["levels"]] == ["1 shot", "4 shots"]
     assert [level["draws"] for level in result["levels"]] == [3, 3]
     few, more = result["levels"]
     assert few["lowest"] <= few["value"] <= few["highest"]
     assert (few["images"], more["images"]) == (2, 8)
+    first, second = (Evaluated.load(tmp_path / "1shot" / f"draw-{draw}") for draw in (0, 1))
+    with pytest.raises(MedLIPError, match=r"another protocol.*draw \(0 and 1\)"):
+        compare([first, second])
 
 
 def test_levels_that_are_there_are_not_learned_again_and_can_be_compared(

@@ -286,7 +286,7 @@ def require_same_protocol(first: Evaluated, second: Evaluated, but: Sequence[str
     """
     one, other = (
         {key: value for key, value in entry.result["protocol"].items() if key not in ("name", "hash", *but)}
-        | {key: entry.result.get(key) for key in ("level", "draw")}
+        | {"level": entry.result.get("level"), "draw": entry.result.get("draw", 0)}
         for entry in (first, second)
     )
     fields = [key for key in {**one, **other} if one.get(key) != other.get(key)]
