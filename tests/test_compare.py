@@ -15,6 +15,7 @@ from scipy.stats import ttest_1samp
 
 from medlip.app import cli
 from medlip.app.compare import Form, render
+from medlip.data.store import Store
 from medlip.errors import MedLIPError
 from medlip.evaluation.compare import Evaluated, compare, value_at
 from medlip.evaluation.metrics import auroc
@@ -330,6 +331,7 @@ def test_two_evaluations_of_a_run_can_be_compared(tiny_run: Path, phantom_store:
 def test_reported_means_are_those_of_the_kept_cases(tiny_run: Path, phantom_store: Path, tmp_path, monkeypatch, capsys):
     for command in ("evaluate", "retrieve"):
         assert run(monkeypatch, capsys, command, tiny_run, "--data", phantom_store, "--out", tmp_path / "a")[0] == 0
+    patients = set(Store.open(phantom_store).column("patient"))
     for path, file, measures in (
         (tmp_path / "a", OUTCOMES, 9),
         (tmp_path / "a" / "retrieval.json", QUERIES, 8),
@@ -338,6 +340,7 @@ def test_reported_means_are_those_of_the_kept_cases(tiny_run: Path, phantom_stor
         kept = load_outcomes(tmp_path / "a" / file)
         assert len(kept) == measures
         for name, cases in kept.items():
+            assert not patients & set(cases.patients)
             summary = np.nanmedian if "median" in name else np.nanmean
             assert value_at(result, name) == pytest.approx(summary(cases.values)), name
 
