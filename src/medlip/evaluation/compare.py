@@ -243,7 +243,8 @@ def _ranking_differences(
 
     one, other = (with_macro(ranking_statistic(each, reference.labels)) for each in scores)
     entries = _entries(paired_difference(one, other, reference.patients, resamples, seed))
-    return dict(zip(RANKED, entries[len(classes) :], strict=True)), dict(zip(classes, entries, strict=False))
+    of_classes, macro = entries[: len(classes)], entries[len(classes) :]
+    return dict(zip(RANKED, macro, strict=True)), dict(zip(classes, of_classes, strict=True))
 
 
 def _case_difference(first: Evaluated, second: Evaluated, path: str, resamples: int, seed: int) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,9 +194,12 @@ def evaluate(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         answers.predictions(list(prompts)).save(out / PREDICTIONS)
-        grounded = grounding_outcomes(answers.pairs, **overlaps) if answers.pairs else []
-        named = places_outcomes(placed) if placed else []
-        save_outcomes([*grounded, *segmentation.segmentation_outcomes(*segmented), *named], out / OUTCOMES)
+        parts = (
+            grounding_outcomes(answers.pairs, **overlaps),
+            segmentation.segmentation_outcomes(*segmented),
+            places_outcomes(placed),
+        )
+        save_outcomes(chain.from_iterable(parts), out / OUTCOMES)
         if answers.pairs:
             save_cases(list(_cases(method, evaluated, asked, answers, **overlaps)), out / CASES)
         replace_file(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from os.path import commonprefix
-from statistics import mean
 from typing import Any
 
 from medlip.errors import MedLIPError
@@ -111,10 +110,11 @@ def _row(name: str, seeds: Seeds) -> dict[str, Any]:
         row[kind] = {}
         for key in of_first:
             values = [value for each in numbers if (value := each[kind].get(key)) is not None]
+            spread = over_seeds(values)
             row[kind][key] = {
-                "value": mean(values) if values else None,
+                "value": spread and spread["mean"],
                 "interval": None,
-                "range": [min(values), max(values)] if len(values) > 1 else None,
+                "range": [spread["low"], spread["high"]] if spread and len(values) > 1 else None,
                 "seeds": len(values),
             }
     return row
