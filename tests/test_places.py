@@ -10,6 +10,7 @@ import torch
 
 from fakes import FakeRecord, FakeStore
 from medlip.concepts import default_vocabulary
+from medlip.errors import MedLIPError
 from medlip.evaluation.places import name_places, places_outcomes, places_result, stated_places
 from medlip.reports import Fact
 
@@ -98,3 +99,8 @@ def test_where_nothing_is_placed_or_told_nothing_is_measured():
     assert ask(silent, *RECORDS) == []
     assert ask(Naming(), record(0), record(1)) == []
     assert places_result(ask(Naming(), record(0, ("mass", HEART, "present"))), resamples=5)["side"] is None
+
+
+def test_places_that_are_not_finite_are_refused_by_image():
+    with pytest.raises(MedLIPError, match="'image2': the places of its findings are not finite"):
+        ask(Naming(heart_size=float("nan")), *RECORDS[1:])

@@ -22,6 +22,7 @@ from torch import Tensor
 from medlip.concepts import Vocabulary
 from medlip.data.composition import is_place
 from medlip.data.overlap import pseudonym
+from medlip.errors import MedLIPError
 from medlip.evaluation.basis import Answering, inference, preprocessed
 from medlip.evaluation.metrics import Array, bootstrap, interval, mean_statistic, number
 from medlip.evaluation.outcomes import Outcomes
@@ -85,7 +86,11 @@ def stated_places(store: Store, vocabulary: Vocabulary) -> list[dict[str, frozen
 def name_places(
     method: Answering, store: Store, stated: Sequence[Mapping[str, frozenset[str]]], batch_size: int = 64
 ) -> list[Placed]:
-    """Ask where the stated findings of each image lie; nothing of a method that doesn't say."""
+    """Ask where the stated findings of each image lie; nothing of a method that doesn't say.
+
+    Raises:
+        MedLIPError: a probability is not finite; names the image.
+    """
     rows = [row for row, found in enumerate(stated) if found]
     if not rows or not isinstance(method, TellsPlaces):
         return []
@@ -98,6 +103,12 @@ def name_places(
             records = [store[row] for row in rows[start : start + batch_size]]
             images = preprocessed(records, method.preprocessing).to(device)
             likely = method.score_anatomies(images, pathologies).double().cpu().numpy()
+            broken = [record.id for record, of_image in zip(records, likely, strict=True) if not np.isfinite(of_image).all()]
+            if broken:
+                raise MedLIPError(
+                    f"image {broken[0]!r}: the places of its findings are not finite. The method gives NaN: check its "
+                    "weights and its training log."
+                )
             for row, record, of_image in zip(rows[start:], records, likely, strict=False):
                 for name, places in stated[row].items():
                     of_finding = of_image[pathologies.index(name)]
