@@ -13,7 +13,7 @@ from scipy.stats import sem, t
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
 from medlip.evaluation import ablation
-from medlip.evaluation.ablation import ablate, as_markdown, variants
+from medlip.experiments.ablation import ablate, as_markdown, variants
 
 GRID = ("method.icl=mentioned,off",)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fakes import FakeRecord, FakeStore
-from medlip.app.compare_page import render_page
+from medlip.app.pages.compare_page import render_page
 from medlip.concepts import default_vocabulary
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError

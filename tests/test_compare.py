@@ -14,11 +14,10 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from medlip.app import cli
-from medlip.app.compare import Form, render
+from medlip.app.commands.compare import Form, render
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
 from medlip.evaluation.compare import Evaluated, compare, value_at
-from medlip.evaluation.metrics import auroc
 from medlip.evaluation.outcomes import OUTCOMES, Outcomes, load_outcomes, save_outcomes
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.protocol import Protocol
@@ -26,6 +25,7 @@ from medlip.evaluation.published import published_tables
 from medlip.evaluation.retrieval import QUERIES
 from medlip.evaluation.seeds import compare_seeds
 from medlip.evaluation.zero_shot import Tuning, zero_shot_result
+from medlip.metrics.classification import auroc
 
 CLASSES = ("effusion", "mass_&_nodule")
 N = 300

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medlip.data.chexpert import LABELS as CHEXPERT_LABELS
-from medlip.data.siim import decode_runs
+from medlip.data.readers.chexpert import LABELS as CHEXPERT_LABELS
+from medlip.data.readers.siim import decode_runs
 from medlip.data.sources import Source, data_sets, hold_back, open_source
 from medlip.data.study import Study
 from medlip.errors import MedLIPError

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import cosine_similarity
 
-from medlip.app.disentangle import tables
-from medlip.app.disentangle_page import picture_cases, render_page
+from medlip.app.commands.disentangle import tables
+from medlip.app.pages.disentangle_page import picture_cases, render_page
 from medlip.concepts import default_vocabulary
-from medlip.data.composition import compositional_split, read_pairs, save_pairs, without_pairs
 from medlip.data.prepare import prepare
 from medlip.data.sources import open_source
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
-from medlip.evaluation.disentanglement import (
+from medlip.experiments.composition import compositional_split, read_pairs, save_pairs, without_pairs
+from medlip.experiments.disentanglement import (
     Composition,
     Known,
     Overlaps,

@@ -14,12 +14,12 @@ from medlip.concepts import default_vocabulary
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
 from medlip.evaluation.basis import label_matrix
-from medlip.evaluation.metrics import auroc
 from medlip.evaluation.predictions import Predictions
 from medlip.evaluation.protocols import parse_protocol
 from medlip.evaluation.run import evaluate
-from medlip.evaluation.supervised import bench_supervised, train_supervised
+from medlip.experiments.supervised import bench_supervised, train_supervised
 from medlip.images.preprocessing import Preprocessing
+from medlip.metrics.classification import auroc
 
 SIZE = 32
 CLASSES = ("effusion", "nodule", "pneumothorax")

@@ -16,9 +16,12 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "medlip"
-FLOORS = ("concepts", "reports", "images", "data", "nn", "methods", "training", "evaluation", "app")
+FLOORS = (
+    "concepts", "reports", "images", "data", "phantom", "nn", "losses", "methods", "metrics", "training", "evaluation",
+    "experiments", "app",
+)  # fmt: skip
 FACE = "the package itself"  # medlip/__init__.py: it may offer what any floor holds, and no floor leans on it
-HEIGHT = {name: height for height, name in enumerate(("errors", "work", *FLOORS, FACE))}
+HEIGHT = {name: height for height, name in enumerate(("errors", "files", "parallel", *FLOORS, FACE))}
 HEAVY = ("torch", "pandas", "transformers", "matplotlib")
 
 MACHINE_PATH = re.compile(r"(?<![\w.~$})>/-])/(?:work|tmp|root|home|Users)/")
@@ -100,7 +103,7 @@ def test_no_way_of_importing_a_higher_floor_goes_unseen(line: str) -> None:
         "import torch",
         "from medlip import __version__",
         "from medlip.errors import MedLIPError",
-        "from medlip.work import track",
+        "from medlip.parallel import track",
         "from medlip.concepts import Vocabulary",
         "from .blocks import head",
         "from . import blocks",
@@ -163,7 +166,9 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_words_and_facts_need_neither_torch_nor_pandas() -> None:
-    loaded = _loaded_by("import medlip, medlip.work, medlip.reports\nfrom medlip.concepts import *\ndefault_vocabulary()")
+    loaded = _loaded_by(
+        "import medlip, medlip.parallel, medlip.reports\nfrom medlip.concepts import *\ndefault_vocabulary()"
+    )
     assert "yaml" in loaded
     assert loaded.isdisjoint(HEAVY)
 

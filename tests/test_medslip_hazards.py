@@ -16,7 +16,7 @@ from medlip.evaluation import evaluate
 from medlip.images.augment import Augment
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods import load_method, save_method
-from medlip.methods.base import fill
+from medlip.methods.base import load_strict
 from medlip.methods.medslip import MeDSLIP, MeDSLIPConfig
 
 VOCABULARY = default_vocabulary()
@@ -87,7 +87,7 @@ def test_hazard_3_streams_read_shares_of_the_features_and_weights_load_strictly(
     state = method.state_dict()
     renamed = {name.replace("embed.", "embedding."): tensor for name, tensor in state.items()}
     with pytest.raises(MedLIPError, match=r"missing: embed\.bias"):
-        fill(method, renamed, "here")
+        load_strict(method, renamed, "here")
 
 
 def test_hazard_4_an_image_gets_the_same_alone_and_among_others():

@@ -17,7 +17,7 @@ from sklearn.metrics import (
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from medlip.errors import MedLIPError
-from medlip.evaluation.metrics import (
+from medlip.metrics.classification import (
     accuracy,
     auprc,
     auroc,

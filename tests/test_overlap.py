@@ -11,13 +11,13 @@ from PIL import Image
 
 from medlip.data.check import check
 from medlip.data.overlap import SAME, Fingerprints, find_overlap, fingerprint, perceptual_hash
-from medlip.data.phantom import phantom
 from medlip.data.prepare import prepare
 from medlip.data.sources import Source, open_source
 from medlip.data.store import Store
 from medlip.data.study import Study, View
 from medlip.errors import MedLIPError
 from medlip.evaluation import evaluate
+from medlip.phantom import phantom
 from medlip.reports import Presence
 from medlip.training import fit, load_recipe, load_run
 
@@ -100,9 +100,9 @@ def test_check_compares_a_store_with_its_hashes(tmp_path: Path) -> None:
 
 
 def test_the_commands_print_one_json_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from medlip.app.data import check as check_command
-    from medlip.app.data import list_sets, overlap
-    from medlip.app.prepare import prepare as prepare_command
+    from medlip.app.commands.data import check as check_command
+    from medlip.app.commands.data import list_sets, overlap
+    from medlip.app.commands.prepare import prepare as prepare_command
 
     out = tmp_path / "s"
     prepare_command(sources=["phantom:3"], out=out, size=64, views="frontal", vocabulary=None, workers=0, as_json=True)

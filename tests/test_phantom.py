@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from medlip.concepts import default_vocabulary
-from medlip.data.phantom import PATHOLOGIES, contact_sheet, phantom, phantoms, truth
-from medlip.data.phantom.cases import Case, draw_case, places
-from medlip.data.phantom.findings import Finding, side_of
-from medlip.data.phantom.generator import render
 from medlip.data.study import Study
 from medlip.errors import MedLIPError
+from medlip.phantom import PATHOLOGIES, contact_sheet, phantom, phantoms, truth
+from medlip.phantom.cases import Case, draw_case, places
+from medlip.phantom.findings import Finding, side_of
+from medlip.phantom.generator import render
 
 SIZE = 128
 
@@ -65,7 +65,7 @@ def test_a_study_is_the_same_in_any_order() -> None:
 
 def test_a_study_is_the_same_in_another_process() -> None:
     code = (
-        "import hashlib; from medlip.data.phantom import phantom; s = phantom(5, 1, 128);"
+        "import hashlib; from medlip.phantom import phantom; s = phantom(5, 1, 128);"
         "print(hashlib.sha256(s.views[0].image.tobytes() + s.report.encode()).hexdigest())"
     )
     elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

@@ -11,18 +11,18 @@ from pydantic import ValidationError
 
 from medlip.app import cli
 from medlip.concepts import default_vocabulary
-from medlip.data.chestxdet import LABELS as CHESTXDET
-from medlip.data.chexpert import LABELS as CHEXPERT
-from medlip.data.covidx import NAME as COVID
-from medlip.data.nih import LABELS as NIH
+from medlip.data.readers.chestxdet import LABELS as CHESTXDET
+from medlip.data.readers.chexpert import LABELS as CHEXPERT
+from medlip.data.readers.covidx import NAME as COVID
+from medlip.data.readers.nih import LABELS as NIH
 from medlip.data.sources import canonical, data_sets
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
 from medlip.evaluation import evaluate
-from medlip.evaluation.metrics import best_threshold, number
 from medlip.evaluation.predictions import Predictions
 from medlip.evaluation.protocols import load_protocol, named_protocols, parse_protocol, read_split_list
 from medlip.images.preprocessing import Preprocessing
+from medlip.metrics.classification import best_threshold, number
 
 
 class Brightness:

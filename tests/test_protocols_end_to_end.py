@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from medlip.concepts import default_vocabulary
-from medlip.data.chestxdet import LABELS as CHESTXDET
-from medlip.data.chexpert import LABELS as CHEXPERT
-from medlip.data.nih import LABELS as NIH
 from medlip.data.prepare import prepare
+from medlip.data.readers.chestxdet import LABELS as CHESTXDET
+from medlip.data.readers.chexpert import LABELS as CHEXPERT
+from medlip.data.readers.nih import LABELS as NIH
 from medlip.data.sources import canonical, hold_back
 from medlip.data.store import Store
 from medlip.evaluation import evaluate

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from medlip.app.facts import facts
+from medlip.app.commands.facts import facts
 from medlip.errors import MedLIPError
 
 app = typer.Typer()

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from medlip.data.phantom import phantom, truth
+from medlip.phantom import phantom, truth
 from medlip.reports import extract_facts, resolve
 
 SHARED = Path(__file__).parents[2] / "shared"

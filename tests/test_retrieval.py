@@ -20,12 +20,12 @@ from medlip.data.batch import Batch, evaluation_batches
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
 from medlip.evaluation import retrieval, retrieve
-from medlip.evaluation.metrics import median_statistic
 from medlip.evaluation.retrieval import Ranks, precision_statistic, rank_first
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods import Method, build_method, method_names
 from medlip.methods.base import method_config
 from medlip.methods.queries import QueryMethod
+from medlip.metrics.classification import median_statistic
 
 SIZE = 16
 CLASSES = ("effusion", "nodule", "pneumothorax")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medlip.concepts import default_vocabulary
-from medlip.data.openi import compose_report, mesh_labels
+from medlip.data.readers.openi import compose_report, mesh_labels
 from medlip.data.sources import Source, combine, open_source
 from medlip.errors import MedLIPError
 

@@ -179,7 +179,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_store(
 ) -> None:
     studies = [study(i, "val" if i % 4 == 1 else "train") for i in range(30)]
     whole = made(tmp_path / "whole", *studies, shard_size=4)
-    replaced = preparing.replace_file
+    replaced = preparing.write_atomic
     for kill in range(kills):
         left = 5 + 3 * kill
 
@@ -191,10 +191,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_store(
                 raise KeyboardInterrupt
             replaced(path, content)
 
-        monkeypatch.setattr(preparing, "replace_file", stop)
+        monkeypatch.setattr(preparing, "write_atomic", stop)
         with pytest.raises(KeyboardInterrupt):
             made(tmp_path / "s", *studies, shard_size=4)
-    monkeypatch.setattr(preparing, "replace_file", replaced)
+    monkeypatch.setattr(preparing, "write_atomic", replaced)
     resumed = made(tmp_path / "s", *studies, shard_size=4)
     assert resumed.hash == whole.hash and resumed.manifest["counts"] == whole.manifest["counts"]
     assert sorted(path.name for path in (tmp_path / "s" / "data").iterdir()) == sorted(

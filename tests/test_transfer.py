@@ -24,8 +24,8 @@ from medlip.data.store import Store
 from medlip.data.study import Mask, Study, View
 from medlip.errors import MedLIPError
 from medlip.evaluation.compare import Evaluated, compare
-from medlip.evaluation.transfer import levels, nested_share, nested_shots, transfer
-from medlip.evaluation.transfer_protocols import TransferProtocol, load_transfer_protocol, transfer_protocols
+from medlip.experiments.transfer import levels, nested_share, nested_shots, transfer
+from medlip.experiments.transfer_protocols import TransferProtocol, load_transfer_protocol, transfer_protocols
 from medlip.images.preprocessing import Preprocessing
 from medlip.nn.image_encoder import ImageEncoder
 from medlip.nn.patch_encoder import PatchEncoder
@@ -196,7 +196,7 @@ def test_levels_that_are_there_are_not_learned_again_and_can_be_compared(
     (tmp_path / "a" / "100%" / "result.json").unlink()
     learned: list[str] = []
     monkeypatch.setattr(
-        "medlip.evaluation.transfer._logistic", lambda *given: learned.append("") or (given[3], given[4][:, 0])
+        "medlip.experiments.transfer._logistic", lambda *given: learned.append("") or (given[3], given[4][:, 0])
     )
     transfer(method, store, protocol(), out=tmp_path / "a", resamples=50)
     assert len(learned) == 2  # both classes of one level

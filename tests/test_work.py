@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from medlip.work import process
+from medlip.parallel import process
 
 
 def crash_at_35(item: int) -> int:
@@ -23,7 +23,7 @@ def test_an_item_that_takes_its_process_down_is_skipped_alone() -> None:
 
 SCRIPT = """
 from pathlib import Path
-from medlip.work import process
+from medlip.parallel import process
 
 def double(item):
     return 2 * item

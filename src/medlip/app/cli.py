@@ -10,12 +10,14 @@ from typing import Annotated
 
 import typer
 
-from medlip.app.bench import bench
-from medlip.app.compare import compare
-from medlip.app.data import bench_store
-from medlip.app.data import data as data_sets
-from medlip.app.disentangle import disentangle
-from medlip.app.facts import facts
+from medlip.app.commands.bench import bench
+from medlip.app.commands.compare import compare
+from medlip.app.commands.data import bench_store
+from medlip.app.commands.data import data as data_sets
+from medlip.app.commands.disentangle import disentangle
+from medlip.app.commands.facts import facts
+from medlip.app.commands.prepare import prepare
+from medlip.app.commands.transfer import transfer
 from medlip.app.output import (
     NOT_A_DEVICE,
     Answer,
@@ -26,8 +28,6 @@ from medlip.app.output import (
     describe_results,
     describe_retrieval,
 )
-from medlip.app.prepare import prepare
-from medlip.app.transfer import transfer
 from medlip.errors import MedLIPError
 
 app = typer.Typer(
@@ -145,7 +145,7 @@ def pretrain(
     validation = store.select("val") if "val" in store.splits else None
     train = store.select("train")
     if without:
-        from medlip.data.composition import read_pairs, without_pairs
+        from medlip.experiments.composition import read_pairs, without_pairs
 
         if settings.make_augment().mirror:
             raise MedLIPError("a mirrored image may show a held-out pair: with --without, give --set augment.mirror=0.")
@@ -173,8 +173,8 @@ def ablate(
 ) -> Answer:
     """Measure what each setting is worth. Trains and evaluates a recipe's variants, and tabulates them."""
     from medlip.app.input import training_store
-    from medlip.evaluation.ablation import ablate as run
-    from medlip.evaluation.ablation import as_markdown
+    from medlip.experiments.ablation import ablate as run
+    from medlip.experiments.ablation import as_markdown
 
     store = training_store(data, out)
     result = run(recipe, store, out, grid, settings=changes or (), seeds=seeds, split=split, full=full, jobs=jobs)
@@ -267,7 +267,7 @@ def predict(
     """Read X-rays with a run. Findings, their anatomies, answers to questions, and overlays in the image's own pixels."""
     from medlip.app.predict import predict_all
     from medlip.app.reader import Reader
-    from medlip.work import track
+    from medlip.parallel import track
 
     entries = list(track(predict_all(Reader.open(run), images, ask or (), out), "reading", len(images)))
     bad = [entry for entry in entries if "error" in entry]

@@ -17,19 +17,20 @@ from typing import Any
 
 import torch
 
-from medlip.app.matching import own_pictures
 from medlip.app.output import to_json
-from medlip.app.page import Case, render
+from medlip.app.pages.demo_page import Case, render
+from medlip.app.pages.sample_pictures import own_pictures
 from medlip.app.reader import Reader
 from medlip.data.prepare import prepare
 from medlip.data.store import Record, Store
 from medlip.errors import MedLIPError
 from medlip.evaluation import evaluate
+from medlip.files import write_atomic
 from medlip.methods import Method
+from medlip.parallel import cpu_count
 from medlip.training import Recipe, fit, load_recipe, load_run
 from medlip.training.fit import CHECKPOINT, METRICS
 from medlip.training.recipe import recipe_names
-from medlip.work import cpu_count, replace_file
 
 CASES = 12
 PICTURED = 3  # of these, the ones with pictures of the method's own
@@ -108,8 +109,8 @@ def run_demo(out: Path, scale: Scale, command: str) -> dict[str, Any]:
         "demo": _about(scale, recipe, reader.method, store, result, log, command),
     }
     page = render(metrics, _history(out / "run"), cases, reader.vocabulary)
-    replace_file(page_file, page.encode())
-    replace_file(metrics_file, to_json(metrics).encode())
+    write_atomic(page_file, page.encode())
+    write_atomic(metrics_file, to_json(metrics).encode())
     return _read(metrics_file)
 
 
@@ -153,7 +154,7 @@ class _Log:
             self._save()
 
     def _save(self) -> None:
-        replace_file(self.path, json.dumps(self.content, indent=1).encode())
+        write_atomic(self.path, json.dumps(self.content, indent=1).encode())
 
 
 def _choose(test: Store) -> list[Record]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medlip.app.pictures import paint, relative
+from medlip.app.pages.pictures import paint, relative
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.evaluation.grounding import enlarge

@@ -235,3 +235,8 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise MedLIPError(f"{path}: not a readable YAML file ({error}). Give the path of a vocabulary file.") from error
     return Vocabulary.parse(content, str(path))
+
+
+def is_place(anatomy: str) -> bool:
+    """Whether an anatomy says where something is."""
+    return anatomy not in CATCH_ALL_ANATOMIES

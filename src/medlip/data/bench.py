@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from medlip.concepts import default_vocabulary
 from medlip.data.batch import TrainingBatches
-from medlip.data.phantom import phantom
 from medlip.data.prepare import prepare
 from medlip.data.sources import Source
 from medlip.data.store import Store
 from medlip.data.study import Study, View
 from medlip.images.augment import Augment
 from medlip.images.preprocessing import Preprocessing
-from medlip.work import cpu_count
+from medlip.parallel import cpu_count
+from medlip.phantom import phantom
 
 ORIGINAL = 2000
 BATCH = 32

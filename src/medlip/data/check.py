@@ -10,7 +10,7 @@ from typing import Any
 from medlip.data.sources import Source, data_sets, open_source
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
-from medlip.work import track
+from medlip.parallel import track
 
 NAMED = 20
 

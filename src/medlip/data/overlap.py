@@ -17,7 +17,7 @@ from medlip.data.study import Study
 from medlip.errors import MedLIPError
 from medlip.images import read_image
 from medlip.images.fingerprint import BITS, perceptual_hash
-from medlip.work import process, track
+from medlip.parallel import process, track
 
 __all__ = ["NEAR", "SAME", "Fingerprints", "Overlap", "find_overlap", "fingerprint", "perceptual_hash", "pseudonym"]
 

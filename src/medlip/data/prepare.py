@@ -28,10 +28,11 @@ from medlip.data.sources import Source, open_source
 from medlip.data.store import FORMAT, MANIFEST, ROWS_PER_GROUP, SCHEMA, Record, Store, row_of
 from medlip.data.study import Mask, Study, View
 from medlip.errors import MedLIPError
+from medlip.files import write_atomic
 from medlip.images import read_image, resize_short_side
+from medlip.parallel import process
 from medlip.reports import Fact, extract_facts, resolve, sections, split_sentences
 from medlip.reports.implied import implied_absent
-from medlip.work import process, replace_file
 
 Extract = Callable[[str, Vocabulary], Iterable[Fact]]
 SKIPPED = "skipped.csv"
@@ -287,7 +288,7 @@ class _Writer:
             table, buffer, row_group_size=ROWS_PER_GROUP, compression={**codecs, **dict.fromkeys(columns, "ZSTD")}
         )
         content = buffer.getvalue()
-        replace_file(self.out / name, content)
+        write_atomic(self.out / name, content)
         digest = hashlib.sha256(content).hexdigest()
         self.manifest["shards"].append(
             {"file": name, "split": split, "rows": len(rows), "bytes": len(content), "sha256": digest}
@@ -299,13 +300,13 @@ class _Writer:
             sources[study.source] = sources.get(study.source, 0) + len(study.rows)
         self.manifest["counts"] = dict(sorted(counts.items()))
         self._write_skipped()
-        replace_file(self.out / MANIFEST, json.dumps(self.manifest, indent=1).encode())
+        write_atomic(self.out / MANIFEST, json.dumps(self.manifest, indent=1).encode())
 
     def _write_skipped(self) -> None:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerows([SKIPPED_COLUMNS, *((skip.source, skip.study, skip.image, skip.reason) for skip in self.skipped)])
-        replace_file(self.out / SKIPPED, text.getvalue().encode())
+        write_atomic(self.out / SKIPPED, text.getvalue().encode())
 
     def _resume(self, settings: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
         path = self.out / MANIFEST
@@ -317,7 +318,7 @@ class _Writer:
                 "sources": {}, "counts": {}, "shards": [],
             }  # fmt: skip
             (self.out / "data").mkdir(parents=True)
-            replace_file(path, json.dumps(manifest, indent=1).encode())
+            write_atomic(path, json.dumps(manifest, indent=1).encode())
             return manifest
         manifest = json.loads(path.read_text())
         if manifest["shards"]:

@@ -46,7 +46,7 @@ class DataSet(BaseModel):
 @cache
 def data_sets() -> Mapping[str, DataSet]:
     """Return the data sets that `open_source` reads as "NAME:DIR", by name."""
-    content = yaml.safe_load((files("medlip.data") / "sets.yaml").read_text())
+    content = yaml.safe_load((files("medlip.data.readers") / "sets.yaml").read_text())
     return {name: DataSet.model_validate(entry) for name, entry in content.items()}
 
 
@@ -126,7 +126,7 @@ def _phantoms(place: str) -> Source:
     count, _, seed = place.partition("@")
     if not count.isdigit() or int(count) < 1 or not (seed or "0").isdigit():
         raise MedLIPError(f"phantom:{place}: give a number of phantoms, such as phantom:2000, or phantom:2000@SEED.")
-    from medlip.data.phantom import phantom
+    phantom = import_module("medlip.phantom").phantom  # a floor above: opened by name
 
     keys = {f"{seed or 0}-{index}": index for index in range(int(count))}
     return Source("phantom", keys, partial(phantom, seed=int(seed or 0)))

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary
 from medlip.data.overlap import SAME, find_overlap, fingerprint
 from medlip.errors import MedLIPError
-from medlip.evaluation.metrics import Array
 from medlip.images.preprocessing import Preprocessing, squash
+from medlip.metrics.classification import Array
 from medlip.reports import Presence
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from torch.nn.functional import adaptive_max_pool2d, interpolate
 
 from medlip.errors import MedLIPError
 from medlip.evaluation.grounding import Pair, Pixels, threshold_index
-from medlip.evaluation.metrics import Array
-from medlip.work import replace_file
+from medlip.files import write_atomic
+from medlip.metrics.classification import Array
 
 CASES = "cases.npz"
 FINDINGS = 6
@@ -129,7 +129,7 @@ def save_cases(cases: Sequence[Case], path: Path) -> None:
     arrays = {f"{name}/{i}": getattr(case, name) for i, case in enumerate(cases) for name in _ARRAYS}
     file = io.BytesIO()
     np.savez_compressed(file, cases=np.array(json.dumps(plain)), **arrays)
-    replace_file(path, file.getvalue())
+    write_atomic(path, file.getvalue())
 
 
 def load_cases(path: Path) -> list[Case]:

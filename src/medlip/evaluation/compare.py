@@ -13,7 +13,13 @@ import numpy as np
 from medlip.errors import MedLIPError
 from medlip.evaluation.basis import RESULT
 from medlip.evaluation.cases import CASES, Case, load_cases
-from medlip.evaluation.metrics import (
+from medlip.evaluation.outcomes import OUTCOMES, Outcomes, load_outcomes
+from medlip.evaluation.predictions import PREDICTIONS, Predictions
+from medlip.evaluation.published import published_table
+from medlip.evaluation.retrieval import MEDIAN_RANK, PRECISIONS, QUERIES, RECALLS
+from medlip.evaluation.retrieval import RESULT as RETRIEVED
+from medlip.evaluation.zero_shot import SENSITIVITY
+from medlip.metrics.classification import (
     Array,
     Difference,
     Statistic,
@@ -25,12 +31,6 @@ from medlip.evaluation.metrics import (
     paired_difference,
     ranking_statistic,
 )
-from medlip.evaluation.outcomes import OUTCOMES, Outcomes, load_outcomes
-from medlip.evaluation.predictions import PREDICTIONS, Predictions
-from medlip.evaluation.published import published_table
-from medlip.evaluation.retrieval import MEDIAN_RANK, PRECISIONS, QUERIES, RECALLS
-from medlip.evaluation.retrieval import RESULT as RETRIEVED
-from medlip.evaluation.zero_shot import SENSITIVITY
 
 MEASURES = {
     "AUROC": ("zero_shot/macro_auroc", "zero_shot/interval"),

@@ -34,8 +34,8 @@ from torch.nn import functional as F
 from medlip.data.overlap import pseudonym
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
-from medlip.evaluation.metrics import Array, bootstrap, interval, mean_statistic, number
 from medlip.evaluation.outcomes import Outcomes
+from medlip.metrics.classification import Array, bootstrap, interval, mean_statistic, number
 
 Pixels = NDArray[np.bool_]
 

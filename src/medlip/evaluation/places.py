@@ -20,13 +20,13 @@ import numpy as np
 from torch import Tensor
 
 from medlip.concepts import Vocabulary
-from medlip.data.composition import is_place
+from medlip.concepts.vocabulary import is_place
 from medlip.data.overlap import pseudonym
 from medlip.errors import MedLIPError
 from medlip.evaluation.basis import Answering, inference, preprocessed
-from medlip.evaluation.metrics import Array, bootstrap, interval, mean_statistic, number
 from medlip.evaluation.outcomes import Outcomes
-from medlip.work import track
+from medlip.metrics.classification import Array, bootstrap, interval, mean_statistic, number
+from medlip.parallel import track
 
 if TYPE_CHECKING:
     from medlip.data.store import Store

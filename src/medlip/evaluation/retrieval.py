@@ -31,7 +31,11 @@ from medlip.evaluation.basis import (
     resolved,
     select_split,
 )
-from medlip.evaluation.metrics import (
+from medlip.evaluation.outcomes import Outcomes, save_outcomes
+from medlip.evaluation.predictions import Predictions
+from medlip.evaluation.protocol import Protocol
+from medlip.files import write_atomic
+from medlip.metrics.classification import (
     Array,
     Statistic,
     bootstrap,
@@ -41,10 +45,7 @@ from medlip.evaluation.metrics import (
     median_statistic,
     number,
 )
-from medlip.evaluation.outcomes import Outcomes, save_outcomes
-from medlip.evaluation.predictions import Predictions
-from medlip.evaluation.protocol import Protocol
-from medlip.work import replace_file, track
+from medlip.parallel import track
 
 if TYPE_CHECKING:
     from medlip.data.store import Store
@@ -173,7 +174,7 @@ def retrieve(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         save_outcomes((one for way, each in ranked.items() for one in _recall_outcomes(way, each)), out / QUERIES)
-        replace_file(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
+        write_atomic(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
     return result
 
 

@@ -42,7 +42,6 @@ from medlip.evaluation.grounding import (
     paint_boxes,
     paint_masks,
 )
-from medlip.evaluation.metrics import Array
 from medlip.evaluation.outcomes import OUTCOMES, save_outcomes
 from medlip.evaluation.places import RULES as PLACES
 from medlip.evaluation.places import name_places, places_outcomes, places_result, stated_places
@@ -51,7 +50,9 @@ from medlip.evaluation.protocol import Protocol
 from medlip.evaluation.protocols import NamedProtocol
 from medlip.evaluation.subgroups import ATTRIBUTES
 from medlip.evaluation.zero_shot import MINIMUM_POSITIVES, SENSITIVITY, Tuning, zero_shot_result
-from medlip.work import replace_file, track
+from medlip.files import write_atomic
+from medlip.metrics.classification import Array
+from medlip.parallel import track
 
 if TYPE_CHECKING:
     from medlip.data.store import Record, Store
@@ -202,7 +203,7 @@ def evaluate(
         save_outcomes(chain.from_iterable(parts), out / OUTCOMES)
         if answers.pairs:
             save_cases(list(_cases(method, evaluated, asked, answers, **overlaps)), out / CASES)
-        replace_file(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
+        write_atomic(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
     return result
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from medlip.errors import MedLIPError
 from medlip.evaluation.compare import MEASURES, Evaluated, require_same_images, require_same_protocol, value_at
-from medlip.evaluation.metrics import over_seeds, p_of_no_mean
 from medlip.evaluation.published import published_table
+from medlip.metrics.classification import over_seeds, p_of_no_mean
 
 BY_SEED = (
     "means over seeds (lowest to highest); differences are paired by seed, with the 95 % interval of their mean and its "

@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from medlip.data.overlap import pseudonym
 from medlip.errors import MedLIPError
 from medlip.evaluation.grounding import Pixels, enlarge
-from medlip.evaluation.metrics import Array, bootstrap, interval, mean_statistic, number
 from medlip.evaluation.outcomes import Outcomes
+from medlip.metrics.classification import Array, bootstrap, interval, mean_statistic, number
 
 
 @dataclass(frozen=True, slots=True)

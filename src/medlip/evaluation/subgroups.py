@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medlip.evaluation.metrics import Array, auroc, auroc_statistic, bootstrap, interval, mean_defined, number
+from medlip.metrics.classification import Array, auroc, auroc_statistic, bootstrap, interval, mean_defined, number
 
 ATTRIBUTES = ("sex", "age", "view")
 AGE_BANDS = ((0, "under 40"), (40, "40 to 59"), (60, "60 to 79"), (80, "80 and over"))  # from which age on

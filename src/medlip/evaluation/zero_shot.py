@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medlip.evaluation.metrics import (
+from medlip.evaluation.subgroups import subgroup_results
+from medlip.metrics.classification import (
     Array,
     accuracy,
     best_threshold,
@@ -23,7 +24,6 @@ from medlip.evaluation.metrics import (
     ranking_statistic,
     sensitivity_at_specificity,
 )
-from medlip.evaluation.subgroups import subgroup_results
 
 MINIMUM_POSITIVES = 5
 """A class with fewer positives is reported but left out of the macro average: its AUROC is mostly noise."""
@@ -40,7 +40,7 @@ class Tuning:
 
     Attributes:
         scores: (M, C).
-        labels: (M, C), as in `medlip.evaluation.metrics`.
+        labels: (M, C), as in `medlip.metrics.classification`.
         reported: (N,) which of the evaluated images F1 and accuracy count.
         rule: where the M images come from, for people.
     """

@@ -6,6 +6,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -29,6 +30,23 @@ if TYPE_CHECKING:
 
 
 Encoder = ImageEncoder | PatchEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a method says of B images that are asked for C prompts; None for what was not asked for.
+
+    Attributes:
+        scores: (B, C) probability of each prompt.
+        maps: (B, C, h, w), non-negative: where each prompt is seen.
+        anatomies: (B, C, A) probability of each prompt in each anatomy of the vocabulary.
+        embeddings: (B, d), for dot products with embedded reports.
+    """
+
+    scores: Tensor
+    maps: Tensor | None = None
+    anatomies: Tensor | None = None
+    embeddings: Tensor | None = None
 
 
 class MethodConfig(BaseModel):
@@ -87,6 +105,26 @@ class Method(nn.Module, ABC):
     def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return maps (B, C, h, w), non-negative: where in each image each prompt is seen."""
 
+    def answer(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        *,
+        maps: bool = False,
+        anatomies: bool = False,
+        embeddings: bool = False,
+    ) -> Answers:
+        """Return all that is wanted of images (B, 3, S, S) at once; methods override it to encode each image only once.
+
+        Each part is what the verb of its own gives: `score`, `localise`, `score_anatomies`, `embed_images`.
+        """
+        return Answers(
+            self.score(images, prompts),
+            self.localise(images, prompts) if maps else None,
+            self.score_anatomies(images, prompts) if anatomies and isinstance(self, TellsPlaces) else None,
+            self.embed_images(images) if embeddings else None,
+        )
+
     @abstractmethod
     def embed_images(self, images: Tensor) -> Tensor:
         """Return vectors (B, d) of images (B, 3, S, S): the higher the dot product with a report's, the better they fit.
@@ -113,6 +151,14 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def blank(cls, config: Any, vocabulary: Vocabulary, preprocessing: Preprocessing, state: Mapping[str, Tensor]) -> Method:
         """Return a method with the shapes of `state` whose weights are still to be filled in: no encoder, no download."""
+
+
+class TellsPlaces(ABC):
+    """A method that says in which anatomy a finding lies."""
+
+    @abstractmethod
+    def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return the probability (B, C, A) that each prompt is present in each anatomy."""
 
 
 MethodType = TypeVar("MethodType", bound=type[Method])
@@ -244,11 +290,11 @@ def load_method(path: Path) -> Method:
     vocabulary = Vocabulary.parse(about["vocabulary"], str(path))
     preprocessing = Preprocessing.from_dict(about["preprocessing"])
     method = kind.blank(parse_config(kind, about["method"]), vocabulary, preprocessing, state)
-    fill(method, state, str(path))
+    load_strict(method, state, str(path))
     return method.eval()
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Load a state dict strictly: every tensor of either side must be there, in the same shape.
 
     Raises:
@@ -281,6 +327,6 @@ def initialise(module: nn.Module, init: str) -> None:
                 nn.init.xavier_uniform_(parameter)
 
 
-def exact(values: Tensor) -> Tensor:
+def upcast(values: Tensor) -> Tensor:
     """At least float32: what autocast computed in half precision is compared in full."""
     return values.to(at_least_float32(values.dtype))

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from medlip.methods.base import exact, register
+from medlip.methods.base import register, upcast
 from medlip.methods.contrastive import contrastive_loss
 from medlip.methods.image_text import ImageTextConfig, ImageTextMethod
 from medlip.nn.gather import gather
@@ -93,17 +93,17 @@ class ConVIRT(ImageTextMethod):
         ConVIRT aligns whole images alone. Here every location goes through the head that is trained for their mean.
         """
         positive, _ = self.prompts.embed(prompts, self.vocabulary, self._embed_texts)
-        locations = normalize(exact(self.project(self.encoder(images))), dim=-1)
+        locations = normalize(upcast(self.project(self.encoder(images))), dim=-1)
         maps = (1 + locations @ positive.T).clamp(min=0) / 2
         return maps.transpose(1, 2).reshape(len(images), len(prompts), *self.encoder.grid)
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Return whole images (B, d), of length 1."""
-        return normalize(exact(self.project(self.encoder(images).mean(1))), dim=-1)
+        return normalize(upcast(self.project(self.encoder(images).mean(1))), dim=-1)
 
     def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
         """Return whole reports (R, d), of length 1."""
-        return normalize(exact(self.project_report(self.report_vectors(self.text(reports)))), dim=-1)
+        return normalize(upcast(self.project_report(self.report_vectors(self.text(reports)))), dim=-1)
 
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
         return self.embed_reports([[text] for text in texts])

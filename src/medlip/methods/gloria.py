@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from medlip.methods.base import exact, register
+from medlip.methods.base import register, upcast
 from medlip.methods.contrastive import contrastive_loss
 from medlip.methods.image_text import ImageTextConfig, ImageTextMethod
 from medlip.methods.texts import prompt_name, prompt_texts
@@ -117,7 +117,7 @@ class GLoRIA(ImageTextMethod):
         spoken = [
             ["There is", prompt_name(prompt, self.vocabulary), "."] for prompt in prompts
         ]  # the name as reports say it
-        names = normalize(exact(self.project_word(self.text(spoken).sentences[:, 1])), dim=-1)
+        names = normalize(upcast(self.project_word(self.text(spoken).sentences[:, 1])), dim=-1)
         _, regions = self._encode_images(images)
         maps = (1 + regions @ names.T).clamp(min=0) / 2
         return maps.transpose(1, 2).reshape(len(images), len(prompts), *self.encoder.grid)
@@ -136,15 +136,15 @@ class GLoRIA(ImageTextMethod):
         """Return whole images (B, d) and their regions (B, N, d), of length 1."""
         features = self.encoder(images)
         whole, regions = self.project(features.mean(1)), self.project_region(features)
-        return normalize(exact(whole), dim=-1), normalize(exact(regions), dim=-1)
+        return normalize(upcast(whole), dim=-1), normalize(upcast(regions), dim=-1)
 
     def _whole(self, encoded: EncodedReports) -> Tensor:
-        return normalize(exact(self.project_report(self.report_vectors(encoded))), dim=-1)
+        return normalize(upcast(self.project_report(self.report_vectors(encoded))), dim=-1)
 
     def _words(self, encoded: EncodedReports) -> tuple[Tensor, Tensor]:
         """Return words (B, M, d) of length 1, each the mean of its pieces, and which are there (B, M)."""
         words, real = pool(encoded.tokens, encoded.words, max(1, int(encoded.words.max()) + 1))
-        return normalize(exact(self.project_word(words)), dim=-1) * real[..., None], real
+        return normalize(upcast(self.project_word(words)), dim=-1) * real[..., None], real
 
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
         return self._whole(self.text([[text] for text in texts]))

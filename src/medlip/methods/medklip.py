@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from medlip.methods.base import exact, register
+from medlip.methods.base import register, upcast
 from medlip.methods.medslip_losses import draw_negatives, draw_positive, existence_labels, existence_loss, protocl_loss
 from medlip.methods.queries import QueryConfig, QueryMethod
 from medlip.nn import QueryDecoder
@@ -111,13 +111,13 @@ class MedKLIP(QueryMethod):
         generator = generator or torch.Generator().manual_seed(config.seed)
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
             labels = existence_labels(adjacency, 1)
-            terms = {"exist": existence_loss(exact(output.logits), labels, config.unmentioned)}
+            terms = {"exist": existence_loss(upcast(output.logits), labels, config.unmentioned)}
             if config.alpha:
                 present = adjacency.transpose(1, 2) == 1  # (B, P, A)
                 rows = present.any(2)
                 present = present[rows]
                 terms["position"] = protocl_loss(
-                    self.position(self.dropout(exact(output.states))[rows]),
+                    self.position(self.dropout(upcast(output.states))[rows]),
                     self.texts("anatomy"),
                     present,
                     draw_negatives(present, self.get_buffer("unfit_pathology"), config.negatives, generator),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import exact, fill, register
+from medlip.methods.base import load_strict, register, upcast
 from medlip.methods.medslip_losses import (
     draw_negatives,
     draw_positive,
@@ -148,7 +148,7 @@ class MeDSLIP(QueryMethod):
             anatomy_embeddings=torch.as_tensor(anatomy_embeddings),
         )
         state.update({f"banks.{name}": value for name, value in model.banks.state_dict().items()})
-        fill(model, state, "released weights")
+        load_strict(model, state, "released weights")
         return model.eval()
 
     @property
@@ -224,8 +224,8 @@ class MeDSLIP(QueryMethod):
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
         config = self.config
-        states = {"pathology": exact(output.states_pathology), "anatomy": exact(output.states_anatomy)}
-        logits = {"pathology": exact(output.logits_pathology), "anatomy": exact(output.logits_anatomy)}
+        states = {"pathology": upcast(output.states_pathology), "anatomy": upcast(output.states_anatomy)}
+        logits = {"pathology": upcast(output.logits_pathology), "anatomy": upcast(output.logits_anatomy)}
         by_query = {"pathology": adjacency.transpose(1, 2), "anatomy": adjacency}  # (B, q, partners)
         given = {"pathology": negatives_pathology, "anatomy": negatives_anatomy}
         terms = {

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import exact, register
+from medlip.methods.base import register, upcast
 from medlip.methods.contrastive import (
     attention_integrity,
     contrastive_loss,
@@ -239,11 +239,11 @@ class MLIP(ImageTextMethod):
         full: Tensor | None,
     ) -> dict[str, Tensor]:
         config = self.config
-        patches = exact(patches)
+        patches = upcast(patches)
         pooled = normalize(patches.mean(1), dim=-1)
         errors = None
         if predicted is not None and visible is not None:
-            errors = prediction_errors(exact(predicted), images, visible, self.encoder.patch, config.normalise_pixels)
+            errors = prediction_errors(upcast(predicted), images, visible, self.encoder.patch, config.normalise_pixels)
         scores = self._integrity(visible, pooled, texts, full, errors)
         weights = None if scores is None else normalised_weights(scores.detach(), config.integrity_floor)
         paired = gather(texts.real.any(1))
@@ -320,20 +320,20 @@ class MLIP(ImageTextMethod):
 
     @torch.no_grad()
     def _full_patches(self, images: Tensor) -> Tensor:
-        return exact(self.project(self.encoder(images)))
+        return upcast(self.project(self.encoder(images)))
 
     def encode_texts(self, reports: Sequence[Sequence[str]]) -> MLIPTexts:
         """Encode reports, given as sentences; without a local term all sentence vectors are 0."""
         encoded: EncodedReports = self.text(reports)
-        vectors = normalize(exact(self.project_report(self.report_vectors(encoded))), dim=-1)
+        vectors = normalize(upcast(self.project_report(self.report_vectors(encoded))), dim=-1)
         if self.project_sentence is None:
             return MLIPTexts(vectors, vectors.new_zeros(*encoded.real.shape, vectors.shape[1]), encoded.real)
-        sentences = normalize(exact(self.project_sentence(encoded.sentences)), dim=-1)
+        sentences = normalize(upcast(self.project_sentence(encoded.sentences)), dim=-1)
         return MLIPTexts(vectors, sentences * encoded.real[..., None], encoded.real)
 
     def encode_patches(self, images: Tensor) -> Tensor:
         """Return every patch of images (B, 3, S, S) in the shared space, of length 1: (B, N, d)."""
-        return normalize(exact(self.project(self.encoder(images))), dim=-1)
+        return normalize(upcast(self.project(self.encoder(images))), dim=-1)
 
     @torch.inference_mode()
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -406,7 +406,7 @@ class MLIP(ImageTextMethod):
         patch, patches = self.encoder.patch, self.encoder.patches
         generator = torch.Generator().manual_seed(seed)
         visible = draw_visible(len(images), patches, self.config.mask_ratio, generator).to(images.device)
-        predicted = exact(self.decoder(self.encoder(images, visible), visible))
+        predicted = upcast(self.decoder(self.encoder(images, visible), visible))
         if self.config.normalise_pixels:
             target = patch_pixels(images, patch)
             predicted = predicted * target.std(2, keepdim=True) + target.mean(2, keepdim=True)

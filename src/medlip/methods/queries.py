@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import Method, MethodConfig, exact, initialise
+from medlip.methods.base import Method, MethodConfig, TellsPlaces, initialise, upcast
 from medlip.nn import ImageEncoder, TextBank, text_encoder
 from medlip.reports import extract_facts, resolve
 
@@ -66,7 +66,7 @@ class QueryConfig(MethodConfig):
     seed: int = 0
 
 
-class QueryMethod(Method):
+class QueryMethod(Method, TellsPlaces):
     """A method whose questions are the embedded texts of P pathologies and A anatomies.
 
     Args:
@@ -131,7 +131,7 @@ class QueryMethod(Method):
         The product with a report of `embed_reports` is the log-probability of what the report states.
         """
         present, places = self.score_places(images, [pathology.name for pathology in self.vocabulary.pathologies])
-        return torch.cat([exact(places).flatten(1), 1 - exact(present)], 1).clamp(min=LEAST).log()
+        return torch.cat([upcast(places).flatten(1), 1 - upcast(present)], 1).clamp(min=LEAST).log()
 
     @torch.inference_mode()
     def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:

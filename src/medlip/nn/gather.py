@@ -10,21 +10,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_APART = ContextVar("_APART", default=False)
+_LOCAL = ContextVar("_LOCAL", default=False)
 
 
 @contextmanager
-def apart() -> Iterator[None]:
+def without_gather() -> Iterator[None]:
     """Keep the rows of processes apart inside: for when all have the same batch, and a copy is no negative."""
-    token = _APART.set(True)
+    token = _LOCAL.set(True)
     try:
         yield
     finally:
-        _APART.reset(token)
+        _LOCAL.reset(token)
 
 
 def _alone() -> bool:
-    return _APART.get() or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+    return _LOCAL.get() or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
 
 
 def gather(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from medlip.errors import MedLIPError
 from medlip.nn.transport import Transport, sinkhorn
-from medlip.work import track
+from medlip.parallel import track
 
 REPEATS = 3
 EXACT = 1e-12  # error to which POT is run where it is the yardstick of ours

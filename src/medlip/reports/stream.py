@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, Protocol
 
 from medlip.concepts import Vocabulary, default_vocabulary, load_vocabulary
 from medlip.errors import MedLIPError
+from medlip.parallel import Outcome, process
 from medlip.reports.extract import extractor
 from medlip.reports.facts import Fact, resolve
 from medlip.reports.files import Report, read_reports
 from medlip.reports.implied import implied_absent
 from medlip.reports.radgraph import read_graph
 from medlip.reports.text import sections
-from medlip.work import Outcome, process
 
 FIELDS = ("study", "pathology", "anatomy", "presence", "sentence", "start", "end")
 NAMED_PROBLEMS = 1000

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medlip.errors import MedLIPError
 from medlip.methods import Method
-from medlip.methods.base import fill, read_safetensors, write_safetensors
+from medlip.methods.base import load_strict, read_safetensors, write_safetensors
 
 
 def save_checkpoint(
@@ -42,7 +42,9 @@ def load_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer
                 f"{path}: made with {what}, so it can't be resumed: {_difference(made_with[key], manifest[key])}. "
                 "Use what it was made with, or start a new run in another folder."
             )
-    fill(method, {name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")}, str(path))
+    load_strict(
+        method, {name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")}, str(path)
+    )
     parameters = dict(method.named_parameters())
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

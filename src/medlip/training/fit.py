@@ -26,9 +26,9 @@ from medlip.data.batch import Batch, TrainingBatches, evaluation_batches
 from medlip.data.overlap import Fingerprints, fingerprint
 from medlip.errors import MedLIPError
 from medlip.methods import Method, build_method, load_method, save_method
-from medlip.nn.gather import apart
+from medlip.nn.gather import without_gather
+from medlip.parallel import track
 from medlip.training.checkpoint import load_checkpoint, save_checkpoint
-from medlip.work import track
 
 if TYPE_CHECKING:
     from medlip.data.store import Store
@@ -250,7 +250,7 @@ class _Run:
         assert self.validation
         facts, sums = self.recipe.facts, Counter[str]()
         self.model.eval()
-        with torch.no_grad(), apart():  # every process has the same batches here
+        with torch.no_grad(), without_gather():  # every process has the same batches here
             for batch in evaluation_batches(
                 self.validation,
                 self.method.preprocessing,

@@ -1,0 +1,1 @@
+"""Self-contained HTML pages that show results to a person."""

@@ -1,7 +1,0 @@
-"""The phantom chest: a procedural generator of frontal chest radiographs with reports and exact ground truth."""
-
-from medlip.data.phantom.findings import PATHOLOGIES
-from medlip.data.phantom.generator import phantom, phantoms, truth
-from medlip.data.phantom.sheet import contact_sheet
-
-__all__ = ["PATHOLOGIES", "contact_sheet", "phantom", "phantoms", "truth"]

@@ -1,0 +1,1 @@
+"""What trains, or compares trainings: transfer, the supervised yardstick, ablations, disentanglement, composition."""

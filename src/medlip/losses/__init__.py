@@ -1,0 +1,1 @@
+"""Losses as pure functions, one a file, each beside its plain reference."""

@@ -1,0 +1,111 @@
+"""The phantom's cases: a person, and findings that occur together as they do in practice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import yaml
+
+from medlip.phantom.findings import PATHOLOGIES, Finding, side_of
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A person before the detector: sex ("M", "F"), age (years), projection ("PA", "AP") and true findings."""
+
+    sex: str
+    age: int
+    position: str
+    findings: tuple[Finding, ...]
+
+
+def draw_case(rng: np.random.Generator) -> Case:
+    """Draw a person and 0 to 4 pathologies (one may be on both sides), in the order in which they are painted."""
+    tables = _tables()
+    findings: list[Finding] = []
+    for pathology in _choose(rng):
+        findings += _place(rng, pathology, findings)
+    findings = [_shallow(finding, findings) for finding in findings]
+    findings.sort(key=lambda finding: (PATHOLOGIES.index(finding.pathology), finding.anatomy))
+    years = tables["age"]
+    shift = sum(years.get(finding.pathology, 0) for finding in findings)
+    age = int(np.clip(rng.normal(years["mean"] + shift, years["spread"]), 18, 95))
+    in_bed = any(finding.pathology in tables["bedside"] for finding in findings)
+    position = "AP" if rng.random() < (0.85 if in_bed else 0.15) else "PA"
+    return Case("M" if rng.random() < 0.52 else "F", age, position, tuple(findings))
+
+
+def places(pathology: str) -> dict[str, float]:
+    """Return the anatomies in which a pathology occurs, with their shares."""
+    return dict(_tables()["findings"][pathology]["places"])
+
+
+@lru_cache(maxsize=1)
+def _tables() -> dict[str, Any]:
+    tables: dict[str, Any] = yaml.safe_load((files(__package__) / "cases.yaml").read_text())
+    names = list(tables["findings"])
+    affinity = np.ones((len(names), len(names)))
+    for first, second, factor in tables["together"]:
+        i, j = names.index(first), names.index(second)
+        affinity[i, j] = affinity[j, i] = factor
+    return tables | {
+        "names": names,
+        "weights": np.array([tables["findings"][name]["weight"] for name in names]),
+        "affinity": affinity,
+        "same_side": {frozenset((a, b)): share for a, b, share in tables["same_side"]},
+    }
+
+
+def _choose(rng: np.random.Generator) -> list[str]:
+    tables = _tables()
+    weights = tables["weights"].copy()
+    chosen: list[str] = []
+    for _ in range(_pick(rng, tables["count"])):
+        k = _pick(rng, weights)
+        chosen.append(tables["names"][k])
+        weights *= tables["affinity"][k]
+        weights[k] = 0
+    return chosen
+
+
+def _place(rng: np.random.Generator, pathology: str, others: list[Finding]) -> list[Finding]:
+    tables = _tables()
+    entry = tables["findings"][pathology]
+    shares = dict(entry["places"])
+    allowed = {-1, 1}
+    for other in others:
+        share = tables["same_side"].get(frozenset((pathology, other.pathology)))
+        if share is not None and other.side:
+            allowed &= {other.side} if rng.random() < share else {-other.side}
+    sided = {name: share for name, share in shares.items() if side_of(name) in allowed | {0}}
+    shares = sided or shares
+    anatomies = [list(shares)[_pick(rng, np.array(list(shares.values())))]]
+    if rng.random() < entry.get("both", 0) and len(allowed) == 2:
+        anatomies = list(entry["places"])
+    found = []
+    for anatomy in anatomies:
+        side = side_of(anatomy)
+        if pathology in tables["left_share"]:
+            left = rng.random() < tables["left_share"][pathology]
+            side = allowed.copy().pop() if len(allowed) == 1 else 1 if left else -1
+        found.append(Finding(pathology, anatomy, round(float(rng.uniform(0.0, 1.0)), 3), side))
+    return found
+
+
+def _shallow(finding: Finding, others: list[Finding]) -> Finding:
+    """Return an effusion shallow enough not to drown another finding at the base of the same lung."""
+    if finding.pathology == "effusion":
+        beside = [other.anatomy.split("_") for other in others if other.side == finding.side]
+        if any({"lower", "middle", "mid"} & set(words) for words in beside):
+            return replace(finding, severity=round(0.5 * finding.severity, 3))
+    return finding
+
+
+def _pick(rng: np.random.Generator, weights: Any) -> int:
+    """Return an index, drawn by weight."""
+    total = np.cumsum(weights)
+    return int(np.searchsorted(total, rng.random() * total[-1], side="right"))

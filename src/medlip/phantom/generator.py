@@ -1,0 +1,107 @@
+"""The phantom chest's public face: studies by index, with image, report, masks, boxes and labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medlip.data.study import Box, Mask, Study, View
+from medlip.errors import MedLIPError
+from medlip.phantom.anatomy import draw_chest, expose
+from medlip.phantom.cases import Case, draw_case
+from medlip.phantom.film import Region
+from medlip.phantom.findings import PATHOLOGIES, paint, reshape
+from medlip.phantom.reporting import write_report
+from medlip.reports import Fact
+
+SMALLEST = 64
+
+# Every part of a study has a stream of its own, so that leaving one finding out changes nothing else.
+_CASE, _FILM, _REPORT, _FINDING = range(4)
+
+
+def phantom(index: int, seed: int = 0, size: int = 256) -> Study:
+    """Return one phantom study: a frontal chest radiograph with its report and exact ground truth.
+
+    The same (index, seed, size) gives the same study anywhere; another size gives the same chest at another resolution, but
+    for its noise.
+
+    Args:
+        index: 0 or more; also decides the split (70 % train, 15 % val, 15 % test).
+        seed: 0 or more: another world.
+        size: width and height in pixels, at least 64.
+
+    Returns:
+        A study with one view (pixels uint8 (size, size), bright = dense, a mask and a box for each true finding), a report,
+        labels (present or absent) for all of `PATHOLOGIES`, and `facts=None`: the report is there to be read. `truth` gives
+        the true facts.
+
+    Raises:
+        MedLIPError: an argument is out of its range.
+    """
+    _check(index, seed, size)
+    case = draw_case(_stream(seed, index, _CASE))
+    pixels, regions = render(case, index, seed, size)
+    masks = tuple(
+        Mask(finding.pathology, region, finding.anatomy) for finding, region in zip(case.findings, regions, strict=True)
+    )
+    present = {finding.pathology for finding in case.findings}
+    name = f"phantom-{seed}-{index}"
+    return Study(
+        id=name,
+        patient=name,
+        views=(View(pixels, case.position, tuple(_box(mask) for mask in masks), masks),),
+        report=write_report(case, _stream(seed, index, _REPORT)),
+        labels={pathology: "present" if pathology in present else "absent" for pathology in PATHOLOGIES},
+        split=_split(index),
+        attributes={"sex": case.sex, "age": str(case.age)},
+    )
+
+
+def phantoms(count: int, seed: int = 0, size: int = 256) -> Iterator[Study]:
+    """Yield the phantoms 0 to `count` - 1 in order."""
+    yield from map(partial(phantom, seed=seed, size=size), range(count))
+
+
+def truth(study: Study) -> tuple[Fact, ...]:
+    """Return the findings that a phantom truly has, whatever its report says."""
+    return tuple(Fact(mask.pathology, mask.anatomy, "present") for view in study.views for mask in view.masks)
+
+
+def render(
+    case: Case, index: int, seed: int, size: int, without: int | None = None
+) -> tuple[NDArray[np.uint8], tuple[Region, ...]]:
+    """Render a case to pixels (size, size) and one mask a finding; `without` leaves that finding out and nothing else."""
+    rng = _stream(seed, index, _FILM)
+    chest = draw_chest(rng, case.sex, case.age, case.position)
+    kept = [(k, finding) for k, finding in enumerate(case.findings) if k != without]
+    for _, finding in kept:
+        reshape(chest, finding)
+    film = expose(chest, size, rng)
+    regions = tuple(paint(film, finding, _stream(seed, index, _FINDING + k)) for k, finding in kept)
+    return film.develop(rng), regions
+
+
+def _check(index: int, seed: int, size: int) -> None:
+    for name, value, least in (("index", index, 0), ("seed", seed, 0), ("size", size, SMALLEST)):
+        if value < least:
+            raise MedLIPError(f"phantom: {name}={value} is too small: give a whole number of at least {least}.")
+
+
+def _stream(seed: int, index: int, part: int) -> np.random.Generator:
+    return np.random.default_rng([seed, index, part])
+
+
+def _split(index: int) -> str:
+    share = int.from_bytes(hashlib.sha256(str(index).encode()).digest()[:4], "big") / 2**32
+    return "train" if share < 0.7 else "val" if share < 0.85 else "test"
+
+
+def _box(mask: Mask) -> Box:
+    rows, columns = np.flatnonzero(mask.pixels.any(1)), np.flatnonzero(mask.pixels.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    return Box(mask.pathology, x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y, mask.anatomy)

@@ -1,0 +1,52 @@
+"""A contact sheet: many phantoms on one page, half of each pair with its findings outlined and named."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from medlip.data.study import Study
+from medlip.phantom.generator import phantom
+
+COLUMNS = 6
+CAPTION = 26
+COLOURS = ((255, 209, 102), (6, 214, 160), (239, 111, 108), (120, 190, 255), (220, 150, 255), (255, 160, 70))
+
+
+def contact_sheet(count: int = 24, seed: int = 0, size: int = 256) -> NDArray[np.uint8]:
+    """Return a page of `count` phantoms, uint8 (height, width, 3), each with its findings outlined and named below."""
+    columns = min(COLUMNS, count)
+    rows = -(-count // columns)
+    page = Image.new("RGB", (columns * size, rows * (size + CAPTION)))
+    for k in range(count):
+        page.paste(_tile(phantom(k, seed, size), size), (k % columns * size, k // columns * (size + CAPTION)))
+    return np.asarray(page)
+
+
+def _tile(study: Study, size: int) -> Image.Image:
+    (view,) = study.views
+    film = np.repeat(np.asarray(view.image)[..., None], 3, 2)
+    tile = Image.new("RGB", (size, size + CAPTION))
+    pen = ImageDraw.Draw(tile)
+    line, x = 0, 3
+    for mask, colour in zip(view.masks, COLOURS, strict=False):
+        film[_outline(mask.pixels)] = colour
+        words = f"{mask.pathology}"
+        length = pen.textlength(words + "  ")
+        if x + length > size and not line:
+            line, x = 1, 3
+        pen.text((x, size + 1 + 12 * line), words, fill=colour)
+        x += int(length)
+    if not view.masks:
+        pen.text((3, size + 1), "no finding", fill=(150, 150, 150))
+    tile.paste(Image.fromarray(film), (0, 0))
+    return tile
+
+
+def _outline(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    inner = region.copy()
+    for axis in (0, 1):
+        for shift in (-1, 1):
+            inner &= np.roll(region, shift, axis)
+    return region & ~inner
