@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-unit test-processes test-slow lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/medlip demo --out demo
@@ -12,12 +12,18 @@ demo: $(INSTALLED)
 test: $(INSTALLED) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
+test-unit: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -x tests/unit
+
+test-processes: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'processes and not slow'
+
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests examples
+	$(BIN)/ruff format --check src tests examples
 	$(BIN)/mypy
 
 $(INSTALLED): pyproject.toml constraints.txt

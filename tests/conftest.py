@@ -1,15 +1,58 @@
-"""What several tests need: a small store of phantoms, and a run that was trained on it for a few steps."""
+"""What several tests need: the command line, a small store of phantoms, and a run that was trained on it for a few steps."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 RANKS = 2
 
-TINY = ("image.size=64", "method.layers=1", "training.epochs=1", "training.batch_size=8", "training.warmup=1")
+TINY = (
+    "image.size=64",
+    "method.layers=1",
+    "training.epochs=1",
+    "training.batch_size=8",
+    "training.warmup=1",
+    "training.precision=fp32",  # bf16 is slow where a processor doesn't have it
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: its exit code, and what it wrote to stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def last_line(self) -> str:
+        return self.err.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def medlip(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run the command line in this process, as the script does."""
+    from medlip.app.cli import main
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.delenv("MEDLIP_DEBUG", raising=False)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        assert isinstance(end.value.code, int)
+        return Outcome(end.value.code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +61,25 @@ def phantom_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("phantoms") / "store"
     prepare(["phantom:60@3"], out, size=96, workers=0)
+    return out
+
+
+@pytest.fixture(scope="session")
+def halved_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms of which every other one is to be tested on."""
+    from dataclasses import replace
+
+    from medlip.data.prepare import prepare
+    from medlip.data.sources import open_source
+
+    out = tmp_path_factory.mktemp("halves") / "store"
+    phantoms = open_source("phantom:100@5")
+    prepare(
+        [replace(phantoms, read=lambda key: replace(phantoms.read(key), split=("train", "test")[int(key) % 2]))],
+        out,
+        size=64,
+        workers=0,
+    )
     return out
 
 

@@ -1,4 +1,4 @@
-"""A store in memory, for tests of what reads one."""
+"""A store in memory and a method without weights, for tests of what reads and asks them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+
+from medlip.concepts import default_vocabulary
+from medlip.images.preprocessing import Preprocessing
+from medlip.methods.base import Method, MethodConfig
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,9 @@ class FakeRecord:
     view: str = ""
     attributes: dict = field(default_factory=dict)
     facts: tuple = ()
+    study: str = ""
+    source: str = "fake"
+    sentences: tuple = ()
 
 
 class FakeStore(list):
@@ -34,3 +42,42 @@ class FakeStore(list):
 
     def select(self, split):
         return FakeStore(record for record in self if record.split == split)
+
+    def masked_findings(self):
+        return [frozenset(mask.pathology for mask in record.masks) for record in self]
+
+    def take(self, indices):
+        return FakeStore(self[index] for index in indices)
+
+
+class FakeMethod(Method):
+    """A method without weights: tests give it the verbs that they ask."""
+
+    name, summary, config_type, loss_weights = "fake", "", MethodConfig, {}
+
+    def __init__(self, size=32):
+        super().__init__(MethodConfig(), default_vocabulary(), Preprocessing(size=size, mean=(0, 0, 0), std=(1, 1, 1)))
+
+    def losses(self, batch):
+        raise NotImplementedError
+
+    def score(self, images, prompts):
+        return torch.full((len(images), len(prompts)), 0.5)
+
+    def localise(self, images, prompts):
+        return torch.zeros(len(images), len(prompts), 4, 4)
+
+    def embed_images(self, images):
+        raise NotImplementedError
+
+    def embed_reports(self, reports):
+        raise NotImplementedError
+
+    @classmethod
+    def blank(cls, config, vocabulary, preprocessing, state):
+        raise NotImplementedError
+
+
+def without_seconds(result):
+    """A result as plain data, without how long it took."""
+    return {**result.model_dump(mode="json"), "seconds": None}

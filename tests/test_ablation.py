@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from statistics import mean
@@ -12,8 +11,8 @@ from scipy.stats import sem, t
 
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
-from medlip.evaluation import ablation
-from medlip.experiments.ablation import ablate, as_markdown, variants
+from medlip.evaluation.results import Result
+from medlip.experiments.ablation import MEASURES, Ablation, ablate, as_markdown, variants
 
 GRID = ("method.icl=mentioned,off",)
 
@@ -42,37 +41,53 @@ def done(
 
 
 def test_the_table_holds_every_variant_with_paired_differences(done: Path) -> None:
-    answer = json.loads((done / "table.json").read_text())
-    assert not answer["failed"]
+    answer = Ablation.model_validate_json((done / "table.json").read_text())
+    assert not answer.failed
     # "mentioned" is the default already, so it is not run twice.
-    assert [row["variant"] for row in answer["rows"]] == ["default", "method.icl=off"]
-    default, off = answer["rows"]
-    assert default["runs"] == off["runs"] == 2
-    expected = [a - b for a, b in zip(off["iou"]["values"], default["iou"]["values"], strict=True)]
-    assert off["iou_difference"]["values"] == pytest.approx(expected)
+    assert [row.variant for row in answer.rows] == ["default", "method.icl=off"]
+    default, off = answer.rows
+    assert default.runs == off.runs == 2
+    assert list(off.measures) == list(MEASURES)
+    iou, theirs = off.measures["grounding.iou"], default.measures["grounding.iou"]
+    assert iou.spread and iou.difference and theirs.spread and not theirs.difference
+    expected = [a - b for a, b in zip(iou.spread.values, theirs.spread.values, strict=True)]
+    assert iou.difference.values == pytest.approx(expected)
     low, high = t.interval(0.95, 1, loc=mean(expected), scale=sem(expected))  # one degree of freedom: two seeds
-    assert off["iou_difference"]["interval"] == pytest.approx([low, high])
+    assert iou.difference.interval == pytest.approx((low, high))
     assert (done / "table.md").read_text() == as_markdown(answer)
     assert f"; 95 % {low:+.3f} to {high:+.3f} |" in as_markdown(answer)
+    assert as_markdown(answer).startswith("| variant | runs | AUROC | AUROC, difference |")
 
 
-def test_what_is_done_is_not_done_again(
-    done: Path, phantom_store: Path, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+def test_what_is_done_is_not_done_again_and_other_measures_can_be_read_from_it(
+    done: Path, phantom_store: Path, tiny_settings: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(ablation, "fit", None)
-    before = json.loads((done / "table.json").read_text())
-    again = ablate("medslip-phantom", Store.open(phantom_store), done, GRID, settings=tiny_settings, seeds=2)
+    before = Ablation.model_validate_json((done / "table.json").read_text())
+    kept = {file: file.stat().st_mtime_ns for file in done.rglob("*") if file.name in ("metrics.jsonl", "result.json")}
+    store = Store.open(phantom_store)
+    again = ablate("medslip-phantom", store, done, GRID, settings=tiny_settings, seeds=2)
     assert again == before
+    other = ablate("medslip-phantom", store, done, GRID, settings=tiny_settings, seeds=2, measures=["grounding.dice"])
+    dice = Result.load(done / "default" / "seed-0" / "result.json")["grounding"]["dice"].value
+    spread = other.rows[0].measures["grounding.dice"].spread
+    assert spread and spread.values[0] == dice
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+
+
+def test_an_unknown_measure_is_answered_with_those_there_are(phantom_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(MedLIPError, match=r"'grounding.depth'.*grounding\.iou"):
+        ablate("medslip-phantom", Store.open(phantom_store), tmp_path / "out", (), measures=["grounding.depth"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_other_runs_is_not_mixed_in(done: Path, phantom_store: Path, tiny_settings: tuple[str, ...]) -> None:
     other = (*tiny_settings, "training.lr=0.1")
     answer = ablate("medslip-phantom", Store.open(phantom_store), done, GRID, settings=other, seeds=1)
-    assert all("another recipe" in entry["reason"] for entry in answer["failed"])
-    assert len(answer["failed"]) == 2
+    assert all("another recipe" in entry.reason for entry in answer.failed)
+    assert len(answer.failed) == 2
 
 
-def test_a_model_of_another_recipe_is_not_evaluated(
+def test_a_model_of_another_recipe_is_not_evaluated_and_an_earlier_result_is_refused(
     tiny_run: Path, phantom_store: Path, tiny_settings: tuple[str, ...], tmp_path: Path
 ) -> None:
     folder = tmp_path / "default" / "seed-0"
@@ -81,11 +96,17 @@ def test_a_model_of_another_recipe_is_not_evaluated(
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(tiny_run / name, folder / name)
     answer = ablate("medslip-phantom", Store.open(phantom_store), tmp_path, (), settings=other, seeds=1)
-    assert "another recipe" in answer["failed"][0]["reason"]
+    assert "another recipe" in answer.failed[0].reason
     assert not (folder / "result.json").exists()
+    (folder / "result.json").write_text('{"made_with": {}, "protocol": {}, "zero_shot": {"macro_auroc": 0.5}}')
     answer = ablate("medslip-phantom", Store.open(phantom_store), tmp_path, (), settings=tiny_settings, seeds=1)
-    assert not answer["failed"]
-    assert answer["rows"][0]["iou"]["interval"] is None  # one seed says nothing of the spread
+    assert "schema version 1" in answer.failed[0].reason
+    assert "not trained anew" in answer.failed[0].reason
+    (folder / "result.json").unlink()
+    answer = ablate("medslip-phantom", Store.open(phantom_store), tmp_path, (), settings=tiny_settings, seeds=1)
+    assert not answer.failed
+    iou = answer.rows[0].measures["grounding.iou"].spread
+    assert iou and iou.interval is None  # one seed says nothing of the spread
 
 
 def test_a_split_that_is_not_there_is_said_before_any_run(phantom_store: Path, tmp_path: Path) -> None:
@@ -99,7 +120,7 @@ def test_a_run_that_fails_is_named_and_the_rest_goes_on(
 ) -> None:
     grid = ("method.backbone=no_such_net",)
     answer = ablate("medslip-phantom", Store.open(phantom_store), tmp_path, grid, settings=tiny_settings, seeds=1)
-    assert [row["runs"] for row in answer["rows"]] == [1, 0]
-    assert answer["failed"][0]["run"].startswith("method.backbone=no_such_net")
-    assert "no_such_net" in answer["failed"][0]["reason"]
+    assert [row.runs for row in answer.rows] == [1, 0]
+    assert answer.failed[0].run.startswith("method.backbone=no_such_net")
+    assert "no_such_net" in answer.failed[0].reason
     assert "method.backbone=no_such_net | 0" in as_markdown(answer)

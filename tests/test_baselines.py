@@ -1,4 +1,4 @@
-"""MedKLIP, GLoRIA and ConVIRT: losses are their equations, odd batches stay finite, and any method keeps to the seam."""
+"""MedKLIP, GLoRIA and ConVIRT: losses are their equations, odd batches stay finite, and every part learns."""
 
 from __future__ import annotations
 
@@ -9,32 +9,24 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import one_hot
 
 from medlip.concepts import default_vocabulary
 from medlip.data.batch import Batch, evaluation_batches
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods import Method, build_method, load_method, method_names, save_method
+from medlip.losses import draw_negatives, draw_positive, existence_labels
+from medlip.losses.existence import reference_existence_loss
+from medlip.losses.prototype import reference_protocl_loss
+from medlip.methods import GLoRIA, MedKLIP, Method, build_method, method_names
 from medlip.methods.base import method_config
-from medlip.methods.contrastive import contrastive_loss, contrastive_loss_reference
-from medlip.methods.gloria import GLoRIA, local_logits, reference_local_loss
-from medlip.methods.medklip import MedKLIP
-from medlip.methods.medslip_losses import (
-    draw_negatives,
-    draw_positive,
-    existence_labels,
-    protocl_loss,
-    reference_existence_loss,
-    reference_protocl_loss,
-)
 from medlip.training import fit, load_recipe, load_run
 
 SIZE = 64
 SMALL = {
     "backbone": "resnet10t",
-    "patch": 16,
+    "stride": 16,
     "layers": 1,
     "feedforward": 32,
     "text_width": 32,
@@ -96,33 +88,12 @@ def cut(batch: Batch, rows: Sequence[int], **changes: Any) -> Batch:
     return replace(kept, **changes)
 
 
-@pytest.mark.parametrize("name", method_names())
-def test_every_method_learns_answers_and_is_saved(name: str, batch: Batch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_part_learns(name: str, batch: Batch) -> None:
     method = make(name, batch)
-    assert method.name == name
-    assert method.summary.endswith(".")
     total(method, batch).backward()  # type: ignore[no-untyped-call]
     assert_finite_gradients(method)
-    unlearned = {
-        part for part in PARTS.get(name, ()) if not any(p.grad is not None and p.grad.any() for p in _of(method, part))
-    }
-    assert not unlearned
-
-    method.eval()
-    scores, maps = method.score(batch.images, PROMPTS), method.localise(batch.images, PROMPTS)
-    assert scores.shape == (4, 3)
-    assert ((scores >= 0) & (scores <= 1)).all()
-    assert maps.shape == (4, 3, SIZE // 16, SIZE // 16)
-    assert (maps >= 0).all()
-    for answer in (method.score, method.localise):  # asked alone, an image and a prompt get the same
-        alone = answer(batch.images[1:2], PROMPTS[2:])
-        torch.testing.assert_close(alone, answer(batch.images, PROMPTS)[1:2, 2:], atol=1e-5, rtol=1e-4)
-    assert torch.equal(method.score(batch.images, ["pleural effusion"]), method.score(batch.images, ["effusion"]))
-
-    save_method(method, tmp_path / "model.safetensors")
-    loaded = load_method(tmp_path / "model.safetensors")
-    assert torch.equal(loaded.score(batch.images, PROMPTS), scores)
-    assert torch.equal(loaded.localise(batch.images, PROMPTS), maps)
+    assert not {part for part in PARTS[name] if not any(p.grad is not None and p.grad.any() for p in _of(method, part))}
 
 
 def _of(method: Method, part: str) -> list[torch.nn.Parameter]:
@@ -163,23 +134,6 @@ def test_a_phantom_recipe_trains_and_its_file_answers(name: str, phantom_store: 
     assert load_run(tmp_path / "run").score(images, PROMPTS).isfinite().all()
 
 
-def test_a_contrast_weighs_both_directions() -> None:
-    logits = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)).double()
-    expected = contrastive_loss_reference(logits, torch.ones(6).double(), 0.75)
-    torch.testing.assert_close(contrastive_loss(logits, to_reports=0.75), expected)
-    assert not torch.allclose(contrastive_loss(logits), expected)
-    torch.testing.assert_close(contrastive_loss(logits.T, to_reports=0.25), expected)
-
-
-def test_the_local_contrast_is_its_equation() -> None:
-    generator = torch.Generator().manual_seed(0)
-    words = normalize(torch.randn(4, 5, 8, generator=generator).double(), dim=-1)
-    regions = normalize(torch.randn(4, 9, 8, generator=generator).double(), dim=-1)
-    real = torch.arange(5) < torch.tensor([5, 1, 3, 4])[:, None]
-    ours = contrastive_loss(local_logits(words, regions, real, 4.0, 5.0, 10.0))
-    torch.testing.assert_close(ours, reference_local_loss(words, regions, real, 4.0, 5.0, 10.0))
-
-
 def test_medklip_s_terms_are_their_equations(batch: Batch) -> None:
     method = make("medklip", batch, dropout=0.0)
     assert isinstance(method, MedKLIP)
@@ -194,17 +148,6 @@ def test_medklip_s_terms_are_their_equations(batch: Batch) -> None:
         one = one_hot(draw_positive(present[rows], generator), present.shape[2]).bool()
         expected = reference_protocl_loss(method.position(output.states)[rows], method.texts("anatomy"), one, negatives)
         torch.testing.assert_close(terms["position"], expected)
-
-
-def test_one_random_position_is_a_prototype_of_one() -> None:
-    generator = torch.Generator().manual_seed(0)
-    present = torch.rand(5, 9, generator=generator) < 0.4
-    present[:, 0] = True
-    states, partners = torch.randn(5, 6, generator=generator), torch.randn(9, 6, generator=generator)
-    positive = draw_positive(present, generator)
-    negatives = draw_negatives(present, torch.eye(9, dtype=torch.bool), 3, generator)
-    expected = reference_protocl_loss(states, partners, one_hot(positive, 9).bool(), negatives)
-    torch.testing.assert_close(protocl_loss(states, partners, present, negatives, positive), expected)
 
 
 def test_medklip_shares_a_prompt_out_over_anatomies(batch: Batch) -> None:

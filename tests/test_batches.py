@@ -101,7 +101,7 @@ def test_mirroring_swaps_sides_in_everything(store: Store) -> None:
     size = 32
     still = {"scale": (1, 1), "rotate": 0, "translate": 0, "contrast": 0, "brightness": 0, "tone": 0}
     plain, mirrored = (
-        next(batches(store, augment=Augment(size, mirror=mirror, **still), places=True).epoch(0)) for mirror in (0, 1)
+        next(batches(store, augment=Augment(size, mirror=mirror, **still), regions=True).epoch(0)) for mirror in (0, 1)
     )
     assert plain.ids == mirrored.ids and mirrored.mirrored.all() and not plain.mirrored.any()
     torch.testing.assert_close(mirrored.images, plain.images.flip(3), atol=1e-4, rtol=0)
@@ -115,7 +115,7 @@ def test_mirroring_swaps_sides_in_everything(store: Store) -> None:
     assert box.anatomy == mask.anatomy == "left_lung_unspec"
     np.testing.assert_allclose([box.x, box.y, box.width, box.height], [16, 8, 16, 16], atol=1e-4)
     assert mask.pixels[8:24, 16:].all() and mask.pixels.sum() == 16 * 16
-    naive = next(batches(store, augment=Augment(size, mirror=1, swap_sides=False, **still), places=True).epoch(0))
+    naive = next(batches(store, augment=Augment(size, mirror=1, swap_sides=False, **still), regions=True).epoch(0))
     torch.testing.assert_close(naive.images, mirrored.images)
     assert naive.mirrored.all() and torch.equal(naive.facts, plain.facts) and naive.sentences == plain.sentences
     assert naive.boxes[0][0].anatomy == plain.boxes[0][0].anatomy and naive.boxes[0][0].x == box.x

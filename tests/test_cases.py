@@ -8,34 +8,29 @@ import numpy as np
 import pytest
 import torch
 
-from fakes import FakeRecord, FakeStore
+from fakes import FakeMethod, FakeRecord, FakeStore
 from medlip.app.pages.compare_page import render_page
-from medlip.concepts import default_vocabulary
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
-from medlip.evaluation.cases import CASES, FINDINGS, SIDE, choose_cases, load_cases, make_case, save_cases
+from medlip.evaluation import evaluate
+from medlip.evaluation.cases import CASES, FINDINGS, SIDE, load_cases, make_case, save_cases
 from medlip.evaluation.compare import Evaluated, compare
-from medlip.evaluation.grounding import Pair, judge
 from medlip.evaluation.outcomes import OUTCOMES, load_outcomes
-from medlip.evaluation.run import evaluate
-from medlip.images.preprocessing import Preprocessing
+from medlip.evaluation.tasks.grounding import GroundingCase, choose_cases, grounding_case
 
 SHAPE = (40, 48)
 NAMES = ("effusion", "nodule")
 
 
-class Drawing:
+class Drawing(FakeMethod):
     """A method that draws random maps, its own for every image, which it knows by the grey value."""
 
-    vocabulary = default_vocabulary()
-    preprocessing = Preprocessing(size=16, mean=(0, 0, 0), std=(1, 1, 1))
-    largest = 0
-
-    def score(self, images, prompts):
-        raise AssertionError("there are no labels")
+    def __init__(self):
+        super().__init__(16)
+        self.drawn = []
 
     def localise(self, images, prompts):
-        self.largest = max(self.largest, len(images))
+        self.drawn.append(len(images))
         values = (255 * images[:, 0, 0, 0]).round().int().tolist()
         return torch.stack(
             [torch.stack([torch.from_numpy(self.map(value, prompt)) for prompt in prompts]) for value in values]
@@ -86,8 +81,8 @@ def test_the_cases_are_the_extremes_of_what_is_reported(split, tmp_path):
     result = evaluate(method, store, split=split, resamples=5, batch_size=5, out=tmp_path)
     cases = {(case.finding, case.rank): case for case in load_cases(tmp_path / CASES)}
     assert list(cases) == [(name, rank) for name in NAMES for rank in ("best", "worst")]
-    assert method.largest <= 5
-    threshold = result["grounding"]["threshold"]
+    assert sum(method.drawn) == 24 if split is None else 12  # each image once, those that are shown as well
+    threshold = result["grounding"].threshold
     for finding in NAMES:
         records = [record for record in store.select(split or "test") if finding == "effusion" or record.masks]
         ious = {
@@ -98,8 +93,8 @@ def test_the_cases_are_the_extremes_of_what_is_reported(split, tmp_path):
         if split is None:
             assert best.image == max(ious, key=ious.get)
             assert worst.image == min(ious, key=ious.get)
-        assert best.of == worst.of == result["grounding"]["per_class"][finding]["n_overlap"]
-        assert worst.iou < result["grounding"]["per_class"][finding]["iou"] < best.iou
+        assert best.of == worst.of == result["grounding"].per_class[finding]["iou"].n
+        assert worst.iou < result["grounding"].per_class[finding]["iou"].value < best.iou
         for case in (best, worst):
             assert case.iou == pytest.approx(ious[case.image])
             (record,) = [record for record in records if record.id == case.image]
@@ -112,52 +107,48 @@ def test_the_cases_are_the_extremes_of_what_is_reported(split, tmp_path):
     assert not any("secret" in patient for outcomes in kept for patient in outcomes.patients)
 
 
-def test_without_a_folder_or_a_place_nothing_is_drawn_again(tmp_path):
+def test_without_boxes_and_masks_no_case_is_kept(tmp_path):
     store = FakeStore(
         FakeRecord(record.id, record.patient, "test", record.image, labels={"effusion": "absent"}) for record in make_store()
     )
-
-    class Scoring(Drawing):
-        def score(self, images, prompts):
-            return torch.zeros(len(images), len(prompts))
-
-    method = Scoring()
-    evaluate(method, store, resamples=5, out=tmp_path)
-    assert method.largest == 0
+    evaluate(Drawing(), store, resamples=5, out=tmp_path)
     assert not (tmp_path / CASES).exists()
 
 
 def made(finding="effusion", iou=1.0, hit=True):
-    """A pair with this IoU at every threshold."""
+    """A case with this IoU at every threshold."""
     counts = np.full(100, 100.0)
-    return Pair(finding, "p", "boxes", "boxes", hit, hit, 0.1, 0.0, counts, iou * counts, int(100 * iou), 1000)
+    heat = np.zeros((2, 2), np.float32)
+    return GroundingCase(
+        finding, "p", "boxes", "boxes", hit, hit, 0.1, 0.0, counts, iou * counts, int(100 * iou), 1000, heat
+    )
 
 
-def chosen(pairs, reported=None, threshold=0.5):
-    return [(choice.pair, choice.rank) for choice in choose_cases(pairs, reported or [True] * len(pairs), threshold)]
+def chosen(cases, reported=None):
+    return [(choice.case, choice.rank) for choice in choose_cases(cases, reported or [True] * len(cases), 50)]
 
 
 def test_among_equals_the_best_case_hits_and_the_worst_misses():
     assert chosen([made(hit=False), made(), made(), made(hit=False)]) == [(1, "best"), (0, "worst")]
 
 
-def test_an_only_pair_is_shown_once_and_what_is_not_reported_never():
+def test_an_only_case_is_shown_once_and_what_is_not_reported_never():
     assert chosen([made(iou=0.5)]) == [(0, "best")]
     assert chosen([made(iou=0.5), made(iou=0.9), made(iou=0.1)], [True, False, False]) == [(0, "best")]
-    assert chosen([made()], threshold=float("nan")) == []
+    assert chosen([made()], [False]) == []
 
 
 def test_the_most_frequent_findings_come_first_and_the_rest_not_at_all():
-    pairs = [made(f"finding {k}") for k in range(FINDINGS + 2) for _ in range(k + 1)]
-    shown = [pairs[choice.pair].pathology for choice in choose_cases(pairs, [True] * len(pairs), 0.5)]
+    cases = [made(f"finding {k}") for k in range(FINDINGS + 2) for _ in range(k + 1)]
+    shown = [cases[choice.case].finding for choice in choose_cases(cases, [True] * len(cases), 50)]
     assert list(dict.fromkeys(shown)) == [f"finding {k}" for k in range(FINDINGS + 1, 1, -1)]
 
 
 def small(shape, target, heat=None):
     box = Box("nodule", 0, 0, 9, 9)
-    pair = judge(np.eye(4), shape, [box], [], "nodule", "p")
-    (choice,) = choose_cases([pair], [True], 0.5)
-    return make_case(choice, pair, "x", np.zeros(shape, np.uint8), np.eye(4) if heat is None else heat, target)
+    case = grounding_case(np.eye(4), shape, [box], [], "nodule", "p")
+    (choice,) = choose_cases([case], [True], 50)
+    return make_case(choice, "x", np.zeros(shape, np.uint8), np.eye(4) if heat is None else heat, target)
 
 
 def test_a_large_image_is_made_small_and_the_smallest_finding_keeps_a_pixel():

@@ -14,20 +14,24 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from medlip.app import cli
-from medlip.app.commands.compare import Form, render
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
-from medlip.evaluation.compare import Evaluated, compare, value_at
+from medlip.evaluation.compare import Evaluated, compare, measure_titles
+from medlip.evaluation.driver import QUERIES
 from medlip.evaluation.outcomes import OUTCOMES, Outcomes, load_outcomes, save_outcomes
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
-from medlip.evaluation.protocol import Protocol
 from medlip.evaluation.published import published_tables
-from medlip.evaluation.retrieval import QUERIES
+from medlip.evaluation.record import EvaluationRecord
+from medlip.evaluation.results import Result
 from medlip.evaluation.seeds import compare_seeds
-from medlip.evaluation.zero_shot import Tuning, zero_shot_result
-from medlip.metrics.classification import auroc
+from medlip.evaluation.tables import write_comparison
+from medlip.evaluation.tasks import measures
+from medlip.evaluation.tasks.zero_shot import Tuning, zero_shot_result
+from medlip.metrics import auroc
+from medlip.tables import Form
 
 CLASSES = ("effusion", "mass_&_nodule")
+AUROC = "zero_shot.macro_auroc"
 N = 300
 
 
@@ -42,19 +46,22 @@ def folder(tmp_path):
         scores = 1 / (1 + np.exp(-scores))
         patients = [f"p{i // 2}" for i in range(N)]
         tuning = Tuning(scores, labels, np.ones(N, bool), "the split val")
-        protocol = {
+        record = {
             "name": "zero-shot", "data": "d", "split": "test", "images": str(hash(tuple(ids))), "tuning": "t",
             "classes": {name: name for name in CLASSES}, "findings": {}, "rules": {}, "resamples": 20, "seed": 0,
         }  # fmt: skip
-        result = {
-            "zero_shot": zero_shot_result(CLASSES, scores, labels, patients, tuning, resamples=20),
-            "grounding": None,
-            "run": run or {"seed": 7},
-            "protocol": Protocol(**protocol | changes).to_dict(),
-        }
+        result = Result(
+            zero_shot=zero_shot_result(CLASSES, scores, labels, patients, tuning, resamples=20),
+            grounding=None,
+            split="test",
+            n_images=N,
+            n_patients=N // 2,
+            run=run or {"seed": 7},
+            protocol=EvaluationRecord(**record | changes),
+        )
         out = tmp_path / name
         out.mkdir()
-        (out / "result.json").write_text(json.dumps(result))
+        result.save(out / "result.json")
         if keep:
             Predictions(ids, patients, CLASSES, scores, labels).save(out / PREDICTIONS)
         return out
@@ -69,22 +76,23 @@ def compared(*folders, **settings):
 def test_differences_are_to_the_first_and_paired(folder):
     good, bad = folder("good", 0.5), folder("bad", 4.0)
     document = compared(good, bad)
-    assert [row["name"] for row in document["results"]] == [str(good), str(bad)]
-    (difference,) = document["differences"]
+    assert [row.name for row in document.results] == [str(good), str(bad)]
+    (difference,) = document.differences
     kept = [Predictions.load(path / PREDICTIONS) for path in (good, bad)]
     first, second = (auroc(one.scores, one.labels) for one in kept)
-    assert difference["to"] == str(good)
-    assert difference["measures"]["AUROC"]["difference"] == pytest.approx((second - first).mean())
+    assert difference.to == str(good)
+    assert difference.measures[AUROC].value == pytest.approx((second - first).mean())
     for c, name in enumerate(CLASSES):
-        entry = difference["per_class"][name]
-        assert entry["difference"] == pytest.approx(second[c] - first[c])
-        assert entry["interval"][0] < entry["difference"] < entry["interval"][1] < 0
-        assert entry["p"] == pytest.approx(2 / 101)
+        entry = difference.per_class[AUROC][name]
+        assert entry.value == pytest.approx(second[c] - first[c])
+        assert entry.interval[0] < entry.value < entry.interval[1] < 0
+        assert entry.p == pytest.approx(2 / 101)
 
 
 def test_the_same_result_twice_does_not_differ(folder):
-    (difference,) = compared(folder("one"), folder("two"))["differences"]  # names of one length: one seed
-    assert difference["measures"]["AUROC"] == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0}
+    (difference,) = compared(folder("one"), folder("two")).differences  # names of one length: one seed
+    found = difference.measures[AUROC]
+    assert (found.value, found.interval, found.p) == (0.0, (0.0, 0.0), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +130,8 @@ def test_predictions_with_nan_are_refused_by_image_and_class(folder):
 
 def test_without_predictions_results_stand_side_by_side_and_the_lack_is_said(folder):
     document = compared(folder("one"), folder("two", keep=False))
-    assert document["differences"][0]["measures"] == {}
-    assert "two: no predictions.parquet to test differences on" in document["notes"][0]
+    assert document.differences[0].measures == {}
+    assert "two: no predictions.parquet to test differences on" in document.notes[0]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}"])
@@ -136,17 +144,17 @@ def test_a_folder_without_a_result_is_named(tmp_path, content):
 
 def test_every_form_holds_the_same_numbers_and_marks_what_is_quoted(folder):
     document = compared(folder("one"), folder("three", 3.0), quoted=["nih-zero-shot"])
-    value = document["results"][0]["measures"]["AUROC"]["value"]
+    value = document.results[0].measures[AUROC].value
     for form in (Form.text, Form.markdown, Form.latex):
-        text = render(document, form)
+        text = write_comparison(document, form)
         assert f"{value:.3f}" in text
         assert text.index("Quoted, not measured here") < text.index("ConVIRT")
         assert "G2D (NeurIPS 2024)" in text
-    assert "| ---: |" in render(document, Form.markdown)
-    assert r"mass\_\&\_nodule" in render(document, Form.latex)
-    rows = list(csv.DictReader(io.StringIO(render(document, Form.csv))))
+    assert "| ---: |" in write_comparison(document, Form.markdown)
+    assert r"mass\_\&\_nodule" in write_comparison(document, Form.latex)
+    rows = list(csv.DictReader(io.StringIO(write_comparison(document, Form.csv))))
     assert {row["kind"] for row in rows} == {"result", "difference", "quoted"}
-    (own,) = [row for row in rows if row["name"].endswith("one") and row["measure"] == "AUROC" and not row["class"]]
+    (own,) = [row for row in rows if row["name"].endswith("one") and row["measure"].startswith("AUROC") and not row["class"]]
     assert float(own["value"]) == value
     assert all(row["source"] for row in rows if row["kind"] == "quoted")
 
@@ -181,15 +189,16 @@ def test_differences_in_places_are_paired_by_case(folder):
     one = with_cases(folder("one"), iou=better, dice=better, pointing_game=[0, 1] * 40)
     undefined = np.where(better > 0.5, np.nan, better)
     two = with_cases(folder("two"), iou=better - 0.1, dice=undefined, pointing_game=[0, 1] * 20 + [1, 1] * 20)
-    found = compared(one, two)["differences"][0]["measures"]
-    assert list(found) == ["AUROC", "AUPRC", "pointing game", "IoU", "Dice"]
-    assert found["IoU"]["difference"] == pytest.approx(-0.1)
-    assert found["IoU"]["interval"] == pytest.approx([-0.1, -0.1])  # cases vary by far more, and are paired
-    assert found["IoU"]["p"] == pytest.approx(2 / 101)
-    assert found["Dice"]["difference"] == pytest.approx(0)  # over the cases for which both are defined
-    assert found["Dice"]["left_out"] == (better > 0.5).sum()
-    assert found["pointing game"]["difference"] == pytest.approx(0.25)
-    assert found["pointing game"]["interval"][0] < 0.25 < found["pointing game"]["interval"][1]
+    found = compared(one, two).differences[0].measures
+    ranked = [AUROC, "zero_shot.macro_auprc"]
+    assert list(found) == [*ranked, "grounding.pointing_game", "grounding.iou", "grounding.dice"]
+    assert found["grounding.iou"].value == pytest.approx(-0.1)
+    assert found["grounding.iou"].interval == pytest.approx([-0.1, -0.1])  # cases vary by far more, and are paired
+    assert found["grounding.iou"].p == pytest.approx(2 / 101)
+    assert found["grounding.dice"].value == pytest.approx(0)  # over the cases for which both are defined
+    assert found["grounding.dice"].left_out == (better > 0.5).sum()
+    assert found["grounding.pointing_game"].value == pytest.approx(0.25)
+    assert found["grounding.pointing_game"].interval[0] < 0.25 < found["grounding.pointing_game"].interval[1]
 
 
 def test_cases_that_are_not_the_same_are_refused(folder):
@@ -217,28 +226,27 @@ def test_over_seeds_a_recipe_is_a_row_and_differences_are_paired_by_seed(folder)
     default = [folder(f"default-{seed}", 0.5 + 0.1 * seed, run=trained(seed)) for seed in range(3)]
     other = [folder(f"other-with-{seed}", 2.0 + seed, run=trained(seed, 2.0)) for seed in (2, 0, 3)]
     document = over_seeds_of(*default, *other)
-    assert [row["name"].rsplit("/", 1)[1] for row in document["results"]] == ["default (3 seeds)", "other-with (3 seeds)"]
-    areas = {
-        path.name: json.loads((path / "result.json").read_text())["zero_shot"]["macro_auroc"] for path in default + other
-    }
+    assert [row.name.rsplit("/", 1)[1] for row in document.results] == ["default (3 seeds)", "other-with (3 seeds)"]
+    areas = {path.name: Result.load(path / "result.json")["zero_shot"]["macro_auroc"].value for path in default + other}
     own = [areas[f"default-{seed}"] for seed in range(3)]
-    auroc_of = document["results"][0]["measures"]["AUROC"]
-    assert auroc_of == {"value": pytest.approx(np.mean(own)), "interval": None, "range": [min(own), max(own)], "seeds": 3}
-    assert document["results"][1]["run"]["recipe"]["method"] == {"alpha": 2.0}
+    mean = document.results[0].measures[AUROC]
+    assert mean.value == pytest.approx(np.mean(own))
+    assert (mean.interval, mean.range, mean.seeds) == (None, (min(own), max(own)), 3)
+    assert document.results[1].run["recipe"]["method"] == {"alpha": 2.0}
     pairs = [areas[f"other-with-{seed}"] - areas[f"default-{seed}"] for seed in (0, 2)]  # 1 and 3 have no partner
-    difference = document["differences"][0]["measures"]["AUROC"]
+    difference = document.differences[0].measures[AUROC]
     expected = ttest_1samp(pairs, 0)
-    assert difference["difference"] == pytest.approx(np.mean(pairs))
-    assert difference["p"] == pytest.approx(expected.pvalue)
-    assert difference["interval"] == pytest.approx(list(expected.confidence_interval()))
-    assert difference["seeds"] == 2
-    assert "differences are over the seeds 0, 2 alone" in document["notes"][0]
+    assert difference.value == pytest.approx(np.mean(pairs))
+    assert difference.p == pytest.approx(expected.pvalue)
+    assert difference.interval == pytest.approx(list(expected.confidence_interval()))
+    assert difference.seeds == 2
+    assert "differences are over the seeds 0, 2 alone" in document.notes[0]
     for form in (Form.text, Form.markdown, Form.latex):
-        text = render(document, form)
+        text = write_comparison(document, form)
         assert f"{np.mean(own):.3f} ({min(own):.3f} to {max(own):.3f})" in text
         assert "lowest to highest" in text
-    rows = list(csv.DictReader(io.StringIO(render(document, Form.csv))))
-    assert {row["kind"]: row["ends"] for row in rows if row["measure"] == "AUROC"} == {
+    rows = list(csv.DictReader(io.StringIO(write_comparison(document, Form.csv))))
+    assert {row["kind"]: row["ends"] for row in rows if row["measure"].startswith("AUROC") and not row["class"]} == {
         "result": "range over seeds",
         "difference": "95 % interval",
     }
@@ -250,22 +258,22 @@ def test_over_seeds_recipes_have_names_of_their_own_and_one_seed_has_no_range(fo
         (tmp_path / f"s{seed}").mkdir()
         folders += [folder(f"s{seed}/{name}", run=trained(seed, alpha)) for name, alpha in (("one", 1.0), ("other", 2.0))]
     document = over_seeds_of(*folders)
-    assert [row["name"].rsplit("/", 2)[1:] for row in document["results"]] == [
+    assert [row.name.rsplit("/", 2)[1:] for row in document.results] == [
         ["s0", "one (2 seeds)"],
         ["s0", "other (2 seeds)"],
     ]
     tens = over_seeds_of(*(folder(f"run-1{seed}", run=trained(10 + seed)) for seed in range(3)))
-    assert tens["results"][0]["name"].endswith("/run (3 seeds)")
-    assert "lowest to highest" in render(tens, Form.markdown)  # also where nothing is compared
-    (alone,) = over_seeds_of(folders[0])["results"]
-    assert alone["name"].endswith("one (1 seed)")
-    assert alone["measures"]["AUROC"]["range"] is None
+    assert tens.results[0].name.endswith("/run (3 seeds)")
+    assert "lowest to highest" in write_comparison(tens, Form.markdown)  # also where nothing is compared
+    (alone,) = over_seeds_of(folders[0]).results
+    assert alone.name.endswith("one (1 seed)")
+    assert alone.measures[AUROC].range is None
 
 
 def test_over_seeds_the_drawing_of_labels_may_follow_the_seed_and_nothing_else_may_differ(folder):
     one = [folder(f"one-{seed}", run=trained(seed), seed=seed) for seed in range(2)]
     other = [folder(f"two-{seed}", run=trained(seed, 2.0), seed=seed) for seed in range(2)]
-    assert len(over_seeds_of(*one, *other)["differences"]) == 1
+    assert len(over_seeds_of(*one, *other).differences) == 1
     with pytest.raises(MedLIPError, match=r"another protocol.*seed \(0 and 5\)"):
         over_seeds_of(*one, folder("three-0", run=trained(0, 3.0), seed=5))
     with pytest.raises(MedLIPError, match=r"another protocol.*split"):
@@ -279,8 +287,8 @@ def test_over_seeds_what_cannot_be_told_apart_is_refused(folder):
     with pytest.raises(MedLIPError, match="unknown: not known which recipe"):
         over_seeds_of(one, folder("unknown", run={"seed": 7}))
     alone = over_seeds_of(one, folder("other", run=trained(1, 2.0)))
-    assert alone["differences"][0]["measures"] == {}
-    assert "no seed in common" in render(alone, Form.markdown)
+    assert alone.differences[0].measures == {}
+    assert "no seed in common" in write_comparison(alone, Form.markdown)
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -318,11 +326,12 @@ def test_two_evaluations_of_a_run_can_be_compared(tiny_run: Path, phantom_store:
     assert code == 0
     document = json.loads(out)
     assert document["results"][0]["run"]["recipe"]["method"]["name"] == "medslip"
-    assert document["differences"][0]["measures"]["AUROC"]["difference"] in (0.0, None)
-    assert document["results"][0]["measures"]["pointing game"]["value"] is not None
+    assert document["differences"][0]["measures"][AUROC]["value"] in (0.0, None)
+    assert document["results"][0]["measures"]["grounding.pointing_game"]["value"] is not None
     found = document["differences"][0]["measures"]
-    assert {"pointing game", "contrast to noise", "IoU", "Dice", "segmentation Dice, all images"} <= set(found)
-    assert found["IoU"] == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0, "left_out": 0}
+    grounding = {f"grounding.{name}" for name in ("pointing_game", "contrast_to_noise", "iou", "dice")}
+    assert grounding | {"segmentation.dice_all"} <= set(found)
+    assert found["grounding.iou"] == {"value": 0.0, "interval": [0.0, 0.0], "p": 1.0, "left_out": 0, "seeds": None}
     kept = Evaluated.load(tmp_path / "a").cases
     assert kept
     assert (tmp_path / "p.html").read_text().count("<img ") == 2 * len(kept)
@@ -332,17 +341,18 @@ def test_reported_means_are_those_of_the_kept_cases(tiny_run: Path, phantom_stor
     for command in ("evaluate", "retrieve"):
         assert run(monkeypatch, capsys, command, tiny_run, "--data", phantom_store, "--out", tmp_path / "a")[0] == 0
     patients = set(Store.open(phantom_store).column("patient"))
-    for path, file, measures in (
-        (tmp_path / "a", OUTCOMES, 9),
-        (tmp_path / "a" / "retrieval.json", QUERIES, 8),
+    for path, file, task_names in (
+        (tmp_path / "a", OUTCOMES, {"grounding", "segmentation", "places"}),
+        (tmp_path / "a" / "retrieval.json", QUERIES, {"retrieval"}),
     ):
         result = Evaluated.load(path).result
         kept = load_outcomes(tmp_path / "a" / file)
-        assert len(kept) == measures
+        assert {name.split("/")[0] for name in kept} == task_names
         for name, cases in kept.items():
             assert not patients & set(cases.patients)
+            task, measure = name.split("/")
             summary = np.nanmedian if "median" in name else np.nanmean
-            assert value_at(result, name) == pytest.approx(summary(cases.values)), name
+            assert result[task][measure].value == pytest.approx(summary(cases.values)), name
 
 
 def test_retrievals_can_be_compared(tiny_run: Path, phantom_store: Path, tmp_path, monkeypatch, capsys):
@@ -353,14 +363,26 @@ def test_retrievals_can_be_compared(tiny_run: Path, phantom_store: Path, tmp_pat
     document = json.loads(out)
     result = json.loads((tmp_path / "a" / "retrieval.json").read_text())
     measures = document["results"][0]["measures"]
-    assert measures["report to image, recall at 5"]["value"] == result["text_to_image"]["recall_at_5"]["value"]
-    assert measures["images by class, precision at 5"]["value"] == result["classes"]["mean"]["precision_at_5"]["value"]
+    for name in ("text_to_image_recall_at_5", "macro_precision_at_5"):
+        assert measures[f"retrieval.{name}"]["value"] == result["retrieval"][name]["value"]
     differences = document["differences"][0]["measures"]
     assert len(differences) == 8
-    assert differences["image to report, median rank"] == {
-        "difference": 0.0, "interval": [0.0, 0.0], "p": 1.0, "left_out": 0
-    }  # fmt: skip
+    rank = differences["retrieval.image_to_text_median_rank"]
+    assert (rank["value"], rank["interval"], rank["p"], rank["left_out"]) == (0.0, [0.0, 0.0], 1.0, 0)
     assert run(monkeypatch, capsys, "evaluate", tiny_run, "--data", phantom_store, "--out", tmp_path / "c")[0] == 0
     code, _, err = run(monkeypatch, capsys, "compare", tmp_path / "a", tmp_path / "c")
     assert code == 1
     assert "another protocol" in err
+
+
+def test_every_declared_measure_has_a_title_of_its_own():
+    titles = measure_titles()
+    assert set(titles) == {f"{task}.{measure.name}" for task, measure in measures()}
+    assert len(set(titles.values())) == len(titles)
+
+
+def test_a_result_of_the_version_before_is_refused_in_a_sentence(tmp_path):
+    old = {"zero_shot": {"macro_auroc": 0.5, "interval": [0.4, 0.6]}, "grounding": None, "protocol": {"hash": "h"}}
+    (tmp_path / "result.json").write_text(json.dumps(old))
+    with pytest.raises(MedLIPError, match=r"schema version 1.*[Ee]valuate"):
+        Evaluated.load(tmp_path)

@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medlip.data.labels import hold_back
 from medlip.data.readers.chexpert import LABELS as CHEXPERT_LABELS
 from medlip.data.readers.siim import decode_runs
-from medlip.data.sources import Source, data_sets, hold_back, open_source
+from medlip.data.sources import Source, data_sets, open_source
 from medlip.data.study import Study
 from medlip.errors import MedLIPError
 
@@ -216,7 +217,7 @@ def test_openi_as_on_kaggle_tells_lateral_views(tmp_path: Path) -> None:
     write(tmp_path / "images" / "1_IM-0001-4001.png", "")
     write(tmp_path / "images" / "1_IM-0001-3001.dcm.png", "")  # as published there
     (study,) = studies(f"openi:{tmp_path}").values()
-    assert [view.position for view in study.views] == ["", "lateral"] and present(study) == {"cardiomegaly"}
+    assert [view.position for view in study.views] == ["frontal", "lateral"] and present(study) == {"cardiomegaly"}
     assert study.views[0].image == tmp_path / "images" / "1_IM-0001-4001.png"
     assert study.views[1].image == tmp_path / "images" / "1_IM-0001-3001.dcm.png"
 

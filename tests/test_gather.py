@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from medlip.concepts import default_vocabulary
 from medlip.images.preprocessing import Preprocessing
+from medlip.losses import info_nce
 from medlip.methods import build_method
-from medlip.methods.contrastive import contrastive_loss
 from medlip.methods.image_text import ImageTextMethod
 from medlip.methods.mlip import MLIP
 from medlip.nn.gather import gather, gather_padded
-from medlip.nn.patch_encoder import draw_visible
+from medlip.nn.patches import draw_visible
 
 RANKS, SHARE = 2, 3
 REPORTS = (
@@ -29,7 +29,7 @@ REPORTS = (
     ("No change since the prior study.", "Mild cardiomegaly."),
     ("A rib is broken.",),
 )
-TINY = {"backbone": "vit_tiny_patch16_224", "patch": 8, "depth": 1, "text_width": 32, "text_layers": 1, "width": 16}
+TINY = {"backbone": "vit_tiny_patch16_224", "stride": 8, "depth": 1, "text_width": 32, "text_layers": 1, "width": 16}
 MLIP_TINY = {"name": "mlip", "mask_ratio": 0.5, "decoder_width": 16, "decoder_layers": 1, "decoder_heads": 2}
 METHODS: dict[str, dict[str, Any]] = {
     "convirt": {"name": "convirt"},
@@ -52,7 +52,7 @@ class Contrast(nn.Module):
     def terms(self, mine: slice) -> dict[str, Tensor]:
         images, texts = torch.randn(2, RANKS * SHARE, 4, generator=torch.Generator().manual_seed(0))[:, mine]
         weights = gather((images.sum(1) > 0).float() + 0.5)
-        return {"contrast": contrastive_loss(gather(self.layer(images)) @ gather(texts).T, weights)}
+        return {"contrast": info_nce(gather(self.layer(images)) @ gather(texts).T, weights)}
 
 
 def make(name: str) -> tuple[nn.Module, Callable[[slice], dict[str, Tensor]]]:
@@ -65,7 +65,7 @@ def make(name: str) -> tuple[nn.Module, Callable[[slice], dict[str, Tensor]]]:
     assert isinstance(method, ImageTextMethod)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(len(REPORTS), 3, 32, 32, generator=generator)
-    visible = draw_visible(len(REPORTS), method.encoder.patches, 0.5, generator)
+    visible = draw_visible(len(REPORTS), (32 // method.encoder.stride) ** 2, 0.5, generator)
 
     def terms(mine: slice) -> dict[str, Tensor]:
         hidden = (visible[mine],) if isinstance(method, MLIP) else ()

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from medlip.errors import MedLIPError
+from medlip.losses import existence_labels
 from medlip.methods.medslip import MeDSLIP, _renamed
-from medlip.methods.medslip_losses import existence_labels
 
 FOLDER = Path(__file__).parent / "parity" / "medslip"
 sys.path.insert(0, str(FOLDER))

@@ -15,7 +15,7 @@ from medlip.methods import build_method
 from medlip.methods.base import load_method, save_method
 from medlip.methods.mlip import MLIP
 from medlip.methods.texts import DISTRACTORS, add_distractors, draw_sentences, prompt_texts
-from medlip.nn.patch_encoder import draw_visible
+from medlip.nn.patches import draw_visible
 
 REPORTS = (
     ("The heart is normal in size.", "No pneumothorax.", "There is a 3.5 cm mass in the left lung."),
@@ -25,7 +25,7 @@ REPORTS = (
 )
 TINY = {
     "backbone": "vit_tiny_patch16_224",
-    "patch": 8,
+    "stride": 8,
     "depth": 1,
     "text_width": 32,
     "text_layers": 1,
@@ -65,8 +65,8 @@ def images() -> torch.Tensor:
         {"mask_ratio": 0.99},
         {"distractors": 0.3},
         {"lambda_reconstruction": 0.0},
-        {"normalise_pixels": True},
-        {"backbone": "resnet18", "patch": 16, "depth": None},
+        {"normalize_pixels": True},
+        {"backbone": "resnet18", "stride": 16, "depth": None},
     ],
     ids=str,
 )
@@ -156,9 +156,9 @@ def test_maps_and_plans_lie_on_the_grid(images: torch.Tensor) -> None:
     assert not plans[1, 1:].any()
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_hidden_patches_are_predicted_in_the_image_s_pixels(images: torch.Tensor, normalise: bool) -> None:
-    hidden, predicted = make(normalise_pixels=normalise).eval().hide_and_predict(images)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_hidden_patches_are_predicted_in_the_image_s_pixels(images: torch.Tensor, normalize: bool) -> None:
+    hidden, predicted = make(normalize_pixels=normalize).eval().hide_and_predict(images)
     assert hidden.shape == predicted.shape == (4, 32, 32)
     assert hidden.float().mean() == 0.5
 
@@ -174,9 +174,9 @@ def test_only_a_model_with_a_decoder_predicts(images: torch.Tensor) -> None:
         ({"integrity": "reconstruction", "lambda_reconstruction": 0.0}, "image decoder"),
         ({"decoder_width": 20, "decoder_heads": 3}, "multiple of decoder_heads"),
         ({"temperature": 0.001}, "temperature"),
-        ({"backbone": "vit_relpos_small_patch16_224", "patch": None}, "plain"),
-        ({"backbone": "vit_base_patch14_reg4_dinov2", "patch": None}, "plain"),
-        ({"backbone": "resnet18", "depth": 2, "patch": None}, "no vision transformer"),
+        ({"backbone": "vit_relpos_small_patch16_224", "stride": None}, "plain"),
+        ({"backbone": "vit_base_patch14_reg4_dinov2", "stride": None}, "plain"),
+        ({"backbone": "resnet18", "depth": 2, "stride": None}, "no vision transformer"),
     ],
     ids=str,
 )
@@ -219,7 +219,7 @@ def test_a_temperature_out_of_range_can_come_back(images: torch.Tensor, log_scal
 def test_a_whole_sentence_is_matched_as_it_stands(images: torch.Tensor) -> None:
     method = make().eval()
     sentence = "There is a large right pleural effusion."
-    assert prompt_texts(sentence, default_vocabulary())[0] == [sentence]
+    assert prompt_texts(sentence, default_vocabulary())[0] == (sentence,)
     maps = method.localise(images, ["effusion", sentence])
     assert ((maps >= 0) & (maps <= 1)).all()
     assert maps[:, 1].flatten(1).std(1).min() > 1e-4  # beside what speaks against it, it can't have every patch
@@ -260,7 +260,7 @@ def test_prompts_speak_for_and_against() -> None:
     for_it, against = prompt_texts("effusion", default_vocabulary())
     assert any("fluid" in text for text in for_it)
     assert all("no " in text.lower() or "clear" in text for text in against)
-    assert prompt_texts("a swallowed coin", default_vocabulary())[0] == ["There is a swallowed coin."]
+    assert prompt_texts("a swallowed coin", default_vocabulary())[0] == ("There is a swallowed coin.",)
 
 
 def test_sentences_are_drawn_without_repeats() -> None:

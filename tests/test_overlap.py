@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import io
-import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from medlip.data.check import check
 from medlip.data.overlap import SAME, Fingerprints, find_overlap, fingerprint, perceptual_hash
@@ -99,20 +101,13 @@ def test_check_compares_a_store_with_its_hashes(tmp_path: Path) -> None:
         check(tmp_path / "s")
 
 
-def test_the_commands_print_one_json_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from medlip.app.commands.data import check as check_command
-    from medlip.app.commands.data import list_sets, overlap
-    from medlip.app.commands.prepare import prepare as prepare_command
-
+def test_the_commands_print_one_json_document(tmp_path: Path, medlip: Callable[..., Any]) -> None:
     out = tmp_path / "s"
-    prepare_command(sources=["phantom:3"], out=out, size=64, views="frontal", vocabulary=None, workers=0, as_json=True)
-    assert json.loads(capsys.readouterr().out)["images"] == 3
-    list_sets(as_json=True)
-    assert set(json.loads(capsys.readouterr().out)["nih"]) == {"title", "where", "licence", "layout"}
-    check_command(source=str(out), as_json=True)
-    assert json.loads(capsys.readouterr().out)["images"] == 3
-    overlap(first=str(out), second=str(out), as_json=True)
-    assert len(json.loads(capsys.readouterr().out)["patients"]) == 3
+    prepared = medlip("prepare", "phantom:3", "--out", out, "--image-size", 64, "--workers", 0, "--json")
+    assert prepared.document["images"] == 3
+    assert set(medlip("data", "list", "--json").document["nih"]) == {"title", "where", "licence", "layout"}
+    assert medlip("data", "check", out, "--json").document["images"] == 3
+    assert len(medlip("data", "overlap", out, out, "--json").document["patients"]) == 3
 
 
 def test_what_a_run_keeps_names_no_patient(tmp_path: Path) -> None:
@@ -152,10 +147,8 @@ def run_of(tmp_path: Path, train: Source, settings: tuple[str, ...]) -> Path:
 
 
 def test_an_evaluation_of_training_patients_or_images_says_so_loudly(
-    tmp_path: Path, tiny_settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_settings: tuple[str, ...], medlip: Callable[..., Any]
 ) -> None:
-    from medlip.app.cli import evaluate
-
     labels: dict[str, Presence] = {"effusion": "present", "nodule": "absent"}
     studies = {str(i): replace(study, labels=labels) for i, study in enumerate(open_phantoms(16))}
     run = run_of(tmp_path, Source("phantom", studies), tiny_settings)
@@ -163,25 +156,76 @@ def test_an_evaluation_of_training_patients_or_images_says_so_loudly(
     copies = {str(i): Study(str(i), f"x{i}", (View(altered(pixels(i))),), labels=labels, split="test") for i in (3, 5, 40)}
     person = replace(studies["0"], views=(View(pixels(50)),), split="test")
     prepare([Source("other", {**copies, "p": person})], tmp_path / "test", size=80, workers=0)
-    evaluate(run=run, data=str(tmp_path / "test"), split=None, as_json=True)
-    printed = capsys.readouterr()
-    result = json.loads(printed.out)
+    printed = medlip("evaluate", run, "--data", tmp_path / "test", "--json")
+    result = printed.document
+    assert printed.code == 3
     assert result["overlap"] == {"patients": 1, "images": 2}
     (note,) = (note for note in result["notes"] if note.startswith("WARNING"))
     assert "1 patients, and 2 of 4 images" in note and note in printed.err
-    evaluate(run=run, data=str(tmp_path / "test"), split=None, as_json=False)
-    assert capsys.readouterr().out.startswith("WARNING")
-    evaluate(run=run / "model.safetensors", data=str(tmp_path / "test"), split=None, as_json=True)
-    alone = json.loads(capsys.readouterr().out)
+    assert medlip("evaluate", run, "--data", tmp_path / "test").out.startswith("WARNING")
+    alone = medlip("evaluate", run / "model.safetensors", "--data", tmp_path / "test", "--json").document
     assert alone["overlap"] is None and any("not looked for" in note for note in alone["notes"])
 
 
 def test_held_back_phantoms_overlap_with_nothing(tiny_run: Path, phantom_store: Path) -> None:
     result = evaluate(load_run(tiny_run), Store.open(phantom_store), resamples=5)
-    assert result["overlap"] == {"patients": 0, "images": 0} and not any("WARNING" in note for note in result["notes"])
+    assert result.overlap is not None
+    assert (result.overlap.patients, result.overlap.images) == (0, 0)
+    assert not any("WARNING" in note for note in result.notes)
 
 
 def open_phantoms(count: int) -> Source:
     opened = open_source(f"phantom:{count}")
     assert isinstance(opened, Source)
     return opened
+
+
+def canvas(image: np.ndarray, value: int) -> np.ndarray:  # type: ignore[type-arg]
+    return np.pad(image, ((40, 10), (25, 60)), constant_values=value)
+
+
+ALTERED = {
+    "resized": altered,
+    "equalised": lambda image: np.asarray(ImageOps.equalize(Image.fromarray(image))),
+    "on black": lambda image: canvas(image, 0),
+    "on white": lambda image: canvas(image, 255),
+    "inverted": lambda image: 255 - image,
+    "mirrored": lambda image: image[:, ::-1],
+    "all of it": lambda image: canvas(255 - altered(image)[:, ::-1], 0),
+}
+
+
+@pytest.mark.parametrize("how", ALTERED)
+def test_copies_are_found_however_they_were_changed(how: str) -> None:
+    images = [pixels(index) for index in range(12)]
+    made = Fingerprints(tuple("abcdefghijkl"), ("p",) * 12, np.stack([perceptual_hash(image) for image in images]))
+    copies = replace(made, hashes=np.stack([perceptual_hash(np.ascontiguousarray(ALTERED[how](i))) for i in images]))
+    assert find_overlap(made, copies, SAME).images == tuple((id, id) for id in made.ids)
+
+
+def test_real_strangers_do_not_look_the_same() -> None:
+    folder = Path(__file__).parents[1] / ".." / "shared" / "data" / "kermany" / "images"
+    files = {path.name: path for path in sorted(folder.rglob("*.jp*g"))[:200]}
+    if not files:
+        pytest.skip("../shared/data is not there")
+    made = fingerprint(source("kermany", files), workers=0)  # type: ignore[arg-type]
+    person = re.compile(r"kermany:(person\d+|.*)_?")
+    pairs = [(person.match(a), person.match(b)) for a, b in find_overlap(made, made).images]
+    assert all(a and b and a[1] == b[1] for a, b in pairs)
+
+
+def test_fingerprints_of_an_early_version_still_name_patients_and_say_that_they_know_no_images(tmp_path: Path) -> None:
+    made = fingerprint(source("s", {"1": pixels(1)}), workers=0)
+    np.savez_compressed(tmp_path / "seen.npz", ids=made.ids, patients=made.patients, hashes=made.hashes)
+    early = Fingerprints.load(tmp_path / "seen.npz")
+    assert early.skipped == 1
+    assert find_overlap(early, made).patients == made.patients and not find_overlap(early, made).images
+
+
+def test_a_store_of_an_early_version_is_looked_at_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare([source("s", {"0": pixels(0)})], tmp_path / "s", size=128, workers=0)
+    store = Store.open(tmp_path / "s")
+    known = fingerprint(store)
+    column = store.column
+    monkeypatch.setattr(store, "column", lambda name: ["0" * 64] if name == "perceptual_hash" else column(name))
+    assert find_overlap(known, fingerprint(store), SAME).images == ((known.ids[0],) * 2,)

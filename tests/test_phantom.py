@@ -15,7 +15,7 @@ from medlip.concepts import default_vocabulary
 from medlip.data.study import Study
 from medlip.errors import MedLIPError
 from medlip.phantom import PATHOLOGIES, contact_sheet, phantom, phantoms, truth
-from medlip.phantom.cases import Case, draw_case, places
+from medlip.phantom.cases import Case, anatomies_of, draw_case
 from medlip.phantom.findings import Finding, side_of
 from medlip.phantom.generator import render
 
@@ -41,7 +41,7 @@ def every_finding(severity: float) -> list[Finding]:
             side_of(anatomy) or (1 if pathology in ("fracture", "pacemaker", "catheter") else 0),
         )
         for pathology in PATHOLOGIES
-        for anatomy in places(pathology)
+        for anatomy in anatomies_of(pathology)
     ]
 
 
@@ -161,7 +161,7 @@ def test_every_name_is_in_the_vocabulary() -> None:
     assert len(PATHOLOGIES) >= 16
     for pathology in PATHOLOGIES:
         assert pathology in vocabulary.pathology_index
-        assert set(places(pathology)) <= set(vocabulary.anatomy_index)
+        assert set(anatomies_of(pathology)) <= set(vocabulary.anatomy_index)
 
 
 def test_labels_say_present_or_absent_of_every_pathology() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
-from fakes import FakeRecord, FakeStore
+from fakes import FakeMethod, FakeRecord, FakeStore
 from medlip.concepts import default_vocabulary
 from medlip.errors import MedLIPError
-from medlip.evaluation.places import name_places, places_outcomes, places_result, stated_places
+from medlip.evaluation import evaluate
+from medlip.evaluation.outcomes import OUTCOMES, load_outcomes
+from medlip.evaluation.tasks.places import stated_places
+from medlip.methods.base import TellsPlaces
 from medlip.reports import Fact
 
 VOCABULARY = default_vocabulary()
@@ -19,36 +20,25 @@ LEFT, RIGHT, HEART = "left_lower_lung", "right_lower_lung", "heart_size"
 IMAGE = np.zeros((8, 8), np.uint8)
 
 
-class Naming:
+class Naming(FakeMethod, TellsPlaces):
     """Gives each place the probability that it was made with, whatever the image."""
 
-    vocabulary = VOCABULARY
-    preprocessing = SimpleNamespace(size=8)
-
     def __init__(self, **likely):
+        super().__init__(8)
         self.likely = torch.zeros(len(VOCABULARY.anatomies))
         for name, value in likely.items():
             self.likely[VOCABULARY.anatomy_index[name]] = value
 
-    def score(self, images, prompts):
-        return torch.zeros(len(images), len(prompts))
-
     def score_anatomies(self, images, prompts):
         return self.likely.expand(len(images), len(prompts), -1)
-
-
-@pytest.fixture(autouse=True)
-def raw(monkeypatch):
-    monkeypatch.setattr("medlip.evaluation.places.preprocessed", lambda records, _: torch.zeros(len(records), 3, 8, 8))
 
 
 def record(number, *facts):
     return FakeRecord(f"image{number}", f"patient{number // 2}", "test", IMAGE, facts=tuple(Fact(*fact) for fact in facts))
 
 
-def ask(method, *records):
-    store = FakeStore(records)
-    return name_places(method, store, stated_places(store, VOCABULARY), batch_size=2)
+def ask(method, *records, **settings):
+    return evaluate(method, FakeStore(records), batch_size=2, resamples=50, **settings)
 
 
 RECORDS = (
@@ -60,7 +50,7 @@ RECORDS = (
 
 
 def test_only_what_is_present_abnormal_and_somewhere_counts():
-    stated = stated_places(FakeStore(RECORDS), VOCABULARY)
+    stated = stated_places((each.facts for each in RECORDS), VOCABULARY)
     assert stated == [
         {"effusion": {LEFT}},
         {},
@@ -69,36 +59,33 @@ def test_only_what_is_present_abnormal_and_somewhere_counts():
     ]
 
 
-def test_first_place_and_side_are_those_worked_out_by_hand():
-    placed = ask(Naming(left_lower_lung=0.8, right_lower_lung=0.3, heart_size=0.1, trachea=0.9), *RECORDS)
-    assert [(one.pathology, one.first, one.chance, one.side) for one in placed] == [
-        ("effusion", 1.0, pytest.approx(1 / 3), 1.0),  # the trachea has no finding in any report
-        ("effusion", 1.0, pytest.approx(2 / 3), pytest.approx(np.nan, nan_ok=True)),  # stated on both sides
-        ("effusion", 0.0, pytest.approx(1 / 3), 0.0),
-        ("mass", 0.0, pytest.approx(1 / 3), pytest.approx(np.nan, nan_ok=True)),
-    ]
-    result = places_result(placed, resamples=50)
-    assert result["first_place"] | {"interval": None} == {
-        "value": 0.5, "interval": None, "chance": pytest.approx(5 / 12), "n": 4
-    }  # fmt: skip
-    assert (result["side"]["value"], result["side"]["chance"], result["side"]["n"]) == (0.5, 0.5, 2)
-    kept = {one.measure: one for one in places_outcomes(placed)}
-    assert np.nanmean(kept["places/side/value"].values) == result["side"]["value"]
-    assert not any("patient" in name for name in kept["places/side/value"].patients)
+def test_first_place_and_side_are_those_worked_out_by_hand(tmp_path):
+    method = Naming(left_lower_lung=0.8, right_lower_lung=0.3, heart_size=0.1, trachea=0.9)
+    places = ask(method, *RECORDS, out=tmp_path)["places"]
+    kept = load_outcomes(tmp_path / OUTCOMES)
+    first, side = kept["places/first_place"], kept["places/side"]
+    assert first.findings == side.findings == ["effusion", "effusion", "effusion", "mass"]
+    assert first.values.tolist() == [1.0, 1.0, 0.0, 0.0]  # the trachea has no finding in any report
+    np.testing.assert_equal(side.values, [1.0, np.nan, 0.0, np.nan])  # the second is stated on both sides
+    found = places["first_place"]
+    assert (found.value, found.chance, found.n) == (0.5, pytest.approx((1 + 2 + 1 + 1) / 3 / 4), 4)
+    assert (places["side"].value, places["side"].chance, places["side"].n) == (0.5, 0.5, 2)
+    assert not any("patient" in name for name in first.patients)
 
 
-def test_a_method_that_says_the_same_of_both_sides_gets_chance():
-    placed = ask(Naming(left_lower_lung=0.5, right_lower_lung=0.5), *RECORDS)
-    result = places_result(placed, resamples=50)
-    assert result["side"]["value"] == 0.5
-    assert [one.first for one in placed] == [0.5, 1.0, 0.5, 0.0]
+def test_a_method_that_says_the_same_of_both_sides_gets_chance(tmp_path):
+    result = ask(Naming(left_lower_lung=0.5, right_lower_lung=0.5), *RECORDS, out=tmp_path)
+    assert result["places"]["side"].value == 0.5
+    assert load_outcomes(tmp_path / OUTCOMES)["places/first_place"].values.tolist() == [0.5, 1.0, 0.5, 0.0]
 
 
 def test_where_nothing_is_placed_or_told_nothing_is_measured():
-    silent = SimpleNamespace(vocabulary=VOCABULARY, preprocessing=None)
-    assert ask(silent, *RECORDS) == []
-    assert ask(Naming(), record(0), record(1)) == []
-    assert places_result(ask(Naming(), record(0, ("mass", HEART, "present"))), resamples=5)["side"] is None
+    silent = ask(FakeMethod(8), *RECORDS)
+    assert "places" not in silent.tasks
+    assert "side" in silent.protocol.rules  # the same protocol as of a method that tells
+    assert "places" not in ask(Naming(), record(0), record(1)).tasks
+    side = ask(Naming(), record(0, ("mass", HEART, "present")))["places"]["side"]
+    assert (side.value, side.n, side.reason) == (None, 0, "no finding has one side")
 
 
 def test_places_that_are_not_finite_are_refused_by_image():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from typer.testing import CliRunner
 
 import medlip
-from medlip.app.cli import app
 from medlip.app.reader import Reader, Reading
 from medlip.concepts import default_vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
+from medlip.methods.base import Answers
 
 ASKED = ["pneumonia", "a rounded opacity at the right base"]
 
@@ -76,16 +75,19 @@ def test_heat_map_and_overlay_have_the_pixels_of_the_image(reading: Reading) -> 
 
 
 class Pointer(torch.nn.Module):
-    """A method that looks at the brightest pixel of its square input, whatever it is asked."""
+    """A method that looks at the brightest pixel of its square input, whatever it is asked, and counts its looks."""
 
     name = "pointer"
     vocabulary = default_vocabulary()
     preprocessing = Preprocessing(size=32)
+    device = torch.device("cpu")
+    looks = 0
 
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return torch.full((len(images), len(prompts)), 0.5)
+    def answer(self, images: Tensor, prompts: Sequence[str], **_: bool) -> Answers:
+        return Answers(torch.full((len(images), len(prompts)), 0.5), self.localise(images, prompts))
 
     def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        self.looks += 1
         grey = images[:, :1]
         return (grey - grey.amin()).expand(-1, len(prompts), -1, -1)
 
@@ -105,6 +107,22 @@ def test_a_method_without_places_reads_all_the_same() -> None:
         reading.matrix()
 
 
+def test_an_image_is_looked_at_once_for_all_that_was_asked() -> None:
+    pointer = Pointer()
+    reading = Reader(pointer).read(np.eye(64, dtype=np.uint8), ask=["anything"])  # type: ignore[arg-type]
+    for text in ("anything", *(finding.pathology for finding in reading.findings)):
+        reading.heat_map(text)
+    assert pointer.looks == 1
+    reading.heat_map("an afterthought")
+    assert pointer.looks == 2
+
+
+def test_a_run_reads_on_the_device_that_is_asked_for(tiny_run: Path, xray: Path) -> None:
+    assert medlip.load(tiny_run, device="cpu").method.device == torch.device("cpu")
+    with pytest.raises(MedLIPError, match="'tpu'"):
+        medlip.load(tiny_run, device="tpu")
+
+
 def test_the_matrix_read_back_is_anatomies_by_pathologies(reading: Reading) -> None:
     vocabulary = default_vocabulary()
     matrix = reading.matrix()
@@ -121,13 +139,20 @@ def test_an_empty_question_is_an_error(reader: Reader, xray: Path) -> None:
         reader.read(xray, ask=[" "])
 
 
-def predict(*arguments: object) -> tuple[int, Any, str]:
-    result = CliRunner().invoke(app, ["predict", *map(str, arguments), "--json"])
-    return result.exit_code, json.loads(result.stdout), result.stderr
+@pytest.fixture
+def predict(medlip: Callable[..., Any]) -> Callable[..., tuple[int, Any, str]]:
+    def run(*arguments: object) -> tuple[int, Any, str]:
+        outcome = medlip("predict", *arguments, "--json")
+        return outcome.code, outcome.document, outcome.err
+
+    return run
 
 
-def test_one_image_gives_one_object(tiny_run: Path, xray: Path) -> None:
-    code, document, _ = predict(tiny_run, xray, "--ask", ASKED[0], "--ask", ASKED[1])
+Predict = Callable[..., tuple[int, Any, str]]
+
+
+def test_one_image_gives_a_list_of_one(predict: Predict, tiny_run: Path, xray: Path) -> None:
+    code, (document,), _ = predict(tiny_run, xray, "--ask", ASKED[0], "--ask", ASKED[1])
     assert code == 0
     assert document.keys() == {"image", "findings", "asked"}
     assert document["image"] == str(xray)
@@ -137,18 +162,25 @@ def test_one_image_gives_one_object(tiny_run: Path, xray: Path) -> None:
     assert document["asked"][0].keys() == {"text", "probability"}
 
 
-def test_a_bad_image_is_named_and_the_rest_goes_on(tiny_run: Path, xray: Path, tmp_path: Path) -> None:
+def test_a_bad_image_is_named_and_the_others_are_read(predict: Predict, tiny_run: Path, xray: Path, tmp_path: Path) -> None:
     truncated = tmp_path / "truncated.png"
     truncated.write_bytes(xray.read_bytes()[:300])
     code, document, errors = predict(tiny_run, truncated, tmp_path / "nowhere.png", xray)
-    assert code == 1
+    assert code == 3
     assert [set(entry) for entry in document] == [{"image", "error"}, {"image", "error"}, {"image", "findings", "asked"}]
-    last_line = errors.strip().splitlines()[-1]
-    assert "2 of 3 images could not be read" in last_line
-    assert "truncated.png" in last_line
+    counted, first, second = errors.strip().splitlines()
+    assert "2 images were skipped" in counted
+    assert "truncated.png" in first
+    assert "nowhere.png" in second
 
 
-def test_overlays_are_saved_under_names_of_their_own(tiny_run: Path, xray: Path, tmp_path: Path) -> None:
+def test_no_readable_image_is_a_failure(predict: Predict, tiny_run: Path, tmp_path: Path) -> None:
+    code, document, errors = predict(tiny_run, tmp_path / "nowhere.png")
+    assert (code, document[0].keys()) == (1, {"image", "error"})
+    assert "no image could be read; the first: " in errors.strip().splitlines()[-1]
+
+
+def test_overlays_are_saved_under_names_of_their_own(predict: Predict, tiny_run: Path, xray: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, document, _ = predict(tiny_run, xray, xray, "--ask", "Effusion?", "--out", out)
     assert code == 0
@@ -158,7 +190,7 @@ def test_overlays_are_saved_under_names_of_their_own(tiny_run: Path, xray: Path,
     assert {Image.open(file).size for file in named} == {(150, 120)}
 
 
-def test_dicom_is_read_and_no_identifier_gets_out(tiny_run: Path, xray: Path, tmp_path: Path) -> None:
+def test_dicom_is_read_and_no_identifier_gets_out(predict: Predict, tiny_run: Path, xray: Path, tmp_path: Path) -> None:
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
@@ -179,6 +211,6 @@ def test_dicom_is_read_and_no_identifier_gets_out(tiny_run: Path, xray: Path, tm
 
     code, document, errors = predict(tiny_run, file, "--out", tmp_path / "out")
     assert code == 0
-    assert document["findings"]
+    assert document[0]["findings"]
     written = json.dumps(document) + errors + "".join(p.read_bytes().decode("latin1") for p in (tmp_path / "out").iterdir())
     assert not [secret for secret in ("Doe", "Jane", "ID-4711", "ACC-0815") if secret in written]

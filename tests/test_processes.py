@@ -7,8 +7,7 @@ import json
 import os
 import signal
 import socket
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,9 @@ from medlip.data.batch import evaluation_batches
 from medlip.data.prepare import prepare
 from medlip.data.store import Store
 from medlip.training import fit, load_recipe, load_run
+from medlip.training.loop import Callback, Training
+
+pytestmark = pytest.mark.processes
 
 RANKS, BATCH = 2, 4
 SETTINGS = (
@@ -27,28 +29,26 @@ SETTINGS = (
     "method.backbone=resnet10t",
     "method.weights=null",
     f"training.batch_size={BATCH}",
-    "training.epochs=1",
+    "training.epochs=2",
     "training.precision=fp32",
     "training.seed=5",
 )
 
 
-def interrupting(items: Iterable[Any], *_: object, **__: object) -> Iterator[Any]:
-    """Stand-in for the progress bar that interrupts like Ctrl-C in the first step."""
-    for item in items:
-        signal.raise_signal(signal.SIGINT)
-        yield item
+class Interrupt(Callback):
+    """Ctrl-C that reaches a process after its first step."""
+
+    def after_step(self, training: Training) -> None:
+        if training.step == 1:
+            signal.raise_signal(signal.SIGINT)
 
 
 def work(rank: int, store: str, out: str, port: int) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_WORLD_SIZE=str(RANKS))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
     recipe, studies = load_recipe("convirt-phantom", SETTINGS), Store.open(store)
-    loop = sys.modules[fit.__module__]
-    track = loop.track
     try:
         for round in ("interrupted", "resumed", "finished"):
-            loop.track = interrupting if round == "interrupted" and rank else track
             try:
                 summary = fit(
                     recipe,
@@ -56,6 +56,7 @@ def work(rank: int, store: str, out: str, port: int) -> None:
                     Path(out),
                     validation=studies.select("val"),
                     resume=round != "interrupted",
+                    callbacks=[Interrupt()] if round == "interrupted" and rank else (),
                 )
             except KeyboardInterrupt:
                 kept = (Path(out) / "checkpoint.safetensors").exists()
@@ -98,7 +99,9 @@ def test_an_interruption_of_one_process_stops_both_once_the_checkpoint_is_there(
 
 def test_every_step_is_written_once(run: Path) -> None:
     steps = torch.load(run / "0.pt")["steps"]
-    assert [(line["step"], "validation" in line) for line in lines(run)] == [(steps, False), (steps, True)]
+    assert [(line["step"], "validation" in line) for line in lines(run)] == [
+        (step, validated) for step in (steps // 2, steps) for validated in (False, True)
+    ]
 
 
 def test_validation_is_that_of_one_process(run: Path, store: Path) -> None:

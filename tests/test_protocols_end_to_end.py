@@ -15,16 +15,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medlip.concepts import default_vocabulary
+from fakes import FakeMethod, without_seconds
+from medlip.data.labels import canonical, hold_back
 from medlip.data.prepare import prepare
 from medlip.data.readers.chestxdet import LABELS as CHESTXDET
 from medlip.data.readers.chexpert import LABELS as CHEXPERT
 from medlip.data.readers.nih import LABELS as NIH
-from medlip.data.sources import canonical, hold_back
 from medlip.data.store import Store
-from medlip.evaluation import evaluate
+from medlip.evaluation import Result, evaluate
 from medlip.evaluation.protocols import FORMS, load_protocol, named_protocols, parse_protocol
-from medlip.images.preprocessing import Preprocessing
 from test_data_sets import write
 from test_read_image import dicom_file
 
@@ -38,13 +37,11 @@ PHRASED = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Lung Opacit
            "Pneumothorax")  # fmt: skip
 
 
-class StandIn:
+class StandIn(FakeMethod):
     """A method that needs no training: how bright an image is, and where, seen from a corner that the prompt decides."""
 
-    vocabulary = default_vocabulary()
-    preprocessing = Preprocessing(size=32, mean=(0, 0, 0), std=(1, 1, 1))
-
     def __init__(self) -> None:
+        super().__init__()
         self.located: list[tuple[str, ...]] = []
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -139,7 +136,7 @@ def covidx(folder: Path) -> None:
 
 
 def openi(folder: Path) -> None:
-    classes = json.loads((files("medlip.data") / "openi_classes.json").read_text())
+    classes = json.loads((files("medlip.data.readers") / "openi_classes.json").read_text())
     terms = [terms[0] for terms in classes.values()]
     reports, projections = ["uid,MeSH,findings,impression"], ["uid,filename,projection"]
     for number in range(2 * (VAL + TEST)):
@@ -204,9 +201,13 @@ LOCATED = {
 SEGMENTED = ("siim", "chestxdet")
 
 
-def thresholds(result: dict[str, Any]) -> dict[str, Any]:
-    per_class = {name: values["threshold"] for name, values in result["zero_shot"]["per_class"].items()}
-    return per_class | {part: result[part]["threshold"] for part in ("grounding", "segmentation") if result[part]}
+def thresholds(result: Result) -> dict[str, float | None]:
+    per_class = {name: values.threshold for name, values in result["zero_shot"].per_class.items()}
+    return per_class | {part: result[part].threshold for part in ("grounding", "segmentation") if part in result.tasks}
+
+
+def findings(result: Result, task: str) -> set[str]:
+    return set(result[task].per_class) if task in result.tasks else set()
 
 
 def test_every_named_protocol_is_tried() -> None:
@@ -226,21 +227,21 @@ def test_a_data_set_is_evaluated_under_its_protocol_in_both_forms(name: str, tmp
         for form, protocol in protocols.items()
     }
     for form, result in results.items():
-        assert (result["split"], result["protocol"]["name"]) == ("test", f"{name}-{form}")
-        assert result["n_images"] == store.splits["test"] >= TEST - 3
-        assert set(result["zero_shot"]["per_class"]) == set(protocols[form].classes)
-        assert set(result["grounding"]["per_class"] if result["grounding"] else ()) == LOCATED.get(name, set())
-        assert set(result["segmentation"]["per_class"] if result["segmentation"] else ()) == (
-            LOCATED[name] if name in SEGMENTED else set()
-        )
-        assert any("optimistic" in note for note in result["notes"]) is (form == "medklip")
-        assert any("another test" in note for note in result["notes"]) is (protocols[form].images is not None)
+        assert (result.split, result.protocol.name) == ("test", f"{name}-{form}")
+        assert result.n_images == store.splits["test"] >= TEST - 3
+        assert findings(result, "zero_shot") == set(protocols[form].classes)
+        assert findings(result, "grounding") == LOCATED.get(name, set())
+        assert findings(result, "segmentation") == (LOCATED[name] if name in SEGMENTED else set())
+        assert any("optimistic" in note for note in result.notes) is (form == "medklip")
+        assert any("another test" in note for note in result.notes) is (protocols[form].images is not None)
         for part in ("grounding", "segmentation"):
-            if result[part]:
-                assert all(result[part][key] is not None for key in ("iou", "iou_interval", "threshold"))
+            if part in result.tasks:
+                found = result[part]
+                assert None not in (found["iou"].value, found["iou"].interval, found.threshold)
     sound, published = results["sound"], results["medklip"]
-    assert evaluate(StandIn(), store, protocol=protocols["sound"], resamples=5) == sound
-    assert sound["protocol"]["hash"] != published["protocol"]["hash"]
+    again = evaluate(StandIn(), store, protocol=protocols["sound"], resamples=5)
+    assert without_seconds(again) == without_seconds(sound)
+    assert sound.protocol.hash != published.protocol.hash
 
     # What the sound form chooses is what validation images alone give, and the other form's choice is another one.
     on_validation = protocols["sound"].model_copy(update={"split": "val", "thresholds": "test"})
@@ -256,14 +257,16 @@ def test_phrases_are_asked_for_by_themselves(tmp_path: Path) -> None:
     method = StandIn()
     result = evaluate(method, store, protocol=protocol, batch_size=4, resamples=5)
     phrases = {box.phrase for record in store for box in record.boxes}
-    assert {prompt for prompts in method.located for prompt in prompts} == phrases
-    assert max(map(len, method.located)) <= 8  # those of the batch alone, two an image
-    assert result["grounding"]["n"] == 2 * TEST  # two boxes of one phrase are one pair
-    assert "phrase" in result["protocol"]["rules"]["grounding asks for"]
-    assert evaluate(StandIn(), store, protocol=protocol, batch_size=1, resamples=5) == result  # whatever else is in a batch
+    classes = set(protocol.classes.values())
+    assert {prompt for prompts in method.located for prompt in prompts} == phrases | classes
+    assert max(len(set(prompts) - classes) for prompts in method.located) <= 8  # those of the batch alone, two an image
+    assert result["grounding"]["pointing_game"].n == 2 * TEST  # two boxes of one phrase are one pair
+    assert "phrase" in result.protocol.rules["grounding asks for"]
+    alone = evaluate(StandIn(), store, protocol=protocol, batch_size=1, resamples=5)
+    assert without_seconds(alone) == without_seconds(result)  # whatever else is in a batch
     by_class = parse_protocol({**protocol.model_dump(), "ask": "classes"}, "own")
     other = evaluate(StandIn(), store, protocol=by_class, resamples=5)
-    assert other["protocol"]["hash"] != result["protocol"]["hash"]
+    assert other.protocol.hash != result.protocol.hash
     assert other["grounding"]["contrast_to_noise"] != result["grounding"]["contrast_to_noise"]
 
 
@@ -273,12 +276,12 @@ def test_phantoms_stand_in_for_masks_of_a_data_set(phantom_store: Path) -> None:
         evaluate(StandIn(), store, protocol=load_protocol(f"chexpert-{form}"), resamples=5) for form in ("sound", "medklip")
     )
     for result in (sound, published):
-        assert set(result["segmentation"]["per_class"]) == {"cardiomegaly", "edema"}
-        for name, row in result["segmentation"]["per_class"].items():
+        assert findings(result, "segmentation") == {"cardiomegaly", "edema"}
+        for name, row in result["segmentation"].per_class.items():
             labels = [record.labels[name] for record in store.select("test")]
-            assert (row["n_positives"], row["n_negatives"]) == (labels.count("present"), labels.count("absent"))
-            assert row["all_empty_dice_all"] == labels.count("absent") / len(labels)
-    assert sound["segmentation"]["threshold_rule"] == "the split val"
-    assert "optimistic" in published["segmentation"]["threshold_rule"]
-    assert "reported images" in published["protocol"]["rules"]["segmentation threshold"]
-    assert sound["protocol"]["hash"] != published["protocol"]["hash"]
+            assert (row.positives, row.n) == (labels.count("present"), labels.count("present") + labels.count("absent"))
+            assert row["dice_all"].chance == labels.count("absent") / len(labels)
+    assert sound["segmentation"].threshold_rule == "the split val"
+    assert "optimistic" in published["segmentation"].threshold_rule
+    assert "reported images" in published.protocol.rules["segmentation threshold"]
+    assert sound.protocol.hash != published.protocol.hash

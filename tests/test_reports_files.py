@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from medlip.data.sources import open_source
 from medlip.errors import MedLIPError
 from medlip.reports.bench import bench_facts
 from medlip.reports.files import read_reports
@@ -41,7 +42,7 @@ def _facts(source: Path, out: Path, **options: Any) -> tuple[list[dict[str, Any]
     return [json.loads(line) for line in out.read_text().splitlines()], summary
 
 
-def _read(path: Path, **options: Any) -> list[tuple[str, str]]:
+def _read(path: Any, **options: Any) -> list[tuple[str, str]]:
     return [(report.study, str(report.content)) for report in read_reports(path, **options)]
 
 
@@ -169,8 +170,11 @@ def test_what_is_odd_about_a_report_is_noted(tmp_path: Path) -> None:
     facts, summary = _facts(path, tmp_path / "f.jsonl")
     assert [row["study"] for row in facts] == ["1", "2"]
     assert set(summary.notes) == {
-        "no findings, all impression", "not UTF-8: read as Windows-1252", "neither findings nor impression",
-    }  # fmt: skip
+        "no findings, all impression",
+        "not UTF-8: read as Windows-1252",
+        "neither findings nor impression",
+        "little of it was read",
+    }
 
 
 def test_stray_bytes_in_json_are_read_and_told(tmp_path: Path) -> None:
@@ -185,7 +189,7 @@ def test_stray_bytes_in_json_are_read_and_told(tmp_path: Path) -> None:
 def test_a_truncated_gzip_keeps_what_came_before(tmp_path: Path) -> None:
     path = tmp_path / "r.csv.gz"
     whole = gzip.compress(
-        "\n".join(["study,report", *(f"{i},{text}" for i, text in enumerate(generated_reports(300)))]).encode()
+        "\n".join(["study,report", *(f'{i},"{text}"' for i, text in enumerate(generated_reports(300)))]).encode()
     )
     path.write_bytes(whole[: len(whole) // 2])
     facts, summary = _facts(path, tmp_path / "f.jsonl")
@@ -220,7 +224,7 @@ def test_the_same_study_twice_in_a_row_counts_once(tmp_path: Path) -> None:
     path.write_text("uid,image,findings\n7,a.png,Effusion.\n7,b.png,Effusion.\n")
     facts, summary = _facts(path, tmp_path / "f.jsonl")
     assert len(facts) == 1
-    assert list(summary.skipped) == ["the same study and text as in the row before"]
+    assert list(summary.skipped) == ["the same study and text as before"]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +276,7 @@ def test_the_radgraph_package_is_asked_for_where_it_is_missing(tmp_path: Path, m
 
 def test_the_review_page_shows_counts_samples_and_what_was_not_read(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
-    texts = ["Small effusion. <b>Whatever</b> & more.", "No effusion. Whatever & more.", "Nodule. Whatever & more."]
+    texts = ["Small effusion. <note>Whatever</note> & more.", "No effusion. Whatever & more.", "Nodule. Whatever & more."]
     path.write_text("\n".join(json.dumps({"report": text}) for text in texts))
     review = Review()
     summary = extract_file(path, None, workers=0, observer=review)
@@ -281,7 +285,7 @@ def test_the_review_page_shows_counts_samples_and_what_was_not_read(tmp_path: Pa
     assert review.silent.most_common(1) == [("whatever & more.", 2)]
     assert "<mark>effusion</mark>" in page
     assert "whatever &amp; more." in page
-    assert "<b>whatever" not in page.lower()
+    assert "<note>whatever" not in page.lower()
     assert "not a medical device" in page
 
 
@@ -328,3 +332,118 @@ def test_memory_stays_flat_however_many_reports_there_are(tmp_path: Path) -> Non
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     assert peak(60_000) < peak(20_000) + 40
+
+
+# --- inputs as people give them ---
+
+
+def _names(path: Any, **options: Any) -> dict[str, str]:
+    return {report.study: report.problem or report.note for report in read_reports(path, **options)}
+
+
+def test_facts_never_overwrite_what_they_are_read_from(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "r.csv")
+    before = path.read_bytes()
+    for out in (path, tmp_path / "." / "r.csv"):
+        with pytest.raises(MedLIPError, match="would overwrite the reports"):
+            extract_file(path, out, workers=0)
+    assert path.read_bytes() == before
+
+
+def test_several_files_and_patterns_are_read_as_one(tmp_path: Path) -> None:
+    _csv(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text("study,report\nd,Nodule.\n")
+    assert _read(str(tmp_path / "*.csv")) == [*ROWS, ("d", "Nodule.")]
+    assert _read([tmp_path / "b.csv", tmp_path / "a.csv"]) == [("d", "Nodule."), *ROWS]
+    with pytest.raises(MedLIPError, match="no such file"):
+        _read(str(tmp_path / "*.tsv"))
+
+
+def test_row_numbers_of_several_files_stand_behind_the_files_name(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("report\nNodule.\n")
+    assert [study for study, _ in _read([tmp_path / "a.csv", tmp_path / "b.csv"])] == ["a.csv:0", "b.csv:0"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"study,report\na,Left effusion.\n", b'{"study": "a", "report": "Left effusion."}\n', b"Left effusion."],
+    ids=["csv", "json", "text"],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_what_is_piped_in_is_told_by_its_content(content: bytes, zipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(gzip.compress(content) if zipped else content)))
+    ((study, text),) = [(report.study, report.content) for report in read_reports("-")]
+    assert study in ("a", "stdin") and text == "Left effusion."
+
+
+def test_identifiers_that_are_missing_or_were_numbers_are_read_rightly(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("study,report\n12.0,Nodule.\nnan,Mass.\n,Effusion.\n00012,Edema.\n")
+    notes = _names(tmp_path / "r.csv")
+    missing = "no identifier: named by its row number"
+    assert notes == {"12": "", "row 1": missing, "row 2": missing, "00012": ""}
+    (tmp_path / "s.csv").write_text("accession,report\nA1,Nodule.\nA2,Mass.\n")
+    assert [*_names(tmp_path / "s.csv").values()] == [
+        "no column is called study, uid or study_id: rows are numbered (accession)",
+        "",
+    ]
+
+
+def test_a_study_that_comes_again_is_named(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("study,report\n1,Nodule.\n2,Mass.\n1,Nodule.\n2,Effusion.\n")
+    reports = [report.problem or report.note for report in read_reports(tmp_path / "r.csv")]
+    assert reports == ["", "", "the same study and text as before", "its study came before, with another text"]
+
+
+def test_cells_that_are_no_text_are_named(tmp_path: Path) -> None:
+    lines = [
+        {"study": "1", "report": "nan"},
+        {"study": "2", "report": 12.5},
+        {"study": "3", "report": ["Mass."]},
+        {"study": 4, "report": "Mass."},
+    ]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    _, summary = _facts(tmp_path / "r.jsonl", tmp_path / "f.jsonl")
+    assert {one["study"]: one["problem"].partition(" (")[0] for one in summary.problems} == {
+        "1": "no text", "2": "its text is none", "3": "its text is none"
+    }  # fmt: skip
+
+
+def test_files_that_a_folder_holds_besides_are_named_and_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Nodule.")
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"Mass."))
+    for name in (".hidden.txt", "._a.txt", "c.docx"):
+        (tmp_path / name).write_text("x")
+    facts, summary = _facts(tmp_path, tmp_path.parent / "f.jsonl")
+    assert {row["study"] for row in facts} == {"a", "b"} and summary.reports == 2 and not summary.skipped
+    assert summary.notes == {"hidden files are not read": 1, "files of another kind": 1}
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.txt", "r.jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_every_layout_is_read_in_utf_16(tmp_path: Path, name: str, encoding: str) -> None:
+    texts = {
+        "r.csv": "study,report\nr,Épanchement.\n",
+        "r.txt": "Épanchement.",
+        "r.jsonl": '{"study": "r", "report": "Épanchement."}',
+    }
+    (tmp_path / name).write_bytes(texts[name].encode(encoding))
+    assert _read(tmp_path / name) == [("r", "Épanchement.")]
+
+
+CASES = Path(__file__).parent / "cases" / "tables"
+
+
+def test_an_unquoted_comma_turns_no_finding_round(tmp_path: Path) -> None:
+    facts, summary = _facts(CASES / "reports-unquoted-comma.csv", tmp_path / "f.jsonl")
+    assert {row["study"] for row in facts} == {"s2"} and list(summary.skipped) == ["more cells than columns"]
+    facts, _ = _facts(CASES / "reports-utf16.csv", tmp_path / "g.jsonl")
+    assert {row["study"] for row in facts} == {"s1"}
+
+
+def test_facts_and_prepare_read_the_same_text(tmp_path: Path) -> None:
+    (tmp_path / "17.xml").write_text(
+        XML.replace("<Medline", '<uId id="CXR17"/><Medline').replace("</eCitation>", '<parentImage id="a"/></eCitation>')
+    )
+    (study,) = open_source(f"openi:{tmp_path}")
+    assert [(study.id, study.report)] == _read(tmp_path / "17.xml")

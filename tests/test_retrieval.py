@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
-from dataclasses import dataclass, field
-from itertools import permutations
-from math import comb
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +12,22 @@ import numpy as np
 import pytest
 import torch
 
+from fakes import FakeMethod, FakeRecord, FakeStore
 from medlip.concepts import default_vocabulary
 from medlip.data.batch import Batch, evaluation_batches
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
-from medlip.evaluation import retrieval, retrieve
-from medlip.evaluation.retrieval import Ranks, precision_statistic, rank_first
+from medlip.evaluation import Result, retrieve
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods import Method, build_method, method_names
-from medlip.methods.base import method_config
+from medlip.methods.base import EmbedsReports, method_config
 from medlip.methods.queries import QueryMethod
-from medlip.metrics.classification import median_statistic
+from plain_loops import plain_precision, plain_recall
 
 SIZE = 16
 CLASSES = ("effusion", "nodule", "pneumothorax")
 RECALLS = ("recall_at_1", "recall_at_5", "recall_at_10")
 DIRECTIONS = ("image_to_text", "text_to_image")
-
-
-@dataclass(frozen=True)
-class FakeRecord:
-    id: str
-    patient: str
-    study: str
-    sentences: tuple[str, ...]
-    image: np.ndarray
-    labels: dict[str, str] = field(default_factory=dict)
-    source: str = "fake"
-    split: str = "test"
-
-
-class FakeStore(list):  # type: ignore[type-arg]
-    hash = "fake"
-
-    @property
-    def splits(self) -> Counter[str]:
-        return Counter(record.split for record in self)
-
-    def select(self, split: str) -> FakeStore:
-        return FakeStore(record for record in self if record.split == split)
-
-    def column(self, name: str) -> list[Any]:
-        return [getattr(record, name) for record in self]
 
 
 def make_store(n: int = 60, seed: int = 0) -> FakeStore:
@@ -69,18 +40,20 @@ def make_store(n: int = 60, seed: int = 0) -> FakeStore:
         for _ in range(rng.integers(1, 3)):
             image = np.full((SIZE, SIZE), 100, np.uint8)
             image[0, 0] = len(store)
-            store.append(FakeRecord(f"i{len(store)}", f"p{study // 2}", f"s{study}", text, image, dict(labels)))
+            store.append(
+                FakeRecord(
+                    f"i{len(store)}", f"p{study // 2}", "test", image, dict(labels), study=f"s{study}", sentences=text
+                )
+            )
         study += 1
     return store
 
 
-class Fake:
+class Fake(FakeMethod, EmbedsReports):
     """A method that recognises images by their corner pixel and reports by their words."""
 
-    vocabulary = default_vocabulary()
-    preprocessing = Preprocessing(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
-
     def __init__(self, store: FakeStore) -> None:
+        super().__init__(SIZE)
         self.records = {record.image[0, 0]: record for record in store}
 
     def _find(self, images: torch.Tensor) -> list[FakeRecord]:
@@ -130,44 +103,6 @@ def _unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def plain_recall(fits: np.ndarray, right: np.ndarray, k: int) -> float:
-    """Recall@k of one query, by counting the ways to fill the places that its ties share."""
-    best = fits[right].max()
-    above, tied, among = (fits > best).sum(), (fits == best).sum(), (right & (fits == best)).sum()
-    places = min(k - above, tied)
-    return 0.0 if places <= 0 else 1 - comb(int(tied - among), int(places)) / comb(int(tied), int(places))
-
-
-def plain_precision(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Precision@k with tied images sharing their places."""
-    known = ~np.isnan(labels)
-    scores, labels = scores[known], labels[known]
-    places, hits = k, 0.0
-    for score in sorted(set(scores), reverse=True):
-        tied = labels[scores == score]
-        taken = min(places, len(tied))
-        hits += taken * tied.mean()
-        places -= taken
-    return hits / k if len(scores) >= k else np.nan
-
-
-def test_recall_with_ties_is_the_mean_over_all_orders() -> None:
-    rng = np.random.default_rng(1)
-    orders = list(permutations(range(6)))
-    for _ in range(20):
-        fits, right = rng.integers(0, 3, 6), rng.random(6) < 0.4
-        right[rng.integers(6)] = True
-        firsts = [
-            next(place for place, i in enumerate(sorted(order, key=lambda i: -fits[i])) if right[i]) for order in orders
-        ]
-        best = fits[right].max()
-        counts = (fits > best).sum(), (fits == best).sum(), (right & (fits == best)).sum()
-        ranks = Ranks(*(np.array([count]) for count in counts))
-        assert ranks.expected[0] == pytest.approx(np.mean(firsts) + 1)
-        for k in (1, 2, 3, 5, 8):
-            assert ranks.found(k)[0] == pytest.approx(np.mean(np.array(firsts) < k))
-
-
 def test_all_numbers_are_those_of_plain_loops() -> None:
     store = make_store()
     method = Coarse(store)
@@ -180,24 +115,24 @@ def test_all_numbers_are_those_of_plain_loops() -> None:
     right = np.array([[record.sentences == text for text in texts] for record in store])
     assert right.sum() > len(store)
     for direction, rows, hits in (("image_to_text", fits, right), ("text_to_image", fits.T, right.T)):
-        found = result[direction]
-        assert (found["queries"], found["pool"]) == rows.shape
+        found = result["retrieval"]
+        assert (found[f"{direction}_recall_at_1"].n, found.pool[direction]) == rows.shape
         for k, name in zip((1, 5, 10), RECALLS, strict=True):
             expected = np.mean([plain_recall(row, hit, k) for row, hit in zip(rows, hits, strict=True)])
-            assert found[name]["value"] == pytest.approx(expected)
+            assert found[f"{direction}_{name}"].value == pytest.approx(expected)
             chance = np.mean([plain_recall(np.zeros(len(hit)), hit, k) for hit in hits])
-            assert found[name]["chance"] == pytest.approx(chance)
-            low, high = found[name]["interval"]
+            assert found[f"{direction}_{name}"].chance == pytest.approx(chance)
+            low, high = found[f"{direction}_{name}"].interval
             assert low <= expected <= high
-    for name, row in result["classes"]["per_class"].items():
+    for name, row in result["retrieval"].per_class.items():
         scores = np.array([method.one_score(record, name) for record in store])
         labels = np.array([record.labels[name] == "present" for record in store], float)
         for k in (5, 10):
-            assert row[f"precision_at_{k}"]["value"] == pytest.approx(plain_precision(scores, labels, k))
-            assert row[f"precision_at_{k}"]["chance"] == pytest.approx(labels.mean())
+            assert row[f"precision_at_{k}"].value == pytest.approx(plain_precision(scores, labels, k))
+            assert row[f"precision_at_{k}"].chance == pytest.approx(labels.mean())
     for k in (5, 10):
-        values = [row[f"precision_at_{k}"]["value"] for row in result["classes"]["per_class"].values()]
-        assert result["classes"]["mean"][f"precision_at_{k}"]["value"] == pytest.approx(np.mean(values))
+        values = [row[f"precision_at_{k}"].value for row in result["retrieval"].per_class.values()]
+        assert result["retrieval"][f"macro_precision_at_{k}"].value == pytest.approx(np.mean(values))
 
 
 def test_chance_is_k_in_the_pool_where_no_report_is_repeated() -> None:
@@ -205,8 +140,8 @@ def test_chance_is_k_in_the_pool_where_no_report_is_repeated() -> None:
     result = retrieve(Coarse(store := FakeStore(records.values())), store, resamples=2)
     for k, name in zip((1, 5, 10), RECALLS, strict=True):
         for direction in DIRECTIONS:
-            assert result[direction][name]["chance"] == pytest.approx(k / len(store))
-    assert not any("word for word" in note for note in result["notes"])
+            assert result["retrieval"][f"{direction}_{name}"].chance == pytest.approx(k / len(store))
+    assert not any("word for word" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("pool", [None, 12])
@@ -215,15 +150,14 @@ def test_the_order_of_the_store_and_the_batches_change_nothing(pool: int | None)
     shuffled = FakeStore(store[i] for i in np.random.default_rng(2).permutation(len(store)))
     first = retrieve(Coarse(store), store, pool=pool, resamples=20)
     second = retrieve(Coarse(store), shuffled, pool=pool, resamples=20, batch_size=7)  # type: ignore[arg-type]
-    assert first["n_reports"] == (pool or len({record.study for record in store}))
-    for key in (*DIRECTIONS, "classes"):
-        assert _rounded(first[key]) == _rounded(second[key])
+    assert first["retrieval"].n_reports == (pool or len({record.study for record in store}))
+    assert _rounded(first["retrieval"].model_dump()) == _rounded(second["retrieval"].model_dump())
 
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in sorted(value.items())}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_rounded(item) for item in value]
     return round(value, 9) if isinstance(value, float) else value
 
@@ -233,39 +167,14 @@ def test_a_constant_method_gets_chance_and_a_perfect_one_everything() -> None:
     constant, perfect = (retrieve(kind(store), store, resamples=20) for kind in (Constant, Perfect))
     for direction in DIRECTIONS:
         for name in (*RECALLS, "median_rank"):
-            assert constant[direction][name]["value"] == pytest.approx(constant[direction][name]["chance"])
-            assert perfect[direction][name]["value"] == pytest.approx(1)
-        assert constant[direction]["recall_at_1"]["value"] < 0.3
-    for result, key in ((constant, "chance"), (perfect, None)):
-        for row in result["classes"]["per_class"].values():
+            found = constant["retrieval"][f"{direction}_{name}"]
+            assert found.value == pytest.approx(found.chance)
+            assert perfect["retrieval"][f"{direction}_{name}"].value == pytest.approx(1)
+        assert constant["retrieval"][f"{direction}_recall_at_1"].value < 0.3
+    for result, by_chance in ((constant, True), (perfect, False)):
+        for row in result["retrieval"].per_class.values():
             entry = row["precision_at_10"]
-            assert entry["value"] == pytest.approx(entry[key] if key else 1)
-
-
-def test_equal_vectors_tie_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    queries, query_texts = rng.normal(size=(101, 513)).astype(np.float32), rng.integers(0, 13, 101)
-    answers = np.tile(rng.normal(size=513).astype(np.float32), (13, 1))
-    for cells in (10**6, 40, 1):
-        monkeypatch.setattr(retrieval, "CELLS", cells)
-        ranks = rank_first(queries, query_texts, answers, np.arange(13))
-        assert not ranks.above.any()
-        assert (ranks.tied == 13).all()
-        assert (ranks.right == 1).all()
-
-
-def test_resampled_statistics_are_those_of_the_repeated_sample() -> None:
-    rng = np.random.default_rng(0)
-    values, weights = rng.integers(1, 9, 41) / 2, rng.integers(0, 4, (7, 41)).astype(float)
-    repeated = [np.repeat(np.arange(41), row.astype(int)) for row in weights]
-    assert median_statistic(values)(weights) == pytest.approx([np.median(values[rows]) for rows in repeated])
-    scores, labels = rng.integers(0, 5, (41, 2)) / 5, rng.choice([0, 1, np.nan], (41, 2))
-    ours = precision_statistic(scores, labels)(weights)
-    for row, rows in enumerate(repeated):
-        expected = [[plain_precision(scores[rows, c], labels[rows, c], k) for c in range(2)] for k in (5, 10, 100)]
-        np.testing.assert_allclose(ours[row], expected)
-    assert np.isnan(ours).any()
-    assert not np.isnan(ours).all()
+            assert entry.value == pytest.approx(entry.chance if by_chance else 1)
 
 
 def test_unknown_labels_are_left_out_and_classes_without_a_positive_are_named() -> None:
@@ -279,47 +188,46 @@ def test_unknown_labels_are_left_out_and_classes_without_a_positive_are_named() 
         record.labels["not a word of the vocabulary"] = "present"
     method = Coarse(store)
     result = retrieve(method, store, resamples=10)
-    classes, known = result["classes"], [record for record in store if record.labels.get("nodule") in ("present", "absent")]
-    assert classes["per_class"]["nodule"]["n"] == len(known)
+    classes = result["retrieval"]
+    known = [record for record in store if record.labels.get("nodule") in ("present", "absent")]
+    assert classes.per_class["nodule"].n == len(known)
     scores, labels = (
         np.array([method.one_score(record, "nodule") for record in known]),
         np.array([record.labels["nodule"] == "present" for record in known], float),
     )
-    entry = classes["per_class"]["nodule"]["precision_at_5"]
-    assert entry["value"] == pytest.approx(plain_precision(scores, labels, 5))
-    assert entry["chance"] == pytest.approx(labels.mean())
-    lacking = classes["per_class"]["pneumothorax"]
-    assert lacking["precision_at_5"] == {"value": None, "interval": None, "chance": 0.0}
-    assert lacking["reason"] == classes["left_out_of_mean"]["pneumothorax"]
-    assert "no positive" in lacking["reason"]
-    others = [classes["per_class"][name]["precision_at_5"]["value"] for name in ("effusion", "nodule")]
-    assert classes["mean"]["precision_at_5"]["value"] == pytest.approx(np.mean(others))
-    assert classes["mean"]["precision_at_100"]["value"] is None
-    assert classes["undefined_in_mean"] == {"precision_at_100": ["effusion", "nodule"]}
-    assert any("pneumothorax" in note for note in result["notes"])
-    assert any("not a word of the vocabulary" in note for note in result["notes"])
+    entry = classes.per_class["nodule"]["precision_at_5"]
+    assert entry.value == pytest.approx(plain_precision(scores, labels, 5))
+    assert entry.chance == pytest.approx(labels.mean())
+    lacking = classes.per_class["pneumothorax"]["precision_at_5"]
+    assert (lacking.value, lacking.interval, lacking.chance) == (None, None, 0.0)
+    assert lacking.reason == classes.left_out_of_macro["pneumothorax"]
+    assert "no positive" in lacking.reason
+    others = [classes.per_class[name]["precision_at_5"].value for name in ("effusion", "nodule")]
+    assert classes["macro_precision_at_5"].value == pytest.approx(np.mean(others))
+    assert classes["macro_precision_at_100"].value is None
+    assert classes.undefined_in_macro == {"precision_at_100": ["effusion", "nodule"]}
+    assert any("pneumothorax" in note for note in result.notes)
+    assert any("not a word of the vocabulary" in note for note in result.notes)
 
 
 def test_images_without_a_report_are_counted_and_still_found_by_class() -> None:
     store = make_store()
-    silent = FakeStore(
-        FakeRecord(**{**vars(record), "sentences": ()}) if record.study in ("s3", "s4") else record for record in store
-    )
+    silent = FakeStore(replace(record, sentences=()) if record.study in ("s3", "s4") else record for record in store)
     left_out = sum(record.study in ("s3", "s4") for record in store)
     result = retrieve(Coarse(silent), silent, resamples=5)
-    assert result["image_to_text"]["queries"] == len(store) - left_out
-    assert result["classes"]["per_class"]["effusion"]["n"] == len(store)
-    assert any(f"{left_out} images whose study has no report" in note for note in result["notes"])
+    assert result["retrieval"]["image_to_text_recall_at_1"].n == len(store) - left_out
+    assert result["retrieval"].per_class["effusion"].n == len(store)
+    assert any(f"{left_out} images whose study has no report" in note for note in result.notes)
 
 
 def test_what_cannot_be_ranked_is_an_error(tmp_path: Path) -> None:
     store = make_store(20)
     reports = len({record.study for record in store})
-    silent = FakeStore(FakeRecord(**{**vars(record), "sentences": ()}) for record in store)
-    with pytest.raises(MedLIPError, match=r"0 studies of the split 'test' have a report"):
+    silent = FakeStore(replace(record, sentences=()) for record in store)
+    with pytest.raises(MedLIPError, match=r"0 of the evaluated studies have a report"):
         retrieve(Coarse(store), silent)  # type: ignore[arg-type]
     for pool in (1, reports + 1):
-        with pytest.raises(MedLIPError, match=f"pool={pool}.*has {reports} reports"):
+        with pytest.raises(MedLIPError, match=f"pool={pool}.*have {reports} reports"):
             retrieve(Coarse(store), store, pool=pool)
     with pytest.raises(MedLIPError, match="labels no 'mass'"):
         retrieve(Coarse(store), store, classes=["mass"])
@@ -348,9 +256,9 @@ def test_nan_is_refused_by_name(kind: str) -> None:
 def test_the_pool_and_its_seed_are_part_of_the_protocol() -> None:
     store = make_store()
     settings: tuple[dict[str, int], ...] = ({}, {"pool": 10}, {"pool": 10, "seed": 1}, {"pool": 11})
-    hashes = [retrieve(Coarse(store), store, resamples=2, **chosen)["protocol"]["hash"] for chosen in settings]  # type: ignore[arg-type]
+    hashes = [retrieve(Coarse(store), store, resamples=2, **chosen).protocol.hash for chosen in settings]  # type: ignore[arg-type]
     assert len(set(hashes)) == len(settings)
-    assert hashes[1] == retrieve(Coarse(store), store, resamples=2, pool=10)["protocol"]["hash"]
+    assert hashes[1] == retrieve(Coarse(store), store, resamples=2, pool=10).protocol.hash
 
 
 SMALL = {
@@ -445,13 +353,13 @@ def test_a_trained_run_is_asked_and_told_what_it_has_seen(tiny_run: Path, phanto
 
     store, method = Store.open(phantom_store), load_run(tiny_run)
     test, train = (retrieve(method, store, split=split, resamples=5) for split in (None, "train"))
-    json.dumps(test, allow_nan=False)
-    assert test["split"] == "test"
-    assert test["image_to_text"]["queries"] == store.splits["test"]
-    assert test["run"] == method.made_by
-    assert not any(note.startswith("WARNING") for note in test["notes"])
-    assert any(note.startswith("WARNING") for note in train["notes"])
-    assert "Not a medical device" in test["disclaimer"]
+    assert Result.parse(test.to_json(), "test") == test
+    assert test.split == "test"
+    assert test["retrieval"]["image_to_text_recall_at_1"].n == store.splits["test"]
+    assert test.run == method.made_by
+    assert not any(note.startswith("WARNING") for note in test.notes)
+    assert any(note.startswith("WARNING") for note in train.notes)
+    assert "Not a medical device" in test.disclaimer
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -471,9 +379,9 @@ def test_the_command_prints_a_document_or_a_table(
         cli.main()
     assert not end.value.code
     kept, printed = json.loads((tmp_path / "retrieval.json").read_text()), capsys.readouterr().out
-    assert kept["n_reports"] == 4
+    assert kept["retrieval"]["n_reports"] == 4
     if as_json:
         assert json.loads(printed) == kept
     else:
         assert "image to report, recall at 1" in printed
-        assert "not a medical device" in printed
+        assert "Not a medical device" in printed

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from medlip.concepts import default_vocabulary
-from medlip.data.readers.openi import compose_report, mesh_labels
-from medlip.data.sources import Source, combine, open_source
+from medlip.data.labels import combine
+from medlip.data.readers.openi import mesh_labels
+from medlip.data.sources import DataSet, Source, open_source, register_source
 from medlip.errors import MedLIPError
+from medlip.reports.compose import compose_report
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 OPENI = {
@@ -50,7 +55,7 @@ def test_openi_rows_of_one_uid_are_one_study(tmp_path: Path) -> None:
     first, second = source(f"openi:{folder}")
     assert [view.image for view in first.views] == [folder / "images/7.png", folder / "images/8.png"]
     assert (first.id, first.patient, first.split, second.id) == ("7", "openi:7", "val", "9")
-    assert first.report == "INDICATION: Cough.\nFINDINGS: Clear lungs.\nIMPRESSION: Normal."
+    assert first.report == "INDICATION: Cough.\n\nFINDINGS: Clear lungs.\n\nIMPRESSION: Normal."
     present = {name for name, presence in first.labels.items() if presence == "present"}
     assert present == {"opacity", "cardiomegaly"} and len(first.labels) == 18
 
@@ -135,7 +140,7 @@ def test_real_openi_counts() -> None:
     assert sum(len(study.views) for study in studies) == 3029
     positives = Counter(name for s in studies if s.split == "val" for name, p in s.labels.items() if p == "present")
     assert len(positives) == 18 and sum(count >= 5 for count in positives.values()) == 16
-    shipped = json.loads((Path(__file__).parents[1] / "src/medlip/data/openi_classes.json").read_text())
+    shipped = json.loads((Path(__file__).parents[1] / "src/medlip/data/readers/openi_classes.json").read_text())
     assert shipped == json.loads((SHARED / "openi" / "classes.json").read_text())
 
 
@@ -146,3 +151,38 @@ def test_real_nih_counts() -> None:
     assert len(studies) == 718
     boxes = Counter(box.pathology for study in studies for box in study.views[0].boxes)
     assert boxes["pneumonia"] == 132 + 27 and boxes.total() == 160
+
+
+OWN = """
+from medlip.data.sources import Source
+from medlip.data.study import Study, View
+
+def read(folder):
+    return Source("own", {path.stem: Study(path.stem, path.stem, (View(path),)) for path in sorted(folder.glob("*.png"))})
+"""
+
+
+def test_a_reader_of_another_package_is_opened_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_reader.py").write_text(OWN)
+    (tmp_path / "a.png").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    register_source("own_set", DataSet(title="Own", reader="own_reader:read"))
+    assert [study.id for study in source(f"own_set:{tmp_path}")] == ["a"]
+    with pytest.raises(MedLIPError, match="there is a data set 'nih' already"):
+        register_source("nih", DataSet(title="Own", reader="own_reader:read"))
+    register_source("own_broken", DataSet(title="Own", reader="own_reader:none"))
+    with pytest.raises(MedLIPError, match="own_reader:none can't be loaded"):
+        source(f"own_broken:{tmp_path}")
+
+
+def test_a_reader_is_found_by_its_entry_point(tmp_path: Path) -> None:
+    package = tmp_path / "own-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[medlip.sources]\nown_set = own_reader:read\n")
+    (tmp_path / "own_reader.py").write_text(OWN)
+    (tmp_path / "a.png").touch()
+    code = f"from medlip.data.sources import open_source; print([s.id for s in open_source('own_set:{tmp_path}')])"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['a']"

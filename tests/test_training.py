@@ -18,11 +18,16 @@ from medlip.errors import MedLIPError
 from medlip.methods import build_method, method_names
 from medlip.methods.base import read_safetensors
 from medlip.training import fit, load_recipe, load_run
-from medlip.training import fit as fit_module
-from medlip.training.checkpoint import load_checkpoint, save_checkpoint
-from medlip.training.recipe import recipe_names
+from medlip.training.loop import Callback
+from medlip.training.recipe import recipe_files
 
-SHORT = ("image.size=64", "training.batch_size=8", "training.epochs=2", "training.validation_images=8")
+SHORT = (
+    "image.size=64",
+    "training.batch_size=8",
+    "training.precision=fp32",
+    "training.epochs=2",
+    "training.validation_images=8",
+)
 BACKBONE = ("method.backbone=resnet10t", "method.weights=null")
 SETTINGS = (*SHORT, *BACKBONE, "method.layers=1")
 RECIPES = {
@@ -47,29 +52,26 @@ def lines(run):
     ]
 
 
-class StopAt:
-    """Stand-in for the progress bar that interrupts like Ctrl-C before a step."""
+class SignalAfter(Callback):
+    """A signal that comes once a step is done: that of Ctrl-C, or SIGTERM."""
 
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, step, number=signal.SIGINT):
+        self.step, self.number = step, number
 
-    def __call__(self, items, description, total=None, completed=0):
-        for done, item in enumerate(items, completed):
-            if done == self.step:
-                signal.raise_signal(signal.SIGINT)
-            yield item
+    def after_step(self, training):
+        if training.step == self.step:
+            signal.raise_signal(self.number)
 
 
-@pytest.mark.parametrize(("method", "step"), [("medslip", 1), ("medslip", 3), ("medslip", 4), ("mlip", 4)])
-def test_an_interrupted_run_goes_on_bit_by_bit(store, tmp_path, monkeypatch, method, step):
+@pytest.mark.parametrize(("method", "step"), [("medslip", 1), ("medslip", 2), ("medslip", 3), ("mlip", 3)])
+def test_an_interrupted_run_resumes_bit_by_bit(store, tmp_path, method, step, capsys):
     name, *changes = RECIPES[method]
     settings = load_recipe(name, changes)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     summary = fit(settings, store, whole, validation=store)
-    with monkeypatch.context() as patch:
-        patch.setattr(sys.modules[fit_module.__module__], "track", StopAt(step))
-        with pytest.raises(KeyboardInterrupt):
-            fit(settings, store, parts, validation=store)
+    with pytest.raises(KeyboardInterrupt):
+        fit(settings, store, parts, validation=store, callbacks=[SignalAfter(step)])
+    assert f"interrupted after step {step + 1}; to resume from: {parts}" in capsys.readouterr().err
     assert not (parts / "model.safetensors").exists()
     with pytest.raises(MedLIPError, match="--resume"):
         load_run(parts)
@@ -78,6 +80,21 @@ def test_an_interrupted_run_goes_on_bit_by_bit(store, tmp_path, monkeypatch, met
     ours, theirs = (read_safetensors(run / "model.safetensors")[0] for run in (whole, parts))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert lines(whole) == lines(parts)
+
+
+def test_sigterm_takes_its_course_once_the_checkpoint_is_written(store, tmp_path):
+    def end(number, frame):
+        sys.exit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            fit(recipe(), store, tmp_path / "run", callbacks=[SignalAfter(1, signal.SIGTERM)])
+        assert signal.getsignal(signal.SIGTERM) is end
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert ended.value.code == 143
+    assert fit(recipe(), store, tmp_path / "run", resume=True)["steps"] == 6
 
 
 def test_a_finished_run_resumes_to_itself(store, tmp_path):
@@ -105,18 +122,6 @@ def test_a_run_is_not_overwritten_nor_resumed_with_something_else(store, tmp_pat
     with pytest.raises(MedLIPError, match="other data"):
         fit(recipe("training.epochs=1"), store.take(range(16)), run, resume=True)
     assert [(run / name).read_bytes() for name in ("run.json", "seen.npz", "metrics.jsonl")] == before
-
-
-def test_a_checkpoint_keeps_the_random_state_of_a_gpu(tmp_path, monkeypatch):
-    layer = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(layer.parameters())
-    manifest, kept, restored = {"recipe": {}, "data": {}}, torch.arange(16, dtype=torch.uint8), []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: kept)
-    monkeypatch.setattr(torch.cuda, "set_rng_state", restored.append)
-    save_checkpoint(tmp_path / "checkpoint.safetensors", layer, optimizer, 3, manifest)
-    assert load_checkpoint(tmp_path / "checkpoint.safetensors", layer, optimizer, manifest) == 3
-    assert torch.equal(restored[0], kept)
 
 
 def test_a_truncated_checkpoint_is_an_error_that_names_it(store, tmp_path):
@@ -164,7 +169,7 @@ def test_the_loss_goes_down(store, tmp_path):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", recipe_files())
 def test_every_recipe_of_the_package_is_valid(name):
     loaded = load_recipe(name)
     assert loaded.method["name"] in method_names()

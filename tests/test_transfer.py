@@ -24,11 +24,12 @@ from medlip.data.store import Store
 from medlip.data.study import Mask, Study, View
 from medlip.errors import MedLIPError
 from medlip.evaluation.compare import Evaluated, compare
-from medlip.experiments.transfer import levels, nested_share, nested_shots, transfer
+from medlip.experiments.labels import levels, nested_share, nested_shots
+from medlip.experiments.transfer import transfer
 from medlip.experiments.transfer_protocols import TransferProtocol, load_transfer_protocol, transfer_protocols
 from medlip.images.preprocessing import Preprocessing
-from medlip.nn.image_encoder import ImageEncoder
-from medlip.nn.patch_encoder import PatchEncoder
+from medlip.methods.base import HasEncoder
+from medlip.nn import Features, VisionEncoder, vision_encoder
 from medlip.nn.unet import UNetDecoder
 
 SIDE = 32
@@ -53,13 +54,18 @@ class Blocks(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(3))
 
-    def pyramid(self, images: torch.Tensor) -> list[torch.Tensor]:
-        return [nn.functional.avg_pool2d(images, side) * self.weight[:, None, None] for side in (4, 16)]
+    def forward(self, images: torch.Tensor, visible: None = None, *, pyramid: bool = False) -> Features:
+        levels = [nn.functional.avg_pool2d(images, side) * self.weight[:, None, None] for side in (4, 16)]
+        return Features(levels[-1].flatten(2).transpose(1, 2), (SIDE // 16, SIDE // 16), tuple(levels))
+
+
+class Encoding(SimpleNamespace, HasEncoder):
+    """All of a method that transfer needs."""
 
 
 @pytest.fixture
 def method() -> Any:
-    return SimpleNamespace(encoder=Blocks(), preprocessing=Preprocessing(size=SIDE), made_by=None, seen=None)
+    return Encoding(encoder=Blocks(), preprocessing=Preprocessing(size=SIDE), made_by=None, seen=None)
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +132,12 @@ def test_shots_are_nested_one_image_a_patient_and_as_many_of_both_kinds() -> Non
 
 def test_a_linear_probe_is_scikit_learns(method: Any, store: Store) -> None:
     result = transfer(method, store, protocol(), classes=["mass"], resamples=50)
-    assert [level["level"] for level in result["levels"]] == ["50 %", "100 %"]
+    assert [level.level for level in result.levels] == ["50 %", "100 %"]
     parts = {split: store.select(split) for split in ("train", "val", "test")}
     features, labels = {}, {}
     for split, part in parts.items():
         images = method.preprocessing(torch.stack([torch.from_numpy(record.image) for record in part]))
-        features[split] = method.encoder.pyramid(images)[-1].mean((2, 3)).detach().numpy()
+        features[split] = method.encoder(images, pyramid=True).pyramid[-1].mean((2, 3)).detach().numpy()
         labels[split] = np.array([record.labels["mass"] == "present" for record in part])
     scaler = StandardScaler().fit(features["train"])
     areas = []
@@ -140,18 +146,18 @@ def test_a_linear_probe_is_scikit_learns(method: Any, store: Store) -> None:
         areas.append(
             [roc_auc_score(labels[s], model.decision_function(scaler.transform(features[s]))) for s in ("val", "test")]
         )
-    assert result["levels"][1]["value"] == pytest.approx(max(areas, key=lambda pair: pair[0])[1], abs=1e-6)
-    assert result["levels"][1]["value"] > 0.95
-    low, high = result["levels"][1]["interval"]
-    assert low <= result["levels"][1]["value"] <= high
+    assert result.levels[1].value == pytest.approx(max(areas, key=lambda pair: pair[0])[1], abs=1e-6)
+    assert result.levels[1].value > 0.95
+    low, high = result.levels[1].interval
+    assert low <= result.levels[1].value <= high
 
 
 def test_what_is_not_in_the_image_stays_near_chance_and_unknown_labels_are_left_out(method: Any, store: Store) -> None:
     result = transfer(method, store, protocol(shares=(1.0,)), resamples=50)
-    per_class = result["results"][0]["zero_shot"]["per_class"]
-    assert per_class["mass"]["auroc"] > 0.95
-    assert 0.2 < per_class["nodule"]["auroc"] < 0.8
-    assert per_class["nodule"]["n"] < per_class["mass"]["n"] == 40
+    per_class = result.results[0]["zero_shot"].per_class
+    assert per_class["mass"]["auroc"].value > 0.95
+    assert 0.2 < per_class["nodule"]["auroc"].value < 0.8
+    assert per_class["nodule"].n < per_class["mass"].n == 40
 
 
 @pytest.mark.parametrize("head", ["linear", "normalised"])
@@ -160,54 +166,51 @@ def test_a_network_learns_and_the_methods_own_encoder_stays(method: Any, store: 
     before = method.encoder.weight.detach().clone()
     wanted = protocol(encoder=encoder, head=head, training=QUICK, shares=(1.0,))
     result = transfer(method, store, wanted, classes=["mass"], resamples=50)
-    assert result["levels"][0]["value"] > 0.9
+    assert result.levels[0].value > 0.9
     assert torch.equal(method.encoder.weight, before)
     assert method.encoder.weight.requires_grad
     again = transfer(method, store, wanted, classes=["mass"], resamples=50)
-    assert again["results"] == result["results"]
+    assert again.results == result.results
 
 
 @pytest.mark.parametrize("dice", ["positives", "all"])
 def test_a_bright_square_is_outlined(method: Any, store: Store, dice: str) -> None:
     wanted = protocol(task="segmentation", dice=dice, training=QUICK | {"minimum_steps": 90}, shares=(1.0,))
     result = transfer(method, store, wanted, resamples=50)
-    segmentation = result["results"][0]["segmentation"]
-    assert result["levels"][0]["measure"] == f"dice_{dice}"
-    assert segmentation["dice_positives"] > 0.7 > segmentation["all_ones_dice_positives"]
-    assert segmentation["n_positives"] + segmentation["n_negatives"] == 40
+    segmentation = result.results[0]["segmentation"]
+    assert result.levels[0].measure == f"dice_{dice}"
+    assert segmentation["dice_positives"].value > 0.7 > segmentation["dice_positives"].chance
+    assert segmentation.n_positives + segmentation.n_negatives == 40
 
 
 def test_few_shots_come_in_several_draws_that_do_not_mix(method: Any, store: Store, tmp_path: Path) -> None:
     result = transfer(method, store, protocol(shots=(1, 4), draws=3), classes=["mass"], resamples=50, out=tmp_path)
-    assert [level["level"] for level in result["levels"]] == ["1 shot", "4 shots"]
-    assert [level["draws"] for level in result["levels"]] == [3, 3]
-    few, more = result["levels"]
-    assert few["lowest"] <= few["value"] <= few["highest"]
-    assert (few["images"], more["images"]) == (2, 8)
+    assert [level.level for level in result.levels] == ["1 shot", "4 shots"]
+    assert [level.draws for level in result.levels] == [3, 3]
+    few, more = result.levels
+    assert few.lowest <= few.value <= few.highest
+    assert (few.images, more.images) == (2, 8)
     first, second = (Evaluated.load(tmp_path / "1shot" / f"draw-{draw}") for draw in (0, 1))
     with pytest.raises(MedLIPError, match=r"another protocol.*draw \(0 and 1\)"):
         compare([first, second])
 
 
-def test_levels_that_are_there_are_not_learned_again_and_can_be_compared(
-    method: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_levels_that_are_there_are_not_learned_again_and_can_be_compared(method: Any, store: Store, tmp_path: Path) -> None:
     first = transfer(method, store, protocol(), out=tmp_path / "a", resamples=50)
-    (tmp_path / "a" / "100%" / "result.json").unlink()
-    learned: list[str] = []
-    monkeypatch.setattr(
-        "medlip.experiments.transfer._logistic", lambda *given: learned.append("") or (given[3], given[4][:, 0])
-    )
-    transfer(method, store, protocol(), out=tmp_path / "a", resamples=50)
-    assert len(learned) == 2  # both classes of one level
-    monkeypatch.undo()
+    files = [tmp_path / "a" / level / "result.json" for level in ("50%", "100%")]
+    before = [file.stat().st_mtime_ns for file in files]
+    files[1].unlink()
+    again = transfer(method, store, protocol(), out=tmp_path / "a", resamples=50)
+    assert again == first
+    assert files[0].stat().st_mtime_ns == before[0]
+    assert files[1].stat().st_mtime_ns != before[1]
     method.encoder.weight.data[0] = 2
     with pytest.raises(MedLIPError, match="another encoder"):
         transfer(method, store, protocol(), out=tmp_path / "a", resamples=50)
     transfer(method, store, protocol(), out=tmp_path / "b", resamples=50)
     both = compare([Evaluated.load(tmp_path / name / "50%") for name in "ab"], resamples=20)
-    assert len(both["differences"]) == 1
-    assert first["levels"][0]["value"] == both["results"][0]["measures"]["AUROC"]["value"]
+    assert len(both.differences) == 1
+    assert first.levels[0].value == both.results[0].measures["zero_shot.macro_auroc"].value
     with pytest.raises(MedLIPError, match=r"one level: .*/100%, .*/50%"):
         Evaluated.load(tmp_path / "b")
     transfer(method, store, protocol(), out=tmp_path / "c", resamples=50)
@@ -217,7 +220,7 @@ def test_levels_that_are_there_are_not_learned_again_and_can_be_compared(
 
 def test_a_class_without_labels_stays_at_chance_and_is_named(method: Any, store: Store) -> None:
     result = transfer(method, store, protocol(shares=(0.02,)), classes=["mass"], resamples=50)
-    if result["levels"][0]["images"] > 4:
+    if result.levels[0].images > 4:
         pytest.fail("the share is meant to be one patient")
     lacking = (
         len(
@@ -228,8 +231,8 @@ def test_a_class_without_labels_stays_at_chance_and_is_named(method: Any, store:
         )
         < 2
     )
-    assert any("stay at chance" in note for note in result["notes"]) == lacking
-    assert not lacking or result["levels"][0]["value"] == 0.5
+    assert any("stay at chance" in note for note in result.notes) == lacking
+    assert not lacking or result.levels[0].value == 0.5
 
 
 def test_bad_input_is_said(method: Any, store: Store, tmp_path: Path) -> None:
@@ -267,16 +270,18 @@ def test_named_protocols_are_whole_and_told_apart() -> None:
 
 @pytest.mark.parametrize(
     "encoder",
-    [ImageEncoder("resnet18", 16), PatchEncoder("vit_tiny_patch16_224", 64, depth=4), PatchEncoder("resnet18", 64)],
-    ids=["resnet", "transformer", "patches of a resnet"],
+    [vision_encoder("resnet18", 16), vision_encoder("vit_tiny_patch16_224", image_size=64, depth=4)],
+    ids=["resnet", "transformer"],
 )
-def test_every_encoder_has_a_pyramid_that_a_unet_takes(encoder: Any) -> None:
+def test_every_encoder_has_a_pyramid_that_a_unet_takes(encoder: VisionEncoder) -> None:
     images = torch.rand(2, 3, 64, 64)
     encoder.eval()
-    pyramid = encoder.pyramid(images)
+    features = encoder(images, pyramid=True)
+    pyramid = features.pyramid
     assert [features.shape[1] for features in pyramid] == encoder.widths
-    whole = encoder(images)[0] if isinstance(encoder, ImageEncoder) else encoder(images)
-    torch.testing.assert_close(pyramid[-1].flatten(2).transpose(1, 2), whole)
+    torch.testing.assert_close(pyramid[-1].flatten(2).transpose(1, 2), features.tokens)
+    assert torch.equal(encoder(images).tokens, features.tokens)
+    assert not encoder(images).pyramid
     assert UNetDecoder(encoder.widths, 5)(pyramid, 64).shape == (2, 5, 64, 64)
 
 

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
+import dicoms
 from medlip.data.prepare import prepare
 from medlip.data.sources import Source
 from medlip.data.store import Store
@@ -81,7 +82,10 @@ def test_every_broken_file_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
     broken = dict(corpus())
     for name, content in broken.items():
         (tmp_path / name).write_bytes(content)
-    good = {"good.dcm": encoded("PNG"), "good.jpg": dicom("CT_small.dcm")}  # the extension says nothing
+    good = {
+        "good.dcm": encoded("PNG"),
+        "good.jpg": dicoms.encoded(dicoms.dataset(dicoms.chest())),
+    }  # the extension says nothing
     for name, content in good.items():
         (tmp_path / name).write_bytes(content)
     files = [*broken, *good]

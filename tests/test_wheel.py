@@ -48,6 +48,8 @@ def test_help_works_outside_the_checkout(elsewhere: Path) -> None:
 SMALLER = """
 from dataclasses import replace
 from medlip.app import cli, demo
+
+pytestmark = pytest.mark.processes
 demo.QUICK = replace(demo.QUICK, phantoms=60)
 cli.main()
 """

@@ -21,18 +21,20 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "load"]
 
 
-def load(run: str | Path) -> Reader:
+def load(run: str | Path, device: str = "auto") -> Reader:
     """Open a trained run to read X-rays with it.
 
     Args:
-        run: folder that `medlip pretrain` or `medlip demo` wrote.
+        run: folder that `medlip pretrain` or `medlip demo` wrote, or its model.safetensors alone.
+        device: "cpu", "cuda", "mps", or "auto" for the best that there is.
 
     Raises:
-        MedLIPError: the folder is no run, or it was made with another vocabulary than it says.
+        MedLIPError: the folder holds no trained run, its vocabulary is not the one that it names, or the device can't be
+            used.
     """
     from medlip.app.reader import Reader  # torch is imported when a run is opened, not with the package
 
-    return Reader.open(run)
+    return Reader.open(run, device)
 
 
 def __getattr__(name: str) -> str:

@@ -1,4 +1,9 @@
-"""The error that MedLIP raises for anything a user can put right."""
+"""What MedLIP raises when something the user can change is wrong, and what it warns of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class MedLIPError(Exception):
@@ -7,3 +12,13 @@ class MedLIPError(Exception):
     The message says what is wrong, where, and what to do about it; the command line prints it as its last line, without a
     traceback.
     """
+
+
+class MedLIPWarning(UserWarning):
+    """Something was left out, or limits what the result is worth, but the work went on."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question that names the closest of the known names, with a space before it; "" where none is close."""
+    closest = get_close_matches(name, known, n=1)
+    return f" Did you mean {closest[0]!r}?" if closest else ""

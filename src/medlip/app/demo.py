@@ -1,6 +1,6 @@
-"""The demo: phantom X-rays and their reports -> a store -> a trained run -> numbers on unseen phantoms -> a page.
+"""The demo: synthetic X-rays and reports -> a store -> a trained run -> numbers on unseen X-rays -> a page.
 
-Every stage leaves its result in the demo's folder, so that the same command goes on where an interrupted one stopped.
+Every stage leaves its result in the demo's folder, so that the same command resumes an interrupted one.
 """
 
 from __future__ import annotations
@@ -9,28 +9,26 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from medlip.app.output import to_json
-from medlip.app.pages.demo_page import Case, render
+from medlip.app.pages.demo_page import DemoFacts, DemoResult, LogLine, ShownStudy, render
 from medlip.app.pages.sample_pictures import own_pictures
 from medlip.app.reader import Reader
 from medlip.data.prepare import prepare
 from medlip.data.store import Record, Store
-from medlip.errors import MedLIPError
+from medlip.errors import MedLIPError, did_you_mean
 from medlip.evaluation import evaluate
+from medlip.evaluation.results import Result
 from medlip.files import write_atomic
 from medlip.methods import Method
 from medlip.parallel import cpu_count
 from medlip.training import Recipe, fit, load_recipe, load_run
 from medlip.training.fit import CHECKPOINT, METRICS
-from medlip.training.recipe import recipe_names
+from medlip.training.recipe import recipe_files
 
 CASES = 12
 PICTURED = 3  # of these, the ones with pictures of the method's own
@@ -60,24 +58,28 @@ QUICK = Scale("quick", 400, ("image.size=96", "training.warmup=10", "training.ba
 
 
 def phantom_recipe(method: str) -> str:
-    """Return the name of a method's recipe for phantoms.
+    """Return the name of a method's recipe for synthetic X-rays.
 
     Raises:
         MedLIPError: it has none; names the methods that have one.
     """
-    methods = [name.removesuffix(PHANTOM) for name in recipe_names() if name.endswith(PHANTOM)]
+    methods = [name.removesuffix(PHANTOM) for name in recipe_files() if name.endswith(PHANTOM)]
     if method not in methods:
-        raise MedLIPError(f"--method {method}: there is no demo of it. Choose one of: {', '.join(methods)}.")
+        raise MedLIPError(
+            f"--method {method}: there is no demo of this method.{did_you_mean(method, methods)} "
+            f"Choose one of: {', '.join(methods)}."
+        )
     return method + PHANTOM
 
 
-def run_demo(out: Path, scale: Scale, command: str) -> dict[str, Any]:
+def run_demo(out: Path, scale: Scale, command: str, device: str = "auto") -> DemoResult:
     """Run the demo in the folder `out`, or what is left of it; return what `metrics.json` holds.
 
     Args:
         out: a new or empty folder, or one in which a demo of this scale was started.
         scale: how large.
         command: as the user gave it, for the page.
+        device: to train and read on, see `medlip.nn.device.resolve_device`.
 
     Raises:
         MedLIPError: `out` holds something else, or there is no such recipe; the folder is then left as it was.
@@ -87,31 +89,27 @@ def run_demo(out: Path, scale: Scale, command: str) -> dict[str, Any]:
     log = _Log.open(out, scale)
     metrics_file, page_file = out / "metrics.json", out / "report.html"
     if metrics_file.exists() and page_file.exists():
-        print(f"{out} holds the finished demo; delete it to start over.", file=sys.stderr)
-        return _read(metrics_file)
+        print(f"{out} already holds the finished demo. Delete it to start over.", file=sys.stderr)
+        return DemoResult.load(metrics_file)
     with log.timed("prepare"):
         prepare([f"phantom:{scale.phantoms}"], out / "store", shard_size=SHARD)
     store = Store.open(out / "store")
     with log.timed("pretrain"):
         resume = (out / "run" / CHECKPOINT).exists()
-        fit(recipe, store.select("train"), out / "run", validation=store.select("val"), resume=resume)
-    reader = Reader(load_run(out / "run"))
+        fit(recipe, store.select("train"), out / "run", validation=store.select("val"), resume=resume, device=device)
+    reader = Reader(load_run(out / "run", device))
     with log.timed("evaluate"):
         result = evaluate(reader.method, store, split="test", seed=recipe.training.seed)
     chosen = _choose(store.select("test"))
-    cases = [
-        Case(record, reader.read(record.image), own_pictures(reader.method, record) if number < PICTURED else ())
+    studies = [
+        ShownStudy(record, reader.read(record.image), own_pictures(reader.method, record) if number < PICTURED else ())
         for number, record in enumerate(chosen)
     ]
-    metrics = {
-        **result,
-        "seconds": round(log.total, 1),
-        "demo": _about(scale, recipe, reader.method, store, result, log, command),
-    }
-    page = render(metrics, _history(out / "run"), cases, reader.vocabulary)
-    write_atomic(page_file, page.encode())
-    write_atomic(metrics_file, to_json(metrics).encode())
-    return _read(metrics_file)
+    facts = _about(scale, recipe, reader.method, store, result, log, command)
+    metrics = DemoResult.model_validate({**result.model_dump(), "seconds": round(log.total, 1), "demo": facts})
+    write_atomic(page_file, render(metrics, _history(out / "run"), studies, reader.vocabulary).encode())
+    metrics.save(metrics_file)
+    return metrics
 
 
 class _Log:
@@ -132,7 +130,7 @@ class _Log:
                 )
             return cls(path, content)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise MedLIPError(f"{out}: holds other files than a demo. Give a new or an empty folder.")
+            raise MedLIPError(f"{out}: the folder holds files that are not of a demo. Give a new or empty folder.")
         out.mkdir(parents=True, exist_ok=True)
         log = cls(path, {"scale": wanted, "seconds": {}})
         log._save()
@@ -169,37 +167,35 @@ def _choose(test: Store) -> list[Record]:
     return chosen
 
 
-def _history(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+def _history(run: Path) -> list[LogLine]:
+    return [LogLine.model_validate_json(line) for line in (run / METRICS).read_text().splitlines()]
 
 
-def _about(
-    scale: Scale, recipe: Recipe, made: Method, store: Store, result: Mapping[str, Any], log: _Log, command: str
-) -> dict[str, Any]:
+def _about(scale: Scale, recipe: Recipe, made: Method, store: Store, result: Result, log: _Log, command: str) -> DemoFacts:
     """Return what made the result, for the page and for `metrics.json`."""
     method, training = recipe.method, recipe.training
     seconds = log.content["seconds"]
-    return {
-        "command": command,
-        "images": store.splits,
-        "method": made.summary,
-        "start": "weights learned from photographs (ImageNet)" if method.get("weights") else "random weights",
-        "training": {
+    return DemoFacts(
+        command=command,
+        images=dict(store.splits),
+        method=made.summary,
+        start="weights learned from photographs (ImageNet)" if method.get("weights") else "random weights",
+        training={
             "Recipe": scale.recipe + "".join(f" --set {setting}" for setting in scale.settings),
             "Method": f"{method['name']}, {method['backbone']} at {recipe.image.size} px",
             "Images": ", ".join(f"{store.splits[split]:,} {split}" for split in ("train", "val", "test")),
-            "Facts read from the reports": store.manifest["counts"]["facts"],
+            "Facts read from the reports": f"{store.manifest['counts']['facts']:,}",
             "Passes": f"{training.epochs} over the training images, {training.batch_size} at a time",
             "Stages": ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items()),
         },
-        "origin": {
-            "Seeds": f"phantoms 0, training {training.seed}, intervals {result['protocol']['seed']}",
-            "Machine": f"{platform.machine()}, {cpu_count()} cores" + (", GPU" if torch.cuda.is_available() else ", no GPU"),
-            "Versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        origin={
+            "Seeds": f"phantoms 0, training {training.seed}, intervals {result.protocol.seed}",
+            "Machine": f"{platform.machine()}, {cpu_count()} cores; computed on {made.device.type}",
+            "Versions": ", ".join(f"{name} {version}" for name, version in result.versions.items()),
             "Data": f"phantom:{scale.phantoms}, store {store.hash}",
-            "Protocol": f"{result['protocol']['name']} ({result['protocol']['hash']})",
+            "Protocol": f"{result.protocol.name} ({result.protocol.hash})",
         },
-    }
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

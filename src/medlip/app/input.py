@@ -1,20 +1,19 @@
-"""The data that a command was given: a prepared store, or a source that is prepared first, with every skip said aloud."""
+"""The data that a command was given: a prepared store, or a source to prepare first, with a note of all that is skipped."""
 
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from medlip.app.answer import warn_skipped
 from medlip.data.prepare import SHARES, SKIPPED, prepare
 from medlip.data.sources import open_source
 from medlip.data.store import Store
 
 ALL_TEST = {"test": 1.0}
-NAMED = 10  # skips that are named on stderr; the rest is counted
 
 
 def training_store(source: str, run: Path) -> Store:
@@ -40,11 +39,7 @@ def _open(source: str, folder: Path, shares: Mapping[str, float]) -> Store:
         return opened
     summary = prepare([opened], folder, shares=shares)
     if summary["skipped"]:
-        print(f"note: {source}: {summary['skipped']} images or studies were skipped:", file=sys.stderr)
         with (folder / SKIPPED).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        for row in rows[:NAMED]:
-            print(f"note:   {row['study']} {row['image']}: {row['reason']}", file=sys.stderr)
-        if len(rows) > NAMED:
-            print(f"note:   and {len(rows) - NAMED} more", file=sys.stderr)
+            reasons = [f"{row['study']} {row['image']}: {row['reason']}" for row in csv.DictReader(file)]
+        warn_skipped(f"images or studies of {source} were", reasons)
     return Store.open(folder)

@@ -1,11 +1,11 @@
-"""Reading an X-ray with a trained run: findings, their places, answers to questions, and heat maps in the image's pixels."""
+"""Reading an X-ray with a trained run: findings, their anatomies, answers to questions, heat maps in the image's pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,30 +14,20 @@ from numpy.typing import NDArray
 from medlip.app.pages.pictures import paint, relative
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
-from medlip.evaluation.grounding import enlarge
+from medlip.evaluation.regions import enlarge
 from medlip.images import read_image
 from medlip.methods import Method
+from medlip.methods.base import Answers
 from medlip.training import load_run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PLACES = 5
-
-
-@runtime_checkable
-class KnowsPlaces(Protocol):
-    """A method that ties pathologies to anatomies."""
-
-    def score_anatomies(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Return the probability (B, C, A) that each prompt is found in each anatomy."""
-
-    def pair_matrix(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the fact matrix read back from images: probabilities (B, A, P)."""
+ANATOMIES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class AnatomyProbability:
     """An anatomy that goes with a finding, and the probability of the pair, in [0, 1]."""
 
     anatomy: str
@@ -50,7 +40,7 @@ class Finding:
 
     pathology: str
     probability: float
-    anatomies: tuple[Place, ...]
+    anatomies: tuple[AnatomyProbability, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +58,18 @@ class Reader:
         self.method = method.eval()
 
     @classmethod
-    def open(cls, run: str | Path) -> Reader:
+    def open(cls, run: str | Path, device: str = "auto") -> Reader:
         """Load the run in the folder `run`.
 
+        Args:
+            run: folder of a trained run, or its model.safetensors alone.
+            device: "cpu", "cuda", "mps", or "auto" for the best that there is.
+
         Raises:
-            MedLIPError: the folder is no run, or it was made with another vocabulary than it says.
+            MedLIPError: the folder holds no trained run, its vocabulary is not the one that it names, or the device
+                can't be used.
         """
-        return cls(load_run(Path(run)))
+        return cls(load_run(Path(run), device))
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -96,28 +91,31 @@ class Reader:
             raise MedLIPError("a question is empty: ask for a pathology by name, or describe what to look for.")
         pixels = read_image(Path(image)) if isinstance(image, (str, Path)) else image
         name = str(image) if isinstance(image, (str, Path)) else ""
+        prompts = tuple(dict.fromkeys([*(pathology.name for pathology in self.vocabulary.pathologies), *ask]))
+        tensor = self.method.preprocessing(torch.tensor(pixels)[None]).to(self.method.device)
         with torch.inference_mode():
-            return self._read(name, pixels, ask, normal)
-
-    def _read(self, name: str, pixels: NDArray[np.uint8], ask: Sequence[str], normal: bool) -> Reading:
-        tensor = self.method.preprocessing(torch.tensor(pixels)[None])
-        wanted = [pathology.name for pathology in self.vocabulary.pathologies if normal or pathology.kind == "abnormal"]
-        probabilities = self.method.score(tensor, [*wanted, *ask])[0].tolist()
-        places = self._places(tensor, wanted)
-        findings = sorted(map(Finding, wanted, probabilities, places), key=lambda finding: -finding.probability)
-        asked = tuple(map(Question, ask, probabilities[len(wanted) :]))
-        return Reading(name, pixels, tuple(findings), asked, self.method, tensor)
-
-    def _places(self, tensor: torch.Tensor, wanted: Sequence[str]) -> list[tuple[Place, ...]]:
-        """Return the likeliest anatomies of each pathology; none from a method that doesn't know places."""
-        if not isinstance(self.method, KnowsPlaces):
-            return [()] * len(wanted)
-        anatomies = [anatomy.name for anatomy in self.vocabulary.anatomies]
-        best = self.method.score_anatomies(tensor, wanted)[0].topk(min(PLACES, len(anatomies)))
-        return [
-            tuple(Place(anatomies[i], p) for i, p in zip(rows, values, strict=True))
-            for rows, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            answers = self.method.answer(tensor, prompts, maps=True, anatomies=True)
+        scores = dict(zip(prompts, answers.scores[0].tolist(), strict=True))
+        places = self._places(prompts, answers)
+        findings = [
+            Finding(pathology.name, scores[pathology.name], places.get(pathology.name, ()))
+            for pathology in self.vocabulary.pathologies
+            if normal or pathology.kind == "abnormal"
         ]
+        findings.sort(key=lambda finding: -finding.probability)
+        asked = tuple(Question(text, scores[text]) for text in ask)
+        return Reading(name, pixels, tuple(findings), asked, self.method, tensor, prompts, answers)
+
+    def _places(self, prompts: Sequence[str], answers: Answers) -> dict[str, tuple[AnatomyProbability, ...]]:
+        """Return the likeliest anatomies of each prompt; none from a method that doesn't tell places."""
+        if answers.anatomies is None:
+            return {}
+        names = [anatomy.name for anatomy in self.vocabulary.anatomies]
+        best = answers.anatomies[0].topk(min(ANATOMIES, len(names)))
+        return {
+            prompt: tuple(AnatomyProbability(names[i], p) for i, p in zip(rows, values, strict=True))
+            for prompt, rows, values in zip(prompts, best.indices.tolist(), best.values.tolist(), strict=True)
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +135,17 @@ class Reading:
     asked: tuple[Question, ...]
     _method: Method
     _tensor: torch.Tensor
+    _prompts: tuple[str, ...]
+    _answers: Answers
 
     def heat_map(self, text: str) -> NDArray[np.float32]:
         """Return where the image shows `text`, in the image's own pixels: float32 (H, W), from 0 to 1."""
-        with torch.inference_mode():
-            cells = self._method.localise(self._tensor, [text])[0, 0].float().cpu().numpy()
-        return relative(enlarge(cells, self.pixels.shape))
+        if text in self._prompts and self._answers.maps is not None:
+            cells = self._answers.maps[0, self._prompts.index(text)]
+        else:
+            with torch.inference_mode():
+                cells = self._method.localise(self._tensor, [text])[0, 0]
+        return relative(enlarge(cells.float().cpu().numpy(), self.pixels.shape))
 
     def overlay(self, text: str) -> Image:
         """Return the X-ray as an RGB picture of its own size, with the heat map of `text` over it."""
@@ -154,17 +157,17 @@ class Reading:
         Raises:
             MedLIPError: the method doesn't tie pathologies to anatomies.
         """
-        if not isinstance(self._method, KnowsPlaces):
+        if self._answers.anatomies is None:
             raise MedLIPError(
-                f"method {self._method.name!r} doesn't say where its findings lie: there is no matrix to read."
+                f"method {self._method.name!r} doesn't say in which anatomy a finding lies: there is no matrix to read."
             )
-        with torch.inference_mode():
-            return np.asarray(self._method.pair_matrix(self._tensor)[0], np.float32)
+        pathologies = len(self._method.vocabulary.pathologies)  # the first prompts
+        return np.asarray(self._answers.anatomies[0, :pathologies].T.float().cpu(), np.float32)
 
     @property
     def knows_places(self) -> bool:
         """Whether the method ties pathologies to anatomies."""
-        return isinstance(self._method, KnowsPlaces)
+        return self._answers.anatomies is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reading as plain data, as `medlip predict --json` prints it."""

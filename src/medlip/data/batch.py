@@ -88,7 +88,7 @@ class TrainingBatches:
         *,
         uncertain: UncertainPolicy = "ignore",
         implied: bool = False,
-        places: bool = False,
+        regions: bool = False,
         rank: int = 0,
         ranks: int = 1,
         ahead: int = 2,
@@ -105,7 +105,7 @@ class TrainingBatches:
             vocabulary: of the facts; must be the store's.
             uncertain: what an uncertain fact counts as.
             implied: whether absences that follow from a normal statement count as absent.
-            places: whether batches carry boxes and masks.
+            regions: whether batches carry boxes and masks.
             rank: of this process among `ranks` that train together; each has its own share of the store.
             ranks: number of such processes.
             ahead: batches made ahead by a thread; 0 for none.
@@ -121,7 +121,7 @@ class TrainingBatches:
             )
         self.store, self.preprocessing, self.augment, self.vocabulary = store, preprocessing, augment, vocabulary
         self.batch_size, self.seed, self.uncertain, self.implied = batch_size, seed, uncertain, implied
-        self.places, self.ahead = places, ahead
+        self.regions, self.ahead = regions, ahead
         self.side = min(store.size, 2 * augment.size)
         groups = store.groups()
         self._groups = groups[rank::ranks]
@@ -186,7 +186,7 @@ class TrainingBatches:
         pixels, square = record.image, (self.side, self.side)
         if pixels.shape != square:
             pixels = np.array(Image.fromarray(pixels).resize(square, Image.Resampling.BILINEAR))
-        if not self.places:
+        if not self.regions:
             record = replace(record, boxes=(), masks=())
         shape = record.image.shape
         return _Sample(row, torch.from_numpy(pixels), matrix, replace(record, image=_NO_PIXELS, facts=(), implied=()), shape)
@@ -246,7 +246,7 @@ def _assemble(
         mirror_facts(sample.facts, vocabulary) if flag else sample.facts for sample, flag in zip(samples, flags, strict=True)
     ]
     moved = [
-        _move_places(sample, transform, size, vocabulary if flag else None)
+        _move_regions(sample, transform, size, vocabulary if flag else None)
         for sample, transform, flag in zip(samples, augmented.transforms, flags, strict=True)
     ]
     return Batch(
@@ -270,17 +270,17 @@ def _sided(text: str, mirrored: bool) -> str:
     return mirror_sides(text) if mirrored else text
 
 
-def _move_places(
+def _move_regions(
     sample: _Sample, transform: Tensor, size: int, mirror: Vocabulary | None
 ) -> tuple[tuple[Box, ...], tuple[Mask, ...]]:
     boxes, masks = sample.record.boxes, sample.record.masks
     if boxes:
         height, width = sample.shape
         shares = torch.tensor([[box.x / width, box.y / height, box.width / width, box.height / height] for box in boxes])
-        places = (move_boxes(shares, transform) * size).tolist()
+        corners = (move_boxes(shares, transform) * size).tolist()
         boxes = tuple(
             replace(box, x=x, y=y, width=across, height=down)
-            for box, (x, y, across, down) in zip(boxes, places, strict=True)
+            for box, (x, y, across, down) in zip(boxes, corners, strict=True)
             if across > 0 and down > 0
         )
     if masks:

@@ -17,13 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 from medlip.concepts import default_vocabulary
 from medlip.data.batch import TrainingBatches
 from medlip.data.prepare import prepare
-from medlip.data.sources import Source
+from medlip.data.sources import Source, open_source
 from medlip.data.store import Store
 from medlip.data.study import Study, View
 from medlip.images.augment import Augment
 from medlip.images.preprocessing import Preprocessing
 from medlip.parallel import cpu_count
-from medlip.phantom import phantom
 
 ORIGINAL = 2000
 BATCH = 32
@@ -73,8 +72,10 @@ def _originals(folder: Path, count: int) -> list[Path]:
     folder.mkdir()
     draw = np.random.default_rng(0)
     files = []
-    for index in range(count):
-        pixels = phantom(index).views[0].image
+    phantoms = open_source(f"phantom:{count}")
+    assert isinstance(phantoms, Source)
+    for index, study in enumerate(phantoms):
+        pixels = study.views[0].image
         assert isinstance(pixels, np.ndarray)
         large = np.asarray(Image.fromarray(pixels).resize((ORIGINAL, ORIGINAL), Image.Resampling.BICUBIC))
         noisy = (large + draw.normal(0, 3, large.shape)).clip(0, 255).astype(np.uint8)

@@ -20,7 +20,8 @@ def check(text: str | Path) -> dict[str, Any]:
 
     Returns:
         counts: studies, patients, images, reports, labels, boxes, masks; by split and view; `missing` image files and the
-        first of them; `without`, the optional files that are not there.
+        first of them; `left_out`, what else can't be used, with the first reasons, and `notes` on what is odd; `without`,
+        the optional files that are not there.
 
     Raises:
         MedLIPError: the source can't be opened, or a shard differs from the manifest.
@@ -36,6 +37,7 @@ def _check_source(source: Source, text: str) -> dict[str, Any]:
     labels: Counter[str] = Counter()
     patients: set[str] = set()
     missing: list[str] = []
+    left_out = [f"{left.study} {left.image}: {left.reason}" for left in source.left_out]
     for study in track(source, "checking", len(source)):
         patients.add(study.patient)
         splits[study.split or "none"] += 1
@@ -44,7 +46,9 @@ def _check_source(source: Source, text: str) -> dict[str, Any]:
         for view in study.views:
             views[view.position or "unknown"] += 1
             counts.update(boxes=len(view.boxes), masks=len(view.masks))
-            if isinstance(view.image, Path) and not view.image.is_file():
+            if view.problem:
+                left_out.append(f"{study.id} {view.image}: {view.problem}")
+            elif isinstance(view.image, Path) and not view.image.is_file():
                 missing.append(str(view.image))
     return {
         "source": text,
@@ -55,6 +59,9 @@ def _check_source(source: Source, text: str) -> dict[str, Any]:
         "present": dict(labels.most_common()),
         "missing": len(missing),
         "missing_first": missing[:NAMED],
+        "left_out": len(left_out),
+        "left_out_first": left_out[:NAMED],
+        "notes": list(source.notes),
         "without": _without(text),
     }
 

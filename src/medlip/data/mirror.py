@@ -1,6 +1,6 @@
 """Left and right swapped in what goes with a mirrored image: facts, boxes and masks by their anatomy.
 
-Text follows through `medlip.reports.mirror_sides`, pixels and places through `medlip.images.augment`.
+Text follows through `medlip.reports.mirror_sides`, pixels, boxes and masks through `medlip.images.augment`.
 """
 
 from __future__ import annotations

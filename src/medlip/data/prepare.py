@@ -1,44 +1,48 @@
 """From sources to a prepared store: images read and shrunk once, facts extracted once, everything bad named and counted.
 
-A kill at any moment loses nothing that was committed: a shard counts once the manifest lists it, both are put in place by
-renaming, and shards end where studies end. The same command again does what is missing, and gives the same store.
+The same command again does what is missing and makes anew what was corrected since.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
 from medlip.concepts import Vocabulary, default_vocabulary
+from medlip.data.origin import origin_of, same_origin
 from medlip.data.sources import Source, open_source
-from medlip.data.store import FORMAT, MANIFEST, ROWS_PER_GROUP, SCHEMA, Record, Store, row_of
-from medlip.data.study import Mask, Study, View
+from medlip.data.store import Record, Store, row_of
+from medlip.data.study import FRACTIONS, Box, Mask, Study, View
+from medlip.data.views import DEFAULT, KINDS, kind_of, parse_views, view_of
+from medlip.data.writer import SKIPPED, Prepared, Skip, StoreWriter, open_writer
 from medlip.errors import MedLIPError
-from medlip.files import write_atomic
-from medlip.images import read_image, resize_short_side
+from medlip.images import resize_short_side
+from medlip.images.orientation import Turn
+from medlip.images.read import read_xray
 from medlip.parallel import process
 from medlip.reports import Fact, extract_facts, resolve, sections, split_sentences
 from medlip.reports.implied import implied_absent
 
+__all__ = ["SHARES", "SKIPPED", "prepare"]
+
 Extract = Callable[[str, Vocabulary], Iterable[Fact]]
-SKIPPED = "skipped.csv"
-SKIPPED_COLUMNS = ("source", "study", "image", "reason")
-LATERAL = "lateral view: only frontal views are kept"
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
+BY_RULE = "left out (--views"  # in reasons that are no fault
+SQUASHED = 0.05  # logarithm of how much the sides of an image and its original may differ in proportion
+TOLERANCE = 0.02  # share of a side by which a box may reach beyond its image, where coordinates were rounded
+NAMED = 3
 
 
 def prepare(
@@ -46,81 +50,61 @@ def prepare(
     out: str | Path,
     *,
     size: int = 256,
-    views: str = "frontal",
+    views: str = DEFAULT,
     shares: Mapping[str, float] = SHARES,
     seed: int = 0,
     workers: int | None = None,
     shard_size: int = 4096,
     vocabulary: Vocabulary | None = None,
     extract: Extract = extract_facts,
+    rebuild: bool = False,
 ) -> dict[str, Any]:
-    """Prepare studies into the store `out`, or add to it what is new.
+    """Prepare studies into the store `out`, add to it what is new, and make anew what changed in its source.
 
     Args:
         sources: as `open_source` takes them.
         out: a new or empty folder, or a store that was prepared with the same settings.
         size: short side of the stored images in pixels; smaller images stay as they are.
-        views: "frontal" leaves lateral views out (unknown ones are kept), "all" keeps them.
+        views: which to keep, some of "frontal", "lateral", "other" (no frontal chest) and "unknown", or "all". A view whose
+            name is not known is only kept with all.
         shares: split of studies whose source has none, by patient.
         seed: of that split.
         workers: processes; None for one a core, 0 for this process alone.
         shard_size: images in a shard, about.
         vocabulary: of the facts; None for the default.
         extract: report to facts; picklable.
+        rebuild: make all studies of these sources anew, and drop those that they no longer hold.
 
     Returns:
-        A summary: store, images, added, already (studies that were there), skipped (what could not be used) and lateral
-        (views left out), both named with the reason in skipped.csv, counts, splits, hash.
+        A summary: store, images, added, rebuilt (images that took the place of others), already (studies that were there),
+        skipped (what could not be used) and lateral (lateral views left out), both named with the reason in skipped.csv;
+        `account` (images found by what became of them: prepared, already there, each reason), which adds up to `found`;
+        notes (what is odd, for people), counts, splits, hash.
 
     Raises:
-        MedLIPError: a source or `out` can't be used, or not one image could be prepared.
+        MedLIPError: a source or `out` can't be used, another process is preparing it, or not one image could be prepared.
     """
     vocabulary = vocabulary or default_vocabulary()
-    settings = {"size": size, "views": views, "shares": dict(shares), "seed": seed}
+    settings = {"size": size, "views": list(parse_views(views)), "shares": dict(shares), "seed": seed}
     _check(settings)
     opened = [_as_source(source) for source in sources]
-    writer = _Writer(Path(out), settings, vocabulary, shard_size)
-    before = writer.images
-    work = partial(_prepare_study, size=size, views=views, shares=shares, seed=seed, vocabulary=vocabulary, extract=extract)
-    items = [
-        _Item(source.name, key, item, source.read)
-        for source in opened
-        for key, item in source.items.items()
-        if f"{source.name}:{key}" not in writer.done
-    ]
-    already = sum(map(len, opened)) - len(items)
-    unique = {(item.source, item.key): item for item in items}
-    already += len(items) - len(unique)
-    for outcome in process(work, unique.values(), "preparing", total=len(unique), workers=workers):
-        if outcome.value is None:
-            writer.skip(_Skip(outcome.item.source, outcome.item.key, "", outcome.skipped))
-        else:
-            writer.add(outcome.value)
-    writer.finish()
-    if not writer.images:
-        first = writer.skipped[0].reason if writer.skipped else "the sources hold no study"
-        raise MedLIPError(
-            f"{out}: not one image could be prepared: {first.rstrip('.')}. All reasons are in {Path(out) / SKIPPED}."
-        )
-    store = Store.open(out)
-    return {
-        "store": str(out),
-        "images": len(store),
-        "added": len(store) - before,
-        "already": already,
-        "skipped": sum(skip.reason != LATERAL for skip in writer.skipped),
-        "lateral": sum(skip.reason == LATERAL for skip in writer.skipped),
-        "counts": store.manifest["counts"],
-        "splits": store.splits,
-        "hash": store.hash,
-    }
+    with open_writer(Path(out), settings, vocabulary, shard_size) as writer:
+        work = partial(
+            _prepare_study, size=size, views=parse_views(views), shares=shares, seed=seed, vocabulary=vocabulary,
+            extract=extract,
+        )  # fmt: skip
+        account = _run(writer, opened, work, workers, rebuild)
+        if not writer.images:
+            first = writer.skipped[0].reason if writer.skipped else "the sources hold no study"
+            raise MedLIPError(
+                f"{out}: not one image could be prepared: {first.rstrip('.')}. All reasons are in {Path(out) / SKIPPED}."
+            )
+        return _summary(writer, opened, account)
 
 
 def _check(settings: Mapping[str, Any]) -> None:
     if settings["size"] < 16:
         raise MedLIPError(f"size={settings['size']}: too small for an X-ray. Give the short side in pixels, such as 256.")
-    if settings["views"] not in ("frontal", "all"):
-        raise MedLIPError(f"views={settings['views']!r}: no such choice. Give 'frontal' or 'all'.")
     shares = settings["shares"]
     if not shares or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
         raise MedLIPError(f"shares={shares}: give the share of each split, 1 in all, such as {SHARES}.")
@@ -133,72 +117,203 @@ def _as_source(source: str | Path | Source) -> Source:
     return opened
 
 
+# --- what becomes of the sources ---
+
+
 @dataclass(frozen=True, slots=True)
 class _Item:
     source: str
     key: str
     payload: Any
     read: Callable[[Any], Study]
+    before: str | None  # what the store's rows were made from, "" where that is not known; None to make them in any case
 
 
 @dataclass(frozen=True, slots=True)
-class _Skip:
-    source: str
-    study: str
-    image: str
-    reason: str
+class _Unchanged:
+    """A study that the store holds as its source has it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    source: str
-    key: str
-    split: str
-    rows: tuple[dict[str, Any], ...]
-    counts: Counter[str]
-    skipped: tuple[_Skip, ...]
+@dataclass(slots=True)
+class _Account:
+    """What became of all that was found: images, and what couldn't be read at all, which counts as one."""
+
+    added: int = 0
+    rebuilt: int = 0
+    there: int = 0
+    already: int = 0  # studies
+    gone: int = 0  # studies
+    skips: list[Skip] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    remarks: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> dict[str, int]:
+        """Return the number of images by what became of them."""
+        made = {"prepared": self.added, "prepared again": self.rebuilt, "already in the store": self.there}
+        reasons = Counter(_kind(skip) for skip in self.skips)
+        return {name: count for name, count in made.items() if count} | dict(reasons.most_common())
+
+
+def _run(
+    writer: StoreWriter,
+    sources: Sequence[Source],
+    work: Callable[[_Item], Prepared | _Unchanged],
+    workers: int | None,
+    rebuild: bool,
+) -> _Account:
+    """Prepare what is new or changed in the sources."""
+    account = _Account()
+    items: dict[tuple[str, str], _Item] = {}
+    names = {source.name for source in sources}
+    writer.forget_skips(names)
+    for source in sources:
+        account.notes += source.notes
+        _leave_out(writer, account, [Skip(source.name, left.study, left.image, left.reason) for left in source.left_out])
+        for key, payload in source.items.items():
+            stored = writer.stored.get(f"{source.name}:{key}")
+            before = stored.origin if stored and not rebuild else None
+            first = items.setdefault((source.name, key), _Item(source.name, key, payload, source.read, before))
+            if first.payload is not payload and origin_of(first.payload) != origin_of(payload):
+                _leave_out(writer, account, [Skip(source.name, key, "", "another study has its id. Rename one.")])
+            elif first.payload is not payload:
+                account.already += 1
+    gone = [name for name in writer.stored if name.partition(":")[0] in names and tuple(name.split(":", 1)) not in items]
+    account.gone = len(gone)
+    if rebuild:
+        writer.drop(gone)
+    for outcome in process(work, items.values(), "preparing", total=len(items), workers=workers):
+        item = outcome.item
+        stored = writer.stored.get(f"{item.source}:{item.key}")
+        made = outcome.value or Prepared(item.source, item.key, skipped=(Skip(item.source, item.key, "", outcome.skipped),))
+        if isinstance(made, Prepared) and not (stored and made.failed):
+            _leave_out(writer, account, made.skipped)
+            account.remarks.update(made.remarks)
+            account.rebuilt += len(made.rows) if stored else 0
+            account.added += 0 if stored else len(made.rows)
+            writer.add(made)
+            continue
+        assert stored is not None
+        account.there += stored.images
+        account.already += 1
+        account.skips += writer.keep_skips(item.source, item.key)
+        if isinstance(made, Prepared):
+            reason = made.skipped[0].reason
+            account.notes.append(f"{made.name}: it changed, but can't be read now, so the store keeps what it had: {reason}")
+    writer.finish()
+    return account
+
+
+def _source_of(name: str) -> str:
+    return name.partition(":")[0]
+
+
+def _leave_out(writer: StoreWriter, account: _Account, skips: Iterable[Skip]) -> None:
+    for skip in skips:
+        writer.skip(skip)
+        account.skips.append(skip)
+
+
+def _summary(writer: StoreWriter, sources: Sequence[Source], account: _Account) -> dict[str, Any]:
+    store = Store.open(writer.out)
+    by_rule = sum(BY_RULE in skip.reason for skip in account.skips)
+    lines = account.lines()
+    return {
+        "store": str(writer.out),
+        "images": len(store),
+        "found": sum(lines.values()),
+        "account": lines,
+        "added": account.added,
+        "rebuilt": account.rebuilt,
+        "already": account.already,
+        "skipped": len(account.skips) - by_rule,
+        "lateral": sum(skip.reason.startswith("lateral") and BY_RULE in skip.reason for skip in account.skips),
+        "left_out": by_rule,
+        "notes": [*account.notes, *_patients_in_two_splits(store)],
+        "remarks": [*_remarks(writer, account, {source.name for source in sources})],
+        "counts": store.manifest["counts"],
+        "splits": store.splits,
+        "hash": store.hash,
+    }
+
+
+def _patients_in_two_splits(store: Store) -> Iterator[str]:
+    splits: dict[str, set[str]] = {}
+    for patient, split in zip(store.column("patient"), store.column("split"), strict=True):
+        splits.setdefault(patient, set()).add(split)
+    several = [patient for patient, found in splits.items() if len(found) > 1]
+    if several:
+        named = ", ".join(f"{patient} ({', '.join(sorted(splits[patient]))})" for patient in several[:NAMED])
+        more = f" and {len(several) - NAMED} more" if len(several) > NAMED else ""
+        yield f"patients in more than one split, so that test images are of people trained on: {named}{more}"
+
+
+def _remarks(writer: StoreWriter, account: _Account, names: set[str]) -> Iterator[str]:
+    for what, count in account.remarks.most_common():
+        yield f"{what} ({count:,})"
+    if account.gone:
+        yield f"studies of the store that these sources don't hold: {account.gone:,}. --rebuild drops them."
+    unknown = sum(not stored.origin for name, stored in writer.stored.items() if _source_of(name) in names)
+    if unknown:
+        yield f"studies prepared by an earlier version, whose corrections go unseen: {unknown:,}. --rebuild makes them anew."
+    if writer.manifest["medlip"] != version("medlip"):
+        yield f"the store was begun with medlip {writer.manifest['medlip']}. --rebuild makes it anew with this one."
+
+
+def _kind(skip: Skip) -> str:
+    """Return what a reason says, without the names and numbers that differ from image to image."""
+    reason = skip.reason.removeprefix(f"{skip.image}: ")
+    reason = re.sub(r"^line \d+ of .+?: ", "", reason)
+    if BY_RULE not in reason:
+        reason = re.split(r" \(|[.:;] ", reason)[0].rstrip(".")
+    return re.sub(r"'[^']*'|\d[\d,.]*", "…", reason)
+
+
+# --- one study ---
 
 
 def _prepare_study(
     item: _Item,
     *,
     size: int,
-    views: str,
+    views: Sequence[str],
     shares: Mapping[str, float],
     seed: int,
     vocabulary: Vocabulary,
     extract: Extract,
-) -> _Prepared:
+) -> Prepared | _Unchanged:
+    origin = origin_of(item.payload)
+    if item.before is not None and (not item.before or same_origin(item.before, origin)):
+        return _Unchanged()
     study = item.read(item.payload)
     split = study.split or _draw_split(study.patient, shares, seed)
     kept: list[tuple[int, View]] = []
-    skipped: list[_Skip] = []
+    skipped: list[Skip] = []
+    remarks: list[str] = []
     for number, view in enumerate(study.views):
         file = str(view.image) if isinstance(view.image, Path) else f"view {number}"
         try:
-            if views == "frontal" and view.position == "lateral":
-                raise MedLIPError(LATERAL)
-            kept.append((number, _shrink(view, size)))
+            seen = _shrink(_read(view, views), size)
+            kept.append((number, seen))
+            remarks += seen.notes
         except MedLIPError as error:
-            skipped.append(_Skip(item.source, item.key, file, str(error)))
+            skipped.append(Skip(item.source, item.key, file, str(error)))
     rows: list[dict[str, Any]] = []
-    counts: Counter[str] = Counter()
     if kept:
         facts, implied = _facts(study, vocabulary, extract)
-        sentences = _sentences(study.report)
-        counts.update(studies=1, facts=len(facts), without_report=not study.report)
+        sentences = _sentences(study)
+        if study.report and study.language != "en":
+            remarks.append(f"reports that are not English ({study.language}) and not read")
     for number, view in kept:
         assert isinstance(view.image, np.ndarray)
         record = Record(
             id=f"{item.source}:{item.key}:{number}", study=study.id, patient=study.patient, source=item.source, split=split,
             view=view.position, image=view.image, report=study.report, sentences=sentences, facts=facts, implied=implied,
-            labels=study.labels, boxes=view.boxes, masks=view.masks, attributes=study.attributes,
+            labels=study.labels if view.labels is None else view.labels, boxes=view.boxes, masks=view.masks,
+            attributes=study.attributes,
         )  # fmt: skip
         rows.append(row_of(record))
-        counts.update(
-            {"images": 1, "boxes": len(view.boxes), "masks": len(view.masks), f"view {view.position or 'unknown'}": 1}
-        )
-    return _Prepared(item.source, item.key, split, tuple(rows), counts, tuple(skipped))
+    failed = not rows and any(BY_RULE not in skip.reason for skip in skipped)
+    return Prepared(item.source, item.key, split, tuple(rows), tuple(skipped), origin, tuple(remarks), failed)
 
 
 def _draw_split(patient: str, shares: Mapping[str, float], seed: int) -> str:
@@ -208,18 +323,99 @@ def _draw_split(patient: str, shares: Mapping[str, float], seed: int) -> str:
     return list(shares)[min(int(np.searchsorted(edges, draw, side="right")), len(shares) - 1)]
 
 
+def _read(view: View, views: Sequence[str]) -> View:
+    """Return the view with its pixels.
+
+    Raises:
+        MedLIPError: its kind is not among `views`, or its image can't be used.
+    """
+    _require_kind(view.position, views)
+    if view.problem:
+        raise MedLIPError(view.problem)
+    if isinstance(view.image, np.ndarray):
+        return view
+    xray = read_xray(view.image)
+    if xray.unfit and "other" not in views:
+        raise MedLIPError(f"no frontal chest X-ray ({xray.unfit}), {BY_RULE} {','.join(views)})")
+    position = view.position or view_of(xray.view)
+    _require_kind(position, views)
+    pixels = xray.pixels
+    if view.image.suffix.lower() == ".png" and _is_mask(pixels):
+        raise MedLIPError(f"{view.image}: has no values but black and white, so it is a mask and no X-ray. Leave it out.")
+    return _turned(replace(view, image=pixels, position=position, notes=xray.notes), xray.turn)
+
+
+def _turned(view: View, turn: Turn | None) -> View:
+    """Return a view whose pixels were turned upright, with its boxes and masks turned along, if they were given before."""
+    if turn is None or not turn.turns or not (view.boxes or view.masks):
+        return view
+    if view.frame is not None and view.frame != turn.shape[::-1]:
+        raise MedLIPError("its pixels were turned, and its boxes or masks are for a copy of another size. Get the original.")
+    moved = (turn.box(box.x, box.y, box.width, box.height) for box in view.boxes)
+    boxes = (replace(box, x=x, y=y, width=w, height=h) for box, (x, y, w, h) in zip(view.boxes, moved, strict=True))
+    masks = (replace(mask, pixels=turn.apply(mask.pixels)) for mask in view.masks)
+    return replace(view, boxes=tuple(boxes), masks=tuple(masks), frame=None)
+
+
+def _require_kind(position: str, views: Sequence[str]) -> None:
+    """Raise unless a view is one of those to keep; only all of them together keep one whose name says nothing."""
+    kind = kind_of(position)
+    if kind in views or len(views) == len(KINDS):
+        return
+    if not kind:
+        raise MedLIPError(f"the view {position!r} is not a known word. Write PA, AP or lateral, or keep --views all.")
+    raise MedLIPError(f"{kind} view, {BY_RULE} {','.join(views)})")
+
+
+def _is_mask(pixels: NDArray[np.uint8]) -> bool:
+    values = np.flatnonzero(np.bincount(pixels[:: max(1, len(pixels) // 64)].ravel(), minlength=256))
+    return set(values.tolist()) in ({0, 1}, {0, 255}) and bool(np.isin(pixels, values).all())
+
+
 def _shrink(view: View, size: int) -> View:
-    """Return the view with its pixels, shrunk, and its boxes and masks along with them."""
-    pixels = view.image if isinstance(view.image, np.ndarray) else read_image(view.image)
+    """Return a view that has its pixels, shrunk, and its boxes and masks along with them."""
+    pixels = view.image
+    assert isinstance(pixels, np.ndarray)
     small = resize_short_side(pixels, size)
-    width, height = view.frame or pixels.shape[::-1]
-    down, across = small.shape[0] / height, small.shape[1] / width
+    frame = view.frame or (pixels.shape[1], pixels.shape[0])
+    if (view.boxes or view.masks) and frame != FRACTIONS:
+        _require_shape(frame, pixels.shape)
+    across, down = small.shape[1] / frame[0], small.shape[0] / frame[1]
     boxes = (
         replace(box, x=box.x * across, y=box.y * down, width=box.width * across, height=box.height * down)
-        for box in view.boxes
+        for box in (_within(box, frame) for box in view.boxes)
     )
-    masks = (_shrink_mask(mask, (height, width), small.shape) for mask in view.masks)
-    return View(small, view.position, tuple(boxes), tuple(masks))
+    masks = (_shrink_mask(mask, (frame[1], frame[0]), small.shape) for mask in view.masks)
+    return replace(view, image=small, boxes=tuple(boxes), masks=tuple(masks), frame=None)
+
+
+def _require_shape(frame: tuple[int, int], shape: tuple[int, ...]) -> None:
+    """Raise where an image is no copy of the one that boxes and masks are given in; copies squashed to a square are."""
+    height, width = shape
+    stretched = abs(math.log(width / height * frame[1] / frame[0])) > SQUASHED
+    if stretched and width != height:
+        raise MedLIPError(
+            f"its boxes or masks are for an image of {frame[0]} x {frame[1]}, it is {width} x {height}: cropped, or turned. "
+            "Get the original."
+        )
+
+
+def _within(box: Box, frame: tuple[int, int]) -> Box:
+    """Return a box, cut at the border of its image.
+
+    Raises:
+        MedLIPError: it reaches well beyond, or has no size.
+    """
+    width, height = frame
+    left, top, right, bottom = box.x, box.y, box.x + box.width, box.y + box.height
+    beyond = max(-left / width, -top / height, right / width - 1, bottom / height - 1)
+    if beyond > TOLERANCE or not (box.width > 0 and box.height > 0):
+        raise MedLIPError(
+            f"its box of {box.pathology!r} ({left:g}, {top:g} to {right:g}, {bottom:g}) is not within the image of "
+            f"{width} x {height}. Give the table the original's width and height, or get the original."
+        )
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    return replace(box, x=left, y=top, width=right - left, height=bottom - top) if beyond > 0 else box
 
 
 def _shrink_mask(mask: Mask, shape: tuple[int, ...], small: tuple[int, ...]) -> Mask:
@@ -232,7 +428,8 @@ def _shrink_mask(mask: Mask, shape: tuple[int, ...], small: tuple[int, ...]) -> 
 
 
 def _facts(study: Study, vocabulary: Vocabulary, extract: Extract) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
-    facts = resolve(extract(study.report, vocabulary) if study.facts is None else study.facts)
+    read = extract(study.report, vocabulary) if study.facts is None and study.language == "en" else study.facts or ()
+    facts = resolve(read)
     for fact in facts:
         if fact.pathology not in vocabulary.pathology_index or fact.anatomy not in vocabulary.anatomy_index:
             raise MedLIPError(
@@ -241,140 +438,8 @@ def _facts(study: Study, vocabulary: Vocabulary, extract: Extract) -> tuple[tupl
     return facts, implied_absent(facts, vocabulary)
 
 
-def _sentences(report: str) -> tuple[str, ...]:
-    read = (report[section.start : section.end] for section in sections(report) if section.read)
+def _sentences(study: Study) -> tuple[str, ...]:
+    if study.language != "en":
+        return ()
+    read = (study.report[section.start : section.end] for section in sections(study.report) if section.read)
     return tuple(sentence.text for text in read for sentence in split_sentences(text))
-
-
-class _Writer:
-    """Adds rows to a store's folder, shard by shard."""
-
-    def __init__(self, out: Path, settings: Mapping[str, Any], vocabulary: Vocabulary, shard_size: int) -> None:
-        self.out, self.shard_size = out, shard_size
-        self.manifest = self._resume(settings, vocabulary)
-        self.done, self.skipped = self._what_is_there()
-        self.waiting: dict[str, list[_Prepared]] = {}
-
-    @property
-    def images(self) -> int:
-        return sum(shard["rows"] for shard in self.manifest["shards"])
-
-    def add(self, study: _Prepared) -> None:
-        self.skipped.extend(study.skipped)
-        if study.rows:
-            waiting = self.waiting.setdefault(study.split, [])
-            waiting.append(study)
-            if sum(len(one.rows) for one in waiting) >= self.shard_size:
-                self._commit(study.split)
-
-    def skip(self, skip: _Skip) -> None:
-        self.skipped.append(skip)
-
-    def finish(self) -> None:
-        for split in [split for split, waiting in self.waiting.items() if waiting]:
-            self._commit(split)
-        self._write_skipped()
-
-    def _commit(self, split: str) -> None:
-        studies, self.waiting[split] = self.waiting[split], []
-        rows = [row for study in studies for row in study.rows]
-        number = sum(shard["split"] == split for shard in self.manifest["shards"])
-        name = f"data/{split}-{number:05d}.parquet"
-        buffer = io.BytesIO()
-        table = pa.Table.from_pylist(rows, schema=_described(SCHEMA))
-        codecs = {"image.bytes": "NONE", "masks.list.element.png": "NONE"}  # both are compressed already
-        columns = [field for field in _leaves(table.schema) if field not in codecs]
-        pq.write_table(
-            table, buffer, row_group_size=ROWS_PER_GROUP, compression={**codecs, **dict.fromkeys(columns, "ZSTD")}
-        )
-        content = buffer.getvalue()
-        write_atomic(self.out / name, content)
-        digest = hashlib.sha256(content).hexdigest()
-        self.manifest["shards"].append(
-            {"file": name, "split": split, "rows": len(rows), "bytes": len(content), "sha256": digest}
-        )
-        counts = Counter(self.manifest["counts"])
-        for study in studies:
-            counts.update(study.counts)
-            sources = self.manifest["sources"]
-            sources[study.source] = sources.get(study.source, 0) + len(study.rows)
-        self.manifest["counts"] = dict(sorted(counts.items()))
-        self._write_skipped()
-        write_atomic(self.out / MANIFEST, json.dumps(self.manifest, indent=1).encode())
-
-    def _write_skipped(self) -> None:
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerows([SKIPPED_COLUMNS, *((skip.source, skip.study, skip.image, skip.reason) for skip in self.skipped)])
-        write_atomic(self.out / SKIPPED, text.getvalue().encode())
-
-    def _resume(self, settings: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
-        path = self.out / MANIFEST
-        if self.out.exists() and (not self.out.is_dir() or (any(self.out.iterdir()) and not path.exists())):
-            raise MedLIPError(f"{self.out}: holds other files than a store. Give a new or an empty folder.")
-        if not path.exists():
-            manifest = {
-                "format": FORMAT, "medlip": version("medlip"), "settings": settings, "vocabulary": vocabulary.model_dump(),
-                "sources": {}, "counts": {}, "shards": [],
-            }  # fmt: skip
-            (self.out / "data").mkdir(parents=True)
-            write_atomic(path, json.dumps(manifest, indent=1).encode())
-            return manifest
-        manifest = json.loads(path.read_text())
-        if manifest["shards"]:
-            store = Store.open(self.out)
-            vocabulary.require_same(store.vocabulary, str(self.out))
-        differing = [name for name, value in settings.items() if manifest["settings"].get(name) != value]
-        if differing:
-            name = differing[0]
-            raise MedLIPError(
-                f"{self.out}: prepared with {name}={manifest['settings'].get(name)!r}, now {settings[name]!r} is asked for. "
-                "Give the same settings, or another folder."
-            )
-        listed = {shard["file"] for shard in manifest["shards"]}
-        for stray in (self.out / "data").iterdir():
-            if f"data/{stray.name}" not in listed:
-                stray.unlink()
-        return dict(manifest)
-
-    def _what_is_there(self) -> tuple[set[str], list[_Skip]]:
-        """Return the studies that are in the store, and what was skipped of them; the rest is tried again."""
-        done: set[str] = set()
-        for shard in self.manifest["shards"]:
-            ids = pq.read_table(self.out / shard["file"], columns=["id"])["id"].to_pylist()
-            done.update(id.rpartition(":")[0] for id in ids)
-        if not (self.out / SKIPPED).exists():
-            return done, []
-        with (self.out / SKIPPED).open(encoding="utf-8", newline="") as file:
-            rows = [_Skip(**row) for row in csv.DictReader(file)]
-        return done, [row for row in rows if f"{row.source}:{row.study}" in done]
-
-
-def _leaves(schema: pa.Schema) -> Iterator[str]:
-    """Yield the Parquet columns' paths of a schema."""
-
-    def walk(name: str, kind: pa.DataType) -> Iterator[str]:
-        if pa.types.is_struct(kind):
-            for field in kind:
-                yield from walk(f"{name}.{field.name}", field.type)
-        elif pa.types.is_list(kind):
-            yield from walk(f"{name}.list.element", kind.value_type)
-        else:
-            yield name
-
-    for field in schema:
-        yield from walk(field.name, field.type)
-
-
-def _described(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with the features that the Hugging Face `datasets` library reads: `image` opens as a picture."""
-
-    def feature(kind: pa.DataType) -> Any:
-        if pa.types.is_struct(kind):
-            return {field.name: feature(field.type) for field in kind}
-        if pa.types.is_list(kind):
-            return [feature(kind.value_type)]
-        return {"dtype": str(kind), "_type": "Value"}
-
-    features = {field.name: {"_type": "Image"} if field.name == "image" else feature(field.type) for field in schema}
-    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})

@@ -3,6 +3,7 @@
     STORE/manifest.json          settings, vocabulary, sources, counts, and each shard with its rows and hash
     STORE/skipped.csv            what was left out, and why
     STORE/data/train-00000.parquet …
+    STORE/origins/train-00000.json …     what each study was made from, for `prepare` to see what changed
 
 A shard holds one split. Rows come in small groups, so that any row is read without its shard, and nothing is loaded whole.
 """
@@ -28,7 +29,7 @@ from PIL import Image
 from medlip.concepts import Vocabulary
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
-from medlip.images.fingerprint import perceptual_hash
+from medlip.images.fingerprint import perceptual_hash, to_text
 from medlip.reports import Fact, Presence
 
 FORMAT = 1
@@ -67,7 +68,7 @@ SCHEMA = pa.schema(
         ),
         "masks": pa.list_(pa.struct({"pathology": _TEXT, "png": pa.binary(), "anatomy": _TEXT})),
         "attributes": pa.list_(pa.struct({"name": _TEXT, "value": _TEXT})),
-        "perceptual_hash": _TEXT,  # of the image, hexadecimal: to find it again elsewhere without reading it
+        "perceptual_hash": _TEXT,  # of the image, as text: to find it again elsewhere without reading it
     }
 )  # fmt: skip
 
@@ -231,8 +232,21 @@ class Store:
         Columns of more than text ("facts", "labels", …) come as in a `Record`.
         """
         parse = _PARSE.get(name, lambda value: value)
-        values = [value for shard in range(len(self._shards)) for value in self._file(shard).read([name])[name].to_pylist()]
-        return [parse(value) for value in (values if self._rows is None else [values[row] for row in self._rows])]
+        return [parse(value) for value in self._values(name, lambda leaf: leaf == name or leaf.startswith(f"{name}."))]
+
+    def masked_findings(self) -> list[frozenset[str]]:
+        """Return which findings each record has a mask of, in order, without reading the masks."""
+        values = self._values("masks", lambda leaf: leaf.startswith("masks.") and leaf.endswith(".pathology"))
+        return [frozenset(mask["pathology"] for mask in masks) for masks in values]
+
+    def _values(self, name: str, wanted: Callable[[str], bool]) -> list[Any]:
+        """Return the values of a column for all records, reading those of its leaves (such as "masks.….png") alone."""
+        values: list[Any] = []
+        for shard in range(len(self._shards)):
+            file = self._file(shard)
+            leaves = [leaf for leaf in (file.schema.column(i).path for i in range(len(file.schema))) if wanted(leaf)]
+            values += file.read(leaves)[name].to_pylist()
+        return values if self._rows is None else [values[row] for row in self._rows]
 
     def groups(self) -> list[NDArray[np.int64]]:
         """Return the records' indices by the row group that holds them: what is cheap to read together."""
@@ -299,7 +313,7 @@ def row_of(record: Record) -> dict[str, Any]:
             {"pathology": mask.pathology, "png": _encode_mask(mask.pixels), "anatomy": mask.anatomy} for mask in record.masks
         ],
         "attributes": [{"name": name, "value": value} for name, value in record.attributes.items()],
-        "perceptual_hash": perceptual_hash(record.image).tobytes().hex(),
+        "perceptual_hash": to_text(perceptual_hash(record.image)),
     }
 
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from medlip.reports import Fact, Presence
 
+FRACTIONS = (1, 1)  # frame of boxes that are given as shares of their image's sides
+
 
 @dataclass(frozen=True, slots=True)
 class Box:
@@ -43,11 +45,15 @@ class View:
 
     Attributes:
         image: the file, or the pixels themselves: uint8 (H, W).
-        position: "PA", "AP", "lateral", or "" when unknown; PA and AP are frontal.
+        position: "PA", "AP", "frontal" (which of them is not said), "lateral", "other", or "" when unknown; a word
+            that `medlip.data.views` doesn't know is as the source has it.
         boxes: findings with a box, in pixels of this image.
         masks: findings with a mask.
         frame: width and height of the published image that boxes and masks refer to, where the file may be a resized copy
-            (preparing scales them to it); None when they refer to the file itself.
+            (preparing scales them to it), or `FRACTIONS`; None when they refer to the file itself.
+        labels: of this image alone, None where it has those of its study.
+        problem: why the image can't be used, "" if it can.
+        notes: what reading its file left out, assumed or turned.
     """
 
     image: Path | NDArray[np.uint8]
@@ -55,6 +61,9 @@ class View:
     boxes: tuple[Box, ...] = ()
     masks: tuple[Mask, ...] = ()
     frame: tuple[int, int] | None = None
+    labels: Mapping[str, Presence] | None = None
+    problem: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,7 @@ class Study:
             unknown.
         split: "train", "val", "test", or "" when the source has none.
         attributes: sex, age and the like, for subgroups; never an identifier.
+        language: of the report, by its ISO 639 code; only English ones are read.
     """
 
     id: str
@@ -81,3 +91,4 @@ class Study:
     labels: Mapping[str, Presence] = field(default_factory=dict)
     split: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
+    language: str = "en"

@@ -1,8 +1,10 @@
-"""How good a method is: metrics with intervals over patients, grounding, and results that name their protocol."""
+"""How good a method is: one pass over the images, tasks that declare what they measure, results that name their protocol."""
 
-from medlip.evaluation.protocol import Protocol
-from medlip.evaluation.retrieval import retrieve
-from medlip.evaluation.run import evaluate
-from medlip.metrics.classification import auprc, auroc, best_threshold, bootstrap
+from medlip.evaluation.driver import evaluate, retrieve
+from medlip.evaluation.protocols import Protocol
+from medlip.evaluation.record import EvaluationRecord
+from medlip.evaluation.results import Result
+from medlip.evaluation.selection import Options
+from medlip.evaluation.tasks import measure, measures, tasks
 
-__all__ = ["Protocol", "auprc", "auroc", "best_threshold", "bootstrap", "evaluate", "retrieve"]
+__all__ = ["EvaluationRecord", "Options", "Protocol", "Result", "evaluate", "measure", "measures", "retrieve", "tasks"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -16,9 +15,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import adaptive_max_pool2d, interpolate
 
 from medlip.errors import MedLIPError
-from medlip.evaluation.grounding import Pair, Pixels, threshold_index
 from medlip.files import write_atomic
-from medlip.metrics.classification import Array
+from medlip.metrics import Array, Pixels
 
 CASES = "cases.npz"
 FINDINGS = 6
@@ -28,29 +26,33 @@ _ARRAYS = ("pixels", "heat", "target")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A pair that is shown.
+    """A case that is shown.
 
     Attributes:
-        pair: its index.
+        case: its index.
+        finding: its name.
         rank: "best" or "worst" of its finding.
-        of: how many pairs it was chosen from.
+        of: how many cases it was chosen from.
         iou: at the threshold, in [0, 1].
+        hit: of the pointing game.
     """
 
-    pair: int
+    case: int
+    finding: str
     rank: Literal["best", "worst"]
     of: int
     iou: float
+    hit: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A pair as it is shown, small enough to be kept.
+    """A case as it is shown, small enough to be kept.
 
     Attributes:
         finding: its name.
         rank: "best" or "worst" of its finding.
-        of: how many pairs it was chosen from.
+        of: how many cases it was chosen from.
         image: the image's id, as the predictions have it.
         iou: of the map at the chosen threshold and the target, in the image's own pixels.
         hit: of the pointing game, in the image's own pixels.
@@ -70,37 +72,11 @@ class Case:
     target: Pixels
 
 
-def choose_cases(pairs: Sequence[Pair], reported: Sequence[bool] | Pixels, threshold: float) -> Iterator[Choice]:
-    """Yield the pairs of the highest and of the lowest IoU of each of the `FINDINGS` most frequent findings.
-
-    Only what is reported counts. Among equal IoUs the best case is a hit of the pointing game and the worst a miss, if there
-    is one, and the first in the order of the data. A finding's only pair is its best case.
-
-    Args:
-        pairs: of all findings.
-        reported: for each pair whether it is (it had no part in choosing the threshold).
-        threshold: of `THRESHOLDS`; of NaN there are no cases.
-    """
-    if np.isnan(threshold):
-        return
-    at = threshold_index(threshold)
-    counted = [index for index, counts in enumerate(reported) if counts]
-    frequent = Counter(pairs[index].pathology for index in counted)
-    for finding in sorted(frequent, key=lambda name: (-frequent[name], name))[:FINDINGS]:
-        own = [index for index in counted if pairs[index].pathology == finding]
-        quality = {index: (float(pairs[index].iou[at]), pairs[index].hit) for index in own}
-        best, worst = max(own, key=quality.__getitem__), min(own, key=quality.__getitem__)
-        yield Choice(best, "best", len(own), quality[best][0])
-        if worst != best:
-            yield Choice(worst, "worst", len(own), quality[worst][0])
-
-
-def make_case(choice: Choice, pair: Pair, image: str, pixels: NDArray[np.uint8], heat: Array, target: Pixels) -> Case:
+def make_case(choice: Choice, image: str, pixels: NDArray[np.uint8], heat: Array, target: Pixels) -> Case:
     """Make a case small.
 
     Args:
-        choice: why it is shown.
-        pair: its numbers.
+        choice: which it is, and why it is shown.
         image: the image's id.
         pixels: (H, W).
         heat: (h, w), any scale.
@@ -111,12 +87,12 @@ def make_case(choice: Choice, pair: Pair, image: str, pixels: NDArray[np.uint8],
     grey, inside = torch.from_numpy(pixels)[None, None], torch.from_numpy(target)[None].float()
     span = float(np.ptp(heat))
     return Case(
-        finding=pair.pathology,
+        finding=choice.finding,
         rank=choice.rank,
         of=choice.of,
         image=image,
         iou=choice.iou,
-        hit=pair.hit,
+        hit=choice.hit,
         pixels=interpolate(grey, shape, mode="bilinear", antialias=True)[0, 0].numpy(),
         heat=((heat - heat.min()) / (span or 1)).astype(np.float16),
         target=adaptive_max_pool2d(inside, shape)[0].bool().numpy(),  # the smallest finding keeps a pixel

@@ -1,27 +1,31 @@
-"""Results side by side: one protocol, the same images, differences with intervals and p-values."""
+"""Results side by side: one protocol, the same images, differences with intervals and p-values.
+
+Which numbers there are is read from the measures that tasks declare: none is named here.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, JsonValue, SerializeAsAny
 
 from medlip.errors import MedLIPError
-from medlip.evaluation.basis import RESULT
 from medlip.evaluation.cases import CASES, Case, load_cases
+from medlip.evaluation.driver import QUERIES, RETRIEVED
 from medlip.evaluation.outcomes import OUTCOMES, Outcomes, load_outcomes
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
-from medlip.evaluation.published import published_table
-from medlip.evaluation.retrieval import MEDIAN_RANK, PRECISIONS, QUERIES, RECALLS
-from medlip.evaluation.retrieval import RESULT as RETRIEVED
-from medlip.evaluation.zero_shot import SENSITIVITY
-from medlip.metrics.classification import (
-    Array,
+from medlip.evaluation.published import PublishedTable, published_table
+from medlip.evaluation.record import EvaluationRecord
+from medlip.evaluation.results import RESULT, Result
+from medlip.evaluation.tasks import find_task, measures
+from medlip.evaluation.tasks.zero_shot import RANKINGS, ZeroShot, ZeroShotResult
+from medlip.metrics import (
     Difference,
+    Estimate,
+    Measure,
     Statistic,
     interval,
     mean_defined,
@@ -32,59 +36,106 @@ from medlip.metrics.classification import (
     ranking_statistic,
 )
 
-MEASURES = {
-    "AUROC": ("zero_shot/macro_auroc", "zero_shot/interval"),
-    "AUPRC": ("zero_shot/macro_auprc", "zero_shot/macro_auprc_interval"),
-    "F1": ("zero_shot/macro_f1", ""),
-    "accuracy": ("zero_shot/macro_accuracy", ""),
-    "sensitivity at 0.9 specificity": (f"zero_shot/macro_{SENSITIVITY}", ""),
-    "Brier": ("zero_shot/macro_brier", ""),
-    "calibration error": ("zero_shot/macro_calibration_error", ""),
-    "pointing game": ("grounding/pointing_game", "grounding/interval"),
-    "contrast to noise": ("grounding/contrast_to_noise", "grounding/contrast_interval"),
-    "IoU": ("grounding/iou", "grounding/iou_interval"),
-    "Dice": ("grounding/dice", "grounding/dice_interval"),
-    "segmentation Dice, positives": ("segmentation/dice_positives", "segmentation/dice_positives_interval"),
-    "segmentation Dice, all images": ("segmentation/dice_all", "segmentation/dice_all_interval"),
-    "segmentation IoU, positives": ("segmentation/iou", "segmentation/iou_interval"),
-    "first place named": ("places/first_place/value", "places/first_place/interval"),
-    "side told": ("places/side/value", "places/side/interval"),
-    **{
-        f"{title}, {name.replace('_', ' ')}": (f"{way}/{name}/value", f"{way}/{name}/interval")
-        for way, title in (("image_to_text", "image to report"), ("text_to_image", "report to image"))
-        for name in (*(f"recall_at_{k}" for k in RECALLS), MEDIAN_RANK)
-    },
-    **{
-        f"images by class, precision at {k}": (
-            f"classes/mean/precision_at_{k}/value",
-            f"classes/mean/precision_at_{k}/interval",
-        )
-        for k in PRECISIONS
-    },
-}
-"""Where a result has each measure, and its interval if it has one. Classification is the macro average."""
-
 NAMED = 5
 UNCORRECTED = "p-values are two-sided, of a paired bootstrap over patients, and not corrected for how many there are"
-RANKED = ("AUROC", "AUPRC")
+FILES = ((RESULT, OUTCOMES), (RETRIEVED, QUERIES))
+"""The files that hold a result, each with the one that holds what became of its cases."""
+
+
+class PairedDifference(BaseModel):
+    """By how much a result differs from the reference.
+
+    Attributes:
+        value: the result less the reference.
+        interval: 95 % interval of it.
+        p: two-sided p-value of no difference.
+        left_out: cases for which the measure isn't defined for both.
+        seeds: over how many seeds it is the mean; None of a difference between two results.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float | None
+    interval: tuple[float, float] | None = None
+    p: float | None = None
+    left_out: int = 0
+    seeds: int | None = None
+
+
+class ComparedResult(BaseModel):
+    """One result, or the mean over the seeds of one recipe.
+
+    Attributes:
+        name: its folder, or file.
+        run: what trained it, None where that is not known.
+        measures: its estimates by "task.measure".
+        per_class: the same by class: by "task.measure", then by the name of the class.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    run: dict[str, JsonValue] | None
+    measures: dict[str, SerializeAsAny[Estimate]]
+    per_class: dict[str, dict[str, SerializeAsAny[Estimate]]]
+
+
+class ComparedDifference(BaseModel):
+    """What one result differs by from the first.
+
+    Attributes:
+        name: the result.
+        to: the reference.
+        measures: differences by "task.measure", of what images or cases were kept of.
+        per_class: the same by class.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    to: str
+    measures: dict[str, PairedDifference]
+    per_class: dict[str, dict[str, PairedDifference]]
+
+
+class Comparison(BaseModel):
+    """Results of one protocol side by side.
+
+    Attributes:
+        protocol: that all of them were made under.
+        results: in the order given; the first is the reference.
+        differences: of each of the others to it.
+        quoted: published tables that go along, by name.
+        notes: for people.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protocol: EvaluationRecord
+    results: list[ComparedResult]
+    differences: list[ComparedDifference]
+    quoted: dict[str, PublishedTable]
+    notes: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A result as `evaluate`, `transfer` (one level) or `retrieve` wrote it to a folder.
+    """A result as `evaluate`, `retrieve` or `transfer` (one level) wrote it to a folder.
 
     Attributes:
         name: its folder, or file.
         result: what the file holds.
         predictions: the scores of every image, None where they were not kept, or there are none.
-        outcomes: what became of every case, by measure; None where that was not kept.
+        outcomes: what became of every case, by "task/measure"; None where that was not kept.
+        outcomes_file: where it belongs.
         cases: the best and the worst case of findings, if they were kept.
     """
 
     name: str
-    result: Mapping[str, Any]
-    predictions: Predictions | None
+    result: Result
+    predictions: Predictions | None = None
     outcomes: Mapping[str, Outcomes] | None = None
+    outcomes_file: str = OUTCOMES
     cases: Sequence[Case] = ()
 
     @classmethod
@@ -94,36 +145,68 @@ class Evaluated:
         Raises:
             MedLIPError: it holds no result, or a file is broken.
         """
-        file = next((path / name for name in (RESULT, RETRIEVED) if (path / name).exists()), path)
+        file = next((path / name for name, _ in FILES if (path / name).exists()), path)
         folder = file.parent
+        _refuse_levels(file, path)
         try:
-            result = json.loads(file.read_text(encoding="utf-8"))
-            if "levels" in result:
-                levels = sorted(str(each.parent) for each in folder.rglob(RESULT) if each != file)
-                raise MedLIPError(
-                    f"{path}: holds the levels of a transfer. Compare results of one level: {', '.join(levels)}"
-                )
-            retrieved = "image_to_text" in result
-            _ = result["protocol"]["hash"], retrieved or (result["zero_shot"], result["grounding"])
+            result = Result.load(file)
         except (FileNotFoundError, IsADirectoryError) as error:
-            raise MedLIPError(
-                f"{path}: no {RESULT} and no {RETRIEVED} in it. Run: medlip evaluate RUN --data SOURCE --out {path}"
-            ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise MedLIPError(f"{file}: not the result of an evaluation ({error!r}). Evaluate again.") from error
-        kept, became, shown = folder / PREDICTIONS, folder / (QUERIES if retrieved else OUTCOMES), folder / CASES
+            names = " and no ".join(name for name, _ in FILES)
+            raise MedLIPError(f"{path}: no {names} in it. Run: medlip evaluate RUN --data SOURCE --out {path}") from error
+        became = dict(FILES).get(file.name, OUTCOMES)
+        evaluation = file.name != RETRIEVED
+        kept, shown = folder / PREDICTIONS, folder / CASES
         return cls(
             str(path),
             result,
-            Predictions.load(kept) if kept.exists() and not retrieved else None,
-            load_outcomes(became) if became.exists() else None,
-            load_cases(shown) if shown.exists() and not retrieved else (),
+            Predictions.load(kept) if evaluation and kept.exists() else None,
+            load_outcomes(folder / became) if (folder / became).exists() else None,
+            became,
+            load_cases(shown) if evaluation and shown.exists() else (),
         )
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """Every estimate of the result by "task.measure", in the order in which tasks declare them."""
+        found = self.result.tasks
+        return {
+            key: found[task].estimates[measure.name]
+            for key, (task, measure) in measures_by_key().items()
+            if task in found and measure.name in found[task].estimates
+        }
+
+    @property
+    def class_estimates(self) -> dict[str, dict[str, Estimate]]:
+        """The same by class: by "task.measure", then by class."""
+        found = self.result.tasks
+        by_class = {
+            key: {
+                name: own.estimates[measure.class_name]
+                for name, own in found[task].per_class.items()
+                if measure.class_name in own.estimates
+            }
+            for key, (task, measure) in measures_by_key().items()
+            if task in found
+        }
+        return {key: classes for key, classes in by_class.items() if classes}
+
+
+def measures_by_key() -> dict[str, tuple[str, Measure]]:
+    """Return all measures with their tasks by "task.measure", in the order of tables."""
+    return {f"{task}.{measure.name}": (task, measure) for task, measure in measures()}
+
+
+def measure_titles() -> dict[str, str]:
+    """Return what people call each measure, by "task.measure"."""
+    return {
+        key: f"{measure.title} ({find_task(task).title}{f', {measure.unit}' if measure.unit else ''})"
+        for key, (task, measure) in measures_by_key().items()
+    }
 
 
 def compare(
     evaluated: Sequence[Evaluated], *, quoted: Sequence[str] = (), resamples: int = 1000, seed: int = 0
-) -> dict[str, Any]:
+) -> Comparison:
     """Put results of one protocol side by side, and test what each differs by from the first.
 
     Args:
@@ -132,11 +215,6 @@ def compare(
         resamples: of the paired bootstrap.
         seed: of the paired bootstrap.
 
-    Returns:
-        Plain data: the `protocol`; `results`, with name, `run`, each of `MEASURES` with its interval, and AUROC `per_class`;
-        `differences` to the first, in the `measures` that images or cases were kept of and in AUROC `per_class`, each with
-        interval and p; `quoted` tables; `notes`.
-
     Raises:
         MedLIPError: protocols, test images or labels differ; says in what. No published table of a name.
     """
@@ -144,99 +222,67 @@ def compare(
     for other in evaluated[1:]:
         require_same_images(first, other)
         require_same_protocol(first, other)
-    tables = {name: published_table(name).model_dump(mode="json") for name in quoted}
-    differences = [_difference(first, other, resamples=resamples, seed=seed) for other in evaluated[1:]]
-    return {
-        "protocol": first.result["protocol"],
-        "results": [_row(entry) for entry in evaluated],
-        "differences": differences,
-        "quoted": tables,
-        "notes": [*_notes(evaluated, differences), UNCORRECTED] if differences else [],
-    }
+    differences = [_difference(first, other, resamples, seed) for other in evaluated[1:]]
+    return Comparison(
+        protocol=first.result.protocol,
+        results=[
+            ComparedResult(name=e.name, run=e.result.run, measures=e.estimates, per_class=e.class_estimates)
+            for e in evaluated
+        ],
+        differences=differences,
+        quoted={name: published_table(name) for name in quoted},
+        notes=[*_notes(evaluated, differences), UNCORRECTED] if differences else [],
+    )
 
 
-def _notes(evaluated: Sequence[Evaluated], differences: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _notes(evaluated: Sequence[Evaluated], differences: Sequence[ComparedDifference]) -> Iterator[str]:
+    titles = measure_titles()
     for entry in evaluated:
-        retrieved = "image_to_text" in entry.result
-        missing = [
-            name
-            for name, lacking in (
-                (PREDICTIONS, entry.result.get("zero_shot") and entry.predictions is None),
-                (QUERIES if retrieved else OUTCOMES, _has_cases(entry) and entry.outcomes is None),
-            )
-            if lacking
-        ]
-        if missing:
-            yield (
-                f"{entry.name}: no {' and no '.join(missing)} to test differences on. "
-                f"{'Retrieve' if retrieved else 'Evaluate'} again, with a new --out"
-            )
+        lacking = [PREDICTIONS] if ZeroShot.name in entry.result.tasks and entry.predictions is None else []
+        lacking += [entry.outcomes_file] if entry.outcomes is None and set(entry.result.tasks) - {ZeroShot.name} else []
+        if lacking:
+            yield f"{entry.name}: no {' and no '.join(lacking)} to test differences on. Evaluate again, with a new --out"
     for difference in differences:
-        for name, entry in difference["measures"].items():
-            if entry.get("left_out"):
+        for key, change in difference.measures.items():
+            if change.left_out:
                 yield (
-                    f"{difference['name']}: the difference in {name} leaves {entry['left_out']} cases out, for which it is "
+                    f"{difference.name}: the difference in {titles[key]} leaves out {change.left_out} cases for which it is "
                     "not defined for both"
                 )
-    shown = [name for name, (path, _) in MEASURES.items() if all(value_at(e.result, path) is not None for e in evaluated)]
-    untested = [name for name in shown if not any(name in difference["measures"] for difference in differences)]
+    estimates = [entry.estimates for entry in evaluated]
+    shown = [key for key in titles if all(key in each and each[key].value is not None for each in estimates)]
+    untested = [titles[key] for key in shown if not any(key in difference.measures for difference in differences)]
     if untested:
         yield f"no difference is tested in {', '.join(untested)}"
 
 
-def value_at(result: Mapping[str, Any], path: str) -> Any:
-    """Return what a result holds at a path such as "grounding/iou", None where there is nothing."""
-    found: Any = result
-    for key in path.split("/"):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
-
-
-def _has_cases(entry: Evaluated) -> bool:
-    return any(value_at(entry.result, part) for part in ("grounding", "segmentation", "places", "image_to_text"))
-
-
-def _row(entry: Evaluated) -> dict[str, Any]:
-    per_class = value_at(entry.result, "zero_shot/per_class") or {}
-    return {
-        "name": entry.name,
-        "run": entry.result.get("run"),
-        "measures": {
-            name: {"value": value_at(entry.result, value), "interval": value_at(entry.result, ends) if ends else None}
-            for name, (value, ends) in MEASURES.items()
-        },
-        "per_class": {
-            name: {"value": values["auroc"], "interval": values["interval"]} for name, values in per_class.items()
-        },
-    }
-
-
-def _difference(first: Evaluated, second: Evaluated, *, resamples: int, seed: int) -> dict[str, Any]:
+def _difference(first: Evaluated, second: Evaluated, resamples: int, seed: int) -> ComparedDifference:
     """Return by how much the second differs from the first in what both kept image by image, or case by case."""
-    macro, per_class = _ranking_differences(first, second, resamples, seed)
-    measures = macro | {
-        name: difference
-        for name, (path, _) in MEASURES.items()
-        if (difference := _case_difference(first, second, path, resamples, seed))
+    of_images, per_class = _ranking_differences(first, second, resamples, seed)
+    of_cases = {
+        key: found
+        for key, (task, measure) in measures_by_key().items()
+        if (found := _case_difference(first, second, task, measure, resamples, seed))
     }
-    return {"name": second.name, "to": first.name, "measures": measures, "per_class": per_class}
+    return ComparedDifference(name=second.name, to=first.name, measures=of_images | of_cases, per_class=per_class)
 
 
 def _ranking_differences(
     first: Evaluated, second: Evaluated, resamples: int, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the differences in macro AUROC and AUPRC, and in AUROC by class; nothing where predictions were not kept."""
-    if first.predictions is None or second.predictions is None or not first.result["zero_shot"]:
+) -> tuple[dict[str, PairedDifference], dict[str, dict[str, PairedDifference]]]:
+    """Return the differences in what scores of images rank by, and by class in the first of these measures."""
+    found = first.result.tasks.get(ZeroShot.name)
+    if first.predictions is None or second.predictions is None or not isinstance(found, ZeroShotResult):
         return {}, {}
     reference, classes = first.predictions, first.predictions.classes
-    in_macro = np.isin(classes, first.result["zero_shot"]["classes_in_macro"])
+    in_macro = np.isin(classes, found.classes_in_macro)
     columns = [list(second.predictions.classes).index(name) for name in classes]
     scores = reference.scores, second.predictions.scores[:, columns]
 
     def with_macro(statistic: Statistic) -> Statistic:
-        def both(weights: Array) -> Array:
+        def both(weights: np.ndarray) -> np.ndarray:
             values = statistic(weights)
-            macro = [mean_defined(values[:, kind][:, in_macro]) for kind in range(len(RANKED))]
+            macro = [mean_defined(values[:, kind][:, in_macro]) for kind in range(len(RANKINGS))]
             return np.column_stack([values[:, 0], *macro])
 
         return both
@@ -244,11 +290,15 @@ def _ranking_differences(
     one, other = (with_macro(ranking_statistic(each, reference.labels)) for each in scores)
     entries = _entries(paired_difference(one, other, reference.patients, resamples, seed))
     of_classes, macro = entries[: len(classes)], entries[len(classes) :]
-    return dict(zip(RANKED, macro, strict=True)), dict(zip(classes, of_classes, strict=True))
+    keys = [f"{ZeroShot.name}.{name}" for name in RANKINGS]
+    return dict(zip(keys, macro, strict=True)), {keys[0]: dict(zip(classes, of_classes, strict=True))}
 
 
-def _case_difference(first: Evaluated, second: Evaluated, path: str, resamples: int, seed: int) -> dict[str, Any] | None:
-    """Return the difference in a mean (a median, of ranks) over the cases for which it is defined for both."""
+def _case_difference(
+    first: Evaluated, second: Evaluated, task: str, measure: Measure, resamples: int, seed: int
+) -> PairedDifference | None:
+    """Return the difference in a mean (or median) over the cases for which it is defined for both."""
+    path = f"{task}/{measure.name}"
     one, other = ((entry.outcomes or {}).get(path) for entry in (first, second))
     if one is None or other is None:
         return None
@@ -259,7 +309,7 @@ def _case_difference(first: Evaluated, second: Evaluated, path: str, resamples: 
     defined = ~np.isnan(one.values) & ~np.isnan(other.values)
     if not defined.any():
         return None
-    summary = median_statistic if MEDIAN_RANK in path else mean_statistic
+    summary = median_statistic if measure.summary == "median" else mean_statistic
     before, after = (summary(each.values[defined]) for each in (one, other))
     found = paired_difference(
         lambda weights: before(weights)[:, None],
@@ -269,14 +319,21 @@ def _case_difference(first: Evaluated, second: Evaluated, path: str, resamples: 
         seed,
     )
     (entry,) = _entries(found)
-    return entry | {"left_out": int((~defined).sum())}
+    return entry.model_copy(update={"left_out": int((~defined).sum())})
 
 
-def _entries(found: Difference) -> list[dict[str, Any]]:
+def _entries(found: Difference) -> list[PairedDifference]:
     return [
-        {"difference": number(value), "interval": interval(low, high), "p": number(p)}
+        PairedDifference(value=number(value), interval=interval(low, high), p=number(p))
         for value, low, high, p in zip(found.value, found.low, found.high, found.p, strict=True)
     ]
+
+
+def _refuse_levels(file: Path, path: Path) -> None:
+    """Refuse the summary of a transfer, which holds several levels; names the folders of each."""
+    levels = sorted(str(each.parent) for each in file.parent.rglob(RESULT) if each != file) if file.name == RESULT else []
+    if levels:
+        raise MedLIPError(f"{path}: holds the levels of a transfer. Compare results of one level: {', '.join(levels)}")
 
 
 def require_same_protocol(first: Evaluated, second: Evaluated, but: Sequence[str] = ()) -> None:
@@ -286,21 +343,24 @@ def require_same_protocol(first: Evaluated, second: Evaluated, but: Sequence[str
         MedLIPError: they differ, says in what.
     """
     one, other = (
-        {key: value for key, value in entry.result["protocol"].items() if key not in ("name", "hash", *but)}
-        | {"level": entry.result.get("level"), "draw": entry.result.get("draw", 0)}
+        {
+            **entry.result.protocol.model_dump(exclude={"name", "hash", *but}),
+            "level": entry.result.level and entry.result.level.name,
+            "draw": entry.result.level.draw if entry.result.level else 0,
+        }
         for entry in (first, second)
     )
-    fields = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    fields = [key for key in one if one[key] != other[key]]
     if not fields:
         return
-    what = "; ".join(_differ(key, one.get(key), other.get(key)) for key in fields)
+    what = "; ".join(_differ(key, one[key], other[key]) for key in fields)
     raise MedLIPError(
         f"{second.name} was evaluated under another protocol than {first.name}, so they can't share a column. They differ "
         f"in {what}. Compare results of one protocol at a time, or evaluate again."
     )
 
 
-def _differ(key: str, one: Any, other: Any) -> str:
+def _differ(key: str, one: object, other: object) -> str:
     if isinstance(one, dict) and isinstance(other, dict):
         names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
         more = ", …" if len(names) > NAMED else ""

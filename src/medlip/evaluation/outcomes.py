@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medlip.errors import MedLIPError
-from medlip.metrics.classification import Array
+from medlip.metrics import Array
 
 OUTCOMES = "outcomes.parquet"
 
@@ -19,7 +19,8 @@ class Outcomes:
     """One measure of N cases, in an order that the data and the protocol give: the same for every method.
 
     Attributes:
-        measure: where the result holds the mean over them (the median, of ranks), such as "grounding/iou".
+        measure: task and name of the measure, such as "grounding/iou": the result holds the mean over them (the median,
+            of ranks).
         findings: what each case is about, (N,); "" where it is about a whole report.
         patients: whose it is, by a hash of the patient's id, (N,).
         values: (N,), NaN where the measure isn't defined for a case.

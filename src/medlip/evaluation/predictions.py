@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medlip.errors import MedLIPError
-from medlip.metrics.classification import Array
+from medlip.metrics import Array
 
 PREDICTIONS = "predictions.parquet"
 LABEL, SCORE, ATTRIBUTE = "label/", "score/", "attribute/"

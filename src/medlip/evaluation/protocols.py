@@ -10,19 +10,18 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medlip.errors import MedLIPError
-from medlip.evaluation.protocol import read_own
 
 Thresholds = Literal["validation", "test"]
 FORMS: Mapping[str, Thresholds] = {"sound": "validation", "medklip": "test"}
 
 
-class NamedProtocol(BaseModel):
+class Protocol(BaseModel):
     """How a data set is evaluated.
 
     Attributes:
@@ -47,7 +46,7 @@ class NamedProtocol(BaseModel):
 
 
 @cache
-def named_protocols() -> Mapping[str, NamedProtocol]:
+def named_protocols() -> Mapping[str, Protocol]:
     """Return all protocols of the package by name."""
     content = yaml.safe_load((files("medlip.evaluation") / "protocols.yaml").read_text(encoding="utf-8"))
     return {
@@ -57,7 +56,7 @@ def named_protocols() -> Mapping[str, NamedProtocol]:
     }
 
 
-def load_protocol(name: str) -> NamedProtocol:
+def load_protocol(name: str) -> Protocol:
     """Return a protocol of the package, or one of your own from a YAML file.
 
     Raises:
@@ -71,7 +70,7 @@ def load_protocol(name: str) -> NamedProtocol:
     return named_protocols()[name]
 
 
-def parse_protocol(content: Mapping[str, Any], where: str) -> NamedProtocol:
+def parse_protocol(content: Mapping[str, object], where: str) -> Protocol:
     """Validate a protocol given as plain data; `where` names it in errors.
 
     Raises:
@@ -86,10 +85,33 @@ def parse_protocol(content: Mapping[str, Any], where: str) -> NamedProtocol:
             f"{where}: no prompt for {', '.join(map(repr, lacking))}. Give each class a vocabulary's name or a description."
         )
     try:
-        return NamedProtocol.model_validate(content)
+        return Protocol.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         raise MedLIPError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+
+
+def read_own(name: str, expected: str) -> Mapping[str, object] | None:
+    """Return the content of a user's protocol, or None where `name` names none of their YAML files.
+
+    Args:
+        name: of a protocol; one that ends in .yaml or .yml is a file.
+        expected: what such a file holds, for people.
+
+    Raises:
+        MedLIPError: there is no such file, or it is not YAML of that kind.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        return None
+    try:
+        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MedLIPError(f"{name}: there is no such file.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise MedLIPError(f"{name}: not readable as YAML ({error}).") from error
+    if not isinstance(content, dict):
+        raise MedLIPError(f"{name}: expected {expected}, found something else.")
+    return content
 
 
 def read_split_list(path: Path) -> list[str]:

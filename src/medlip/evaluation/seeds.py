@@ -6,22 +6,42 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from os.path import commonprefix
-from typing import Any
 
 from medlip.errors import MedLIPError
-from medlip.evaluation.compare import MEASURES, Evaluated, require_same_images, require_same_protocol, value_at
+from medlip.evaluation.compare import (
+    ComparedDifference,
+    ComparedResult,
+    Comparison,
+    Evaluated,
+    PairedDifference,
+    measure_titles,
+    require_same_images,
+    require_same_protocol,
+)
 from medlip.evaluation.published import published_table
-from medlip.metrics.classification import over_seeds, p_of_no_mean
+from medlip.metrics import Estimate, over_seeds, p_of_no_mean
 
 BY_SEED = (
     "means over seeds (lowest to highest); differences are paired by seed, with the 95 % interval of their mean and its "
     "p-value (Student's t, two-sided, not corrected for how many there are)"
 )
 Seeds = Mapping[int, Evaluated]
-Numbers = dict[str, dict[str, float | None]]
+Values = Mapping[str, Estimate]
 
 
-def compare_seeds(evaluated: Sequence[Evaluated], *, quoted: Sequence[str] = ()) -> dict[str, Any]:
+class SeedEstimate(Estimate):
+    """The mean of a number over seeds.
+
+    Attributes:
+        range: lowest and highest; None of one seed.
+        seeds: for how many of them it is defined.
+    """
+
+    range: tuple[float, float] | None
+    seeds: int
+
+
+def compare_seeds(evaluated: Sequence[Evaluated], *, quoted: Sequence[str] = ()) -> Comparison:
     """Put recipes side by side, each by the mean over its seeds, with differences to the first that are paired by seed.
 
     Results of one recipe, its seed aside, form a row. The protocol's own seed (of whatever it draws, such as the patients
@@ -32,9 +52,8 @@ def compare_seeds(evaluated: Sequence[Evaluated], *, quoted: Sequence[str] = ())
         quoted: names of published tables to go along.
 
     Returns:
-        Plain data as of `compare`, but a row is a recipe: `name` is what its folders' names begin with, `run` holds the
-        recipe, the data it was trained on and `seeds`, and each measure has a `range` (lowest and highest; None of one seed)
-        instead of an interval. A number says over how many `seeds` it is.
+        A comparison in which a result is a recipe: `name` is what its folders' names begin with, `run` holds the recipe,
+        the data it was trained on and `seeds`, and its numbers are `SeedEstimate`s.
 
     Raises:
         MedLIPError: it is not known what trained a result, a recipe has a seed twice, or protocols, test images or labels
@@ -51,28 +70,28 @@ def compare_seeds(evaluated: Sequence[Evaluated], *, quoted: Sequence[str] = ())
                 require_same_protocol(first[seed], entry)
     names = _names(groups)
     rows = [_row(name, seeds) for name, seeds in zip(names, groups, strict=True)]
-    differences = [
-        {"name": name, "to": names[0], **_differences(first, other)} for name, other in zip(names[1:], others, strict=True)
-    ]
-    return {
-        "protocol": reference.result["protocol"],
-        "results": rows,
-        "differences": differences,
-        "quoted": {name: published_table(name).model_dump(mode="json") for name in quoted},
-        "notes": [*_notes(evaluated, groups, rows), BY_SEED],
-    }
+    return Comparison(
+        protocol=reference.result.protocol,
+        results=rows,
+        differences=[_difference(name, other, names[0], first) for name, other in zip(names[1:], others, strict=True)],
+        quoted={name: published_table(name) for name in quoted},
+        notes=[*_notes(evaluated, groups, rows), BY_SEED],
+    )
 
 
 def _by_recipe(evaluated: Sequence[Evaluated]) -> list[Seeds]:
     """Return the results of each recipe by seed."""
     groups: dict[str, dict[int, Evaluated]] = {}
     for entry in evaluated:
+        run = entry.result.run
         try:
-            run = entry.result["run"]
-            training = {**run["recipe"]["training"], "seed": None}
-            key = json.dumps([{**run["recipe"], "training": training}, (run["data"] or {}).get("hash")], sort_keys=True)
-            seed = run["seed"]
-        except (KeyError, TypeError) as error:
+            if run is None:
+                raise KeyError("run")
+            recipe, data, seed = run["recipe"], run["data"], run["seed"]
+            assert isinstance(recipe, dict) and isinstance(recipe["training"], dict) and isinstance(seed, int)
+            known = data.get("hash") if isinstance(data, dict) else None
+            key = json.dumps([{**recipe, "training": {**recipe["training"], "seed": None}}, known], sort_keys=True)
+        except (KeyError, AssertionError) as error:
             raise MedLIPError(
                 f"{entry.name}: not known which recipe and seed trained it (that is kept in a run's folder)."
             ) from error
@@ -94,59 +113,76 @@ def _names(groups: Sequence[Seeds]) -> list[str]:
     ]
 
 
-def _numbers(entry: Evaluated) -> Numbers:
-    per_class = value_at(entry.result, "zero_shot/per_class") or {}
-    return {
-        "measures": {name: value_at(entry.result, value) for name, (value, _) in MEASURES.items()},
-        "per_class": {name: values["auroc"] for name, values in per_class.items()},
-    }
+def _row(name: str, seeds: Seeds) -> ComparedResult:
+    run = next(iter(seeds.values())).result.run or {}
+    return ComparedResult(
+        name=name,
+        run={"recipe": run["recipe"], "data": run["data"], "seeds": list(seeds)},
+        measures=_means([entry.estimates for entry in seeds.values()]),
+        per_class={
+            key: _means([entry.class_estimates.get(key, {}) for entry in seeds.values()])
+            for key in next(iter(seeds.values())).class_estimates
+        },
+    )
 
 
-def _row(name: str, seeds: Seeds) -> dict[str, Any]:
-    numbers = [_numbers(entry) for entry in seeds.values()]
-    run = next(iter(seeds.values())).result["run"]
-    row: dict[str, Any] = {"name": name, "run": {"recipe": run["recipe"], "data": run["data"], "seeds": list(seeds)}}
-    for kind, of_first in numbers[0].items():
-        row[kind] = {}
-        for key in of_first:
-            values = [value for each in numbers if (value := each[kind].get(key)) is not None]
-            spread = over_seeds(values)
-            row[kind][key] = {
-                "value": spread and spread["mean"],
-                "interval": None,
-                "range": [spread["low"], spread["high"]] if spread and len(values) > 1 else None,
-                "seeds": len(values),
-            }
-    return row
+def _means(of_seeds: Sequence[Values]) -> dict[str, Estimate]:
+    means: dict[str, Estimate] = {}
+    for key in of_seeds[0]:
+        values = [each[key].value for each in of_seeds if key in each]
+        spread = over_seeds([value for value in values if value is not None])
+        several = spread is not None and len(spread.values) > 1
+        means[key] = SeedEstimate(
+            value=spread and spread.mean,
+            chance=of_seeds[0][key].chance,
+            range=(spread.low, spread.high) if spread and several else None,
+            seeds=len(spread.values) if spread else 0,
+        )
+    return means
 
 
-def _differences(first: Seeds, other: Seeds) -> dict[str, Any]:
-    pairs = [(_numbers(first[seed]), _numbers(other[seed])) for seed in sorted(first.keys() & other.keys())]
-    found: dict[str, Any] = {"measures": {}, "per_class": {}}
-    for kind, entries in found.items():
-        for name in pairs[0][0][kind] if pairs else ():
-            both = [(one[kind].get(name), two[kind].get(name)) for one, two in pairs]
-            values = [b - a for a, b in both if a is not None and b is not None]
-            if spread := over_seeds(values):
-                p = p_of_no_mean(values)
-                entries[name] = {
-                    "difference": spread["mean"], "interval": spread["interval"], "p": p, "seeds": len(values)
-                }  # fmt: skip
-    return found
+def _difference(name: str, other: Seeds, to: str, first: Seeds) -> ComparedDifference:
+    pairs = [(first[seed], other[seed]) for seed in sorted(first.keys() & other.keys())]
+    keys = pairs[0][0].class_estimates if pairs else {}
+    return ComparedDifference(
+        name=name,
+        to=to,
+        measures=_paired([(one.estimates, two.estimates) for one, two in pairs]),
+        per_class={
+            key: found
+            for key in keys
+            if (found := _paired([(a.class_estimates.get(key, {}), b.class_estimates.get(key, {})) for a, b in pairs]))
+        },
+    )
 
 
-def _notes(evaluated: Sequence[Evaluated], groups: Sequence[Seeds], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _paired(pairs: Sequence[tuple[Values, Values]]) -> dict[str, PairedDifference]:
+    differences = {}
+    for key in pairs[0][0] if pairs else ():
+        both = [(one[key].value, two[key].value) for one, two in pairs if key in one and key in two]
+        values = [b - a for a, b in both if a is not None and b is not None]
+        if spread := over_seeds(values):
+            differences[key] = PairedDifference(
+                value=spread.mean, interval=spread.interval, p=p_of_no_mean(values), seeds=len(values)
+            )
+    return differences
+
+
+def _notes(evaluated: Sequence[Evaluated], groups: Sequence[Seeds], rows: Sequence[ComparedResult]) -> Iterator[str]:
     first, *others = groups
     for row, other in zip(rows[1:], others, strict=True):
-        common = sorted(first.keys() & other.keys())
-        if not common:
-            yield f"{row['name']}: no seed in common with {rows[0]['name']}, so no difference to it can be paired"
+        shared = sorted(first.keys() & other.keys())
+        if not shared:
+            yield f"{row.name}: no seed in common with {rows[0].name}, so no difference to it can be paired"
         elif first.keys() != other.keys():
-            yield f"{row['name']}: differences are over the seeds {', '.join(map(str, common))} alone, which both have"
+            yield f"{row.name}: differences are over the seeds {', '.join(map(str, shared))} alone, which both have"
+    titles = measure_titles()
     for row, seeds in zip(rows, groups, strict=True):
-        few = [name for name, entry in row["measures"].items() if 0 < entry["seeds"] < len(seeds)]
+        few = [
+            titles[key] for key, one in row.measures.items() if isinstance(one, SeedEstimate) and 0 < one.seeds < len(seeds)
+        ]
         if few:
-            yield f"{row['name']}: undefined with some of its seeds, and the mean of the others: {', '.join(few)}"
-    drawn = sorted({entry.result["protocol"]["seed"] for entry in evaluated})
+            yield f"{row.name}: undefined with some of its seeds, and the mean of the others: {', '.join(few)}"
+    drawn = sorted({entry.result.protocol.seed for entry in evaluated})
     if len(drawn) > 1:
         yield f"the protocol's own seed is {', '.join(map(str, drawn))}, along with the run's: the hash is that of the first"

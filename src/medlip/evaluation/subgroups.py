@@ -4,16 +4,52 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
-from medlip.metrics.classification import Array, auroc, auroc_statistic, bootstrap, interval, mean_defined, number
+from medlip.evaluation.selection import ATTRIBUTES
+from medlip.metrics import Array, Estimate, auroc, auroc_statistic, bootstrap, mean_defined, number
 
-ATTRIBUTES = ("sex", "age", "view")
 AGE_BANDS = ((0, "under 40"), (40, "40 to 59"), (60, "60 to 79"), (80, "80 and over"))  # from which age on
 SEXES = {"f": "female", "m": "male"}
+
+
+class GroupResult(BaseModel):
+    """One group of images.
+
+    Attributes:
+        n: its images.
+        n_patients: whose they are.
+        macro_auroc: mean over the classes of the comparison.
+        auroc: of each class, None where it isn't defined.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: int
+    n_patients: int
+    macro_auroc: Estimate
+    auroc: dict[str, float | None]
+
+
+class AttributeResult(BaseModel):
+    """The groups of one attribute, compared over the same classes.
+
+    Attributes:
+        classes: of the comparison.
+        groups: by name.
+        left_out: groups that have too few usable classes, with reasons.
+        unknown: images without a known value.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: list[str]
+    groups: dict[str, GroupResult]
+    left_out: dict[str, str]
+    unknown: int
 
 
 def group_of(attribute: str, value: str) -> str:
@@ -44,8 +80,8 @@ def subgroup_results(
     minimum: int,
     resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Return AUROC by group of every attribute that splits the images, ready for JSON.
+) -> dict[str, AttributeResult]:
+    """Return AUROC by group of every attribute that splits the images.
 
     Groups of one attribute are compared over the same classes: those with at least `minimum` positives and a negative in
     each of them. A group that has fewer than half of the usable classes is left out, and said to be.
@@ -59,10 +95,6 @@ def subgroup_results(
         minimum: positives that a class needs in a group.
         resamples: of the bootstrap.
         seed: of the bootstrap.
-
-    Returns:
-        By attribute: `classes` of the comparison; `groups` by name with `n`, `n_patients`, `macro_auroc`, its `interval` and
-        `auroc` by class; `left_out` with reasons; `unknown`, the number of images without a known value.
     """
     results = {}
     for attribute in ATTRIBUTES:
@@ -73,20 +105,20 @@ def subgroup_results(
         usable = {name: _usable(labels[groups == name], minimum) for name in names}
         enough = np.any(list(usable.values()), axis=0).sum() / 2
         kept = [name for name in names if usable[name].sum() >= max(1, enough)]
-        common = np.all([usable[name] for name in kept], axis=0) if kept else np.zeros(len(classes), bool)
-        results[attribute] = {
-            "classes": [name for name, used in zip(classes, common, strict=True) if used],
-            "groups": {
-                name: _group(groups == name, classes, common, scores, labels, patients, resamples, seed) for name in kept
+        shared = np.all([usable[name] for name in kept], axis=0) if kept else np.zeros(len(classes), bool)
+        results[attribute] = AttributeResult(
+            classes=[name for name, used in zip(classes, shared, strict=True) if used],
+            groups={
+                name: _group(groups == name, classes, shared, scores, labels, patients, resamples, seed) for name in kept
             },
-            "left_out": {
+            left_out={
                 name: f"{usable[name].sum()} of {len(classes)} classes have {minimum} positives and a negative among its "
                 f"{(groups == name).sum()} images"
                 for name in names
                 if name not in kept
             },
-            "unknown": int((groups == "").sum()),
-        }
+            unknown=int((groups == "").sum()),
+        )
     return results
 
 
@@ -98,20 +130,19 @@ def _usable(labels: Array, minimum: int) -> NDArray[np.bool_]:
 def _group(
     members: NDArray[np.bool_],
     classes: Sequence[str],
-    common: NDArray[np.bool_],
+    shared: NDArray[np.bool_],
     scores: Array,
     labels: Array,
     patients: Sequence[str],
     resamples: int,
     seed: int,
-) -> dict[str, Any]:
+) -> GroupResult:
     scores, labels, own = scores[members], labels[members], np.asarray(patients)[members]
-    areas, statistic = auroc(scores, labels), auroc_statistic(scores[:, common], labels[:, common])
+    areas, statistic = auroc(scores, labels), auroc_statistic(scores[:, shared], labels[:, shared])
     low, high = bootstrap(lambda weights: mean_defined(statistic(weights)), own, resamples, seed)
-    return {
-        "n": int(members.sum()),
-        "n_patients": len(set(own.tolist())),
-        "macro_auroc": number(mean_defined(areas[None, common])[0]),
-        "interval": interval(float(low), float(high)),
-        "auroc": {name: number(area) for name, area in zip(classes, areas, strict=True)},
-    }
+    return GroupResult(
+        n=int(members.sum()),
+        n_patients=len(set(own.tolist())),
+        macro_auroc=Estimate.of(float(mean_defined(areas[None, shared])[0]), float(low), float(high), chance=0.5),
+        auroc={name: number(area) for name, area in zip(classes, areas, strict=True)},
+    )

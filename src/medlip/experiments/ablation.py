@@ -12,27 +12,84 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
-from medlip.evaluation.compare import value_at
-from medlip.evaluation.run import evaluate
+from medlip.evaluation import evaluate
+from medlip.evaluation.results import RESULT, Result
+from medlip.evaluation.tasks import measures as all_measures
 from medlip.files import write_atomic
 from medlip.methods.base import method_config
-from medlip.metrics.classification import over_seeds
+from medlip.metrics import Measure, Spread, over_seeds
 from medlip.parallel import cpu_count, process
-from medlip.training import fit, load_recipe, load_run
+from medlip.training import Recipe, fit, load_recipe, load_run
 from medlip.training.fit import CHECKPOINT, MODEL
 from medlip.training.recipe import parse_value
 
 DEFAULT = "default"
-RESULT = "result.json"
-MEASURES = {
-    "macro_auroc": "zero_shot/macro_auroc",
-    "pointing_game": "grounding/pointing_game",
-    "iou": "grounding/iou",
-    "side": "places/side/value",
-}
+MEASURES = ("zero_shot.macro_auroc", "grounding.pointing_game", "grounding.iou", "places.side")
+"""What is tabulated unless other measures are asked for, each as TASK.MEASURE."""
+
+Values = Mapping[str, float | None]
+"""A value for each measure; None where it is undefined."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tabulated(_Part):
+    """One measure of a variant.
+
+    Attributes:
+        spread: over seeds; None without a run in which it is defined.
+        difference: to the default, paired by seed; None for the default itself, and without a pair.
+    """
+
+    spread: Spread | None
+    difference: Spread | None = None
+
+
+class AblationRow(_Part):
+    """One variant.
+
+    Attributes:
+        variant: its settings that differ, "default" for none.
+        runs: that came to an end.
+        measures: by TASK.MEASURE.
+    """
+
+    variant: str
+    runs: int
+    measures: dict[str, Tabulated]
+
+
+class FailedRun(_Part):
+    """A run that did not come to an end, by its folder within the ablation's, and the reason."""
+
+    run: str
+    reason: str
+
+
+class Ablation(_Part):
+    """What each setting of a recipe is worth.
+
+    Attributes:
+        recipe: name or file.
+        settings: changes that all runs share.
+        data: hash of the data set.
+        split: that was evaluated.
+        rows: a variant each, the default first.
+        failed: runs that did not come to an end.
+    """
+
+    recipe: str
+    settings: list[str]
+    data: str
+    split: str
+    rows: list[AblationRow]
+    failed: list[FailedRun]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +104,8 @@ class Trial:
         store: the data.
         out: folder of the run.
         split: what is evaluated.
+        measures: that are tabulated.
+        device: to compute on.
         threads: of the networks.
     """
 
@@ -57,6 +116,8 @@ class Trial:
     store: str
     out: Path
     split: str
+    measures: tuple[str, ...]
+    device: str
     threads: int
 
 
@@ -95,7 +156,9 @@ def ablate(
     split: str = "test",
     full: bool = False,
     jobs: int = 1,
-) -> dict[str, Any]:
+    measures: Sequence[str] = MEASURES,
+    device: str = "auto",
+) -> Ablation:
     """Train and evaluate every variant of a recipe with every seed; what is done already is not done again.
 
     Args:
@@ -108,14 +171,11 @@ def ablate(
         split: what is evaluated.
         full: every combination of the factors.
         jobs: runs at the same time; the cores are shared among them.
-
-    Returns:
-        `rows`: for each variant its runs, and of each measure and its difference to the default the `values` by seed, their
-        mean, lowest and highest, and from two seeds on the 95 % `interval` of the mean (Student's t); `failed`: runs that
-        did not come to an end, with the reason.
+        measures: what is tabulated, each as TASK.MEASURE, such as "zero_shot.macro_auroc".
+        device: to train and evaluate on, see `medlip.nn.device.resolve_device`.
 
     Raises:
-        MedLIPError: a setting that no run can start with, or a split that the store doesn't have.
+        MedLIPError: a setting that no run can start with, a measure that no task has, or a split that the store lacks.
     """
     missing = [name for name in ("train", "val", split) if name not in store.splits]
     if missing:
@@ -123,62 +183,67 @@ def ablate(
             f"{store.root}: an ablation needs the splits train, val and {split}; it has {', '.join(store.splits)}, "
             f"but no {', '.join(missing)}. Evaluate another split, or prepare the data with all three."
         )
+    _find_measures(measures)
     out.mkdir(parents=True, exist_ok=True)
-    trials = list(_trials(recipe, store, out, grid, tuple(settings), seeds, split, full, max(1, cpu_count() // jobs)))
+    threads = max(1, cpu_count() // jobs)
+    trials = [
+        Trial(variant, seed, recipe, changes, store.root, folder, split, tuple(measures), device, threads)
+        for variant, seed, changes, folder in _runs(recipe, out, grid, tuple(settings), seeds, full)
+    ]
     workers = jobs if jobs > 1 else 0
     outcomes = list(process(_run, trials, "ablating", total=len(trials), workers=workers, chunk=1))
-    failed = [
-        {"run": str(outcome.item.out.relative_to(out)), "reason": outcome.skipped} for outcome in outcomes if outcome.skipped
-    ]
     results = {(outcome.item.variant, outcome.item.seed): outcome.value for outcome in outcomes if outcome.value is not None}
-    rows = [_row(variant, results) for variant in dict.fromkeys(trial.variant for trial in trials)]
-    answer = {
-        "recipe": recipe,
-        "settings": list(settings),
-        "data": store.hash,
-        "split": split,
-        "rows": rows,
-        "failed": failed,
-    }
-    (out / "table.json").write_text(json.dumps(answer, indent=1))
-    (out / "table.md").write_text(as_markdown(answer))
+    answer = Ablation(
+        recipe=recipe,
+        settings=list(settings),
+        data=store.hash,
+        split=split,
+        rows=[_row(variant, results, measures) for variant in dict.fromkeys(trial.variant for trial in trials)],
+        failed=[
+            FailedRun(run=str(outcome.item.out.relative_to(out)), reason=outcome.skipped)
+            for outcome in outcomes
+            if outcome.skipped
+        ],
+    )
+    write_atomic(out / "table.json", answer.model_dump_json(indent=1).encode())
+    write_atomic(out / "table.md", as_markdown(answer).encode())
     return answer
 
 
-def as_markdown(answer: Mapping[str, Any]) -> str:
+def as_markdown(answer: Ablation) -> str:
     """Return the table of an ablation: mean (lowest to highest) over seeds, and the paired difference with its interval."""
-    header = ["variant", "runs", *(f"{name}, difference" if d else name for name in MEASURES for d in (False, True))]
+    found = _find_measures(answer.rows[0].measures)
+    header = ["variant", "runs", *(cell for each in found.values() for cell in (each.title, f"{each.title}, difference"))]
     lines = [header, ["---"] * len(header)]
-    for row in answer["rows"]:
-        cells = [row["variant"], str(row["runs"])]
-        for name in MEASURES:
-            cells += [_spread(row.get(name), "{:.3f}"), _difference(row.get(f"{name}_difference"))]
+    for row in answer.rows:
+        cells = [row.variant, str(row.runs)]
+        for name in found:
+            cells += [_spread(row.measures[name].spread, "{:.3f}"), _difference(row.measures[name].difference)]
         lines.append(cells)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _spread(value: Mapping[str, float] | None, form: str) -> str:
-    if value is None:
-        return ""
-    return f"{form} ({form} to {form})".format(value["mean"], value["low"], value["high"])
+def _find_measures(names: Sequence[str] | Mapping[str, object]) -> dict[str, Measure]:
+    known = {f"{task}.{measure.name}": measure for task, measure in all_measures()}
+    for name in names:
+        if name not in known:
+            raise MedLIPError(f"measure {name!r}: there is none of this name. Choose from: {', '.join(known)}.")
+    return {name: known[name] for name in names}
 
 
-def _difference(value: Mapping[str, Any] | None) -> str:
+def _spread(value: Spread | None, form: str) -> str:
+    return f"{form} ({form} to {form})".format(value.mean, value.low, value.high) if value else ""
+
+
+def _difference(value: Spread | None) -> str:
     spread = _spread(value, "{:+.3f}")
-    return spread + "; 95 % {:+.3f} to {:+.3f}".format(*value["interval"]) if value and value["interval"] else spread
+    return spread + "; 95 % {:+.3f} to {:+.3f}".format(*value.interval) if value and value.interval else spread
 
 
-def _trials(
-    recipe: str,
-    store: Store,
-    out: Path,
-    grid: Sequence[str],
-    settings: tuple[str, ...],
-    seeds: int,
-    split: str,
-    full: bool,
-    threads: int,
-) -> Iterator[Trial]:
+def _runs(
+    recipe: str, out: Path, grid: Sequence[str], settings: tuple[str, ...], seeds: int, full: bool
+) -> Iterator[tuple[str, int, tuple[str, ...], Path]]:
+    """Yield variant, seed, all changes to the recipe, and folder of every run."""
     known: list[Any] = []
     for changes in variants(grid, full=full):
         made = load_recipe(recipe, [*settings, *changes])
@@ -189,24 +254,19 @@ def _trials(
         name = ",".join(changes) or DEFAULT
         for seed in range(seeds):
             folder = out / name.replace("/", "_") / f"seed-{seed}"
-            yield Trial(
-                name, seed, recipe, (*settings, *changes, f"training.seed={seed}"), store.root, folder, split, threads
-            )
+            yield name, seed, (*settings, *changes, f"training.seed={seed}"), folder
 
 
-def _run(trial: Trial) -> dict[str, float | None]:
+def _run(trial: Trial) -> Values:
     """Train, evaluate, and keep the result; whichever of these is done is not done again."""
-    file = trial.out / RESULT
-    recipe = load_recipe(trial.recipe, trial.settings)
-    store = Store.open(trial.store)
-    made_with = {"recipe": recipe.model_dump(mode="json"), "data": store.hash, "split": trial.split}
+    file, store = trial.out / RESULT, Store.open(trial.store)
+    recipe, train = load_recipe(trial.recipe, trial.settings), store.select("train")
     other = f"{trial.out}: holds a run of another recipe or other data. Give another folder."
     if file.exists():
-        known = json.loads(file.read_text())
-        if known["made_with"] != made_with:
+        result = _load(file)
+        if (result.protocol.data, result.split) != (store.hash, trial.split) or not _made_by(result.run, recipe, train):
             raise MedLIPError(other)
-        return _measures(known)
-    train = store.select("train")
+        return _values(result, trial.measures)
     trial.out.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(trial.threads)
@@ -214,32 +274,52 @@ def _run(trial: Trial) -> dict[str, float | None]:
         with (trial.out / "log.txt").open("a") as log, redirect_stderr(log):
             if not (trial.out / MODEL).exists():
                 resume = (trial.out / CHECKPOINT).exists()
-                fit(recipe, train, trial.out, validation=store.select("val"), resume=resume)
-            method = load_run(trial.out)
-            by = method.made_by
-            if by is None or (by["recipe"], by["data"]["hash"]) != (made_with["recipe"], train.hash):
+                fit(recipe, train, trial.out, validation=store.select("val"), resume=resume, device=trial.device)
+            method = load_run(trial.out, trial.device)
+            if not _made_by(method.made_by, recipe, train):
                 raise MedLIPError(other)
             result = evaluate(method, store, split=trial.split)
     finally:
         torch.set_num_threads(threads)
-    write_atomic(file, json.dumps({"made_with": made_with, **result}, indent=1).encode())
+    result.save(file)
     (trial.out / CHECKPOINT).unlink(missing_ok=True)  # three times the size of the model, and needed no more
-    print(f"{trial.variant}, seed {trial.seed}: {_measures(result)}", file=sys.stderr)
-    return _measures(result)
+    values = _values(result, trial.measures)
+    print(f"{trial.variant}, seed {trial.seed}: {values}", file=sys.stderr)
+    return values
 
 
-def _measures(result: Mapping[str, Any]) -> dict[str, float | None]:
-    return {name: value_at(result, path) for name, path in MEASURES.items()}
+def _load(file: Path) -> Result:
+    try:
+        return Result.load(file)
+    except MedLIPError as error:
+        raise MedLIPError(f"{error} Delete the file and give the same command: the run is not trained anew.") from error
 
 
-def _row(variant: str, results: Mapping[tuple[str, int], Mapping[str, float | None]]) -> dict[str, Any]:
-    seeds = sorted(seed for name, seed in results if name == variant)
-    row: dict[str, Any] = {"variant": variant, "runs": len(seeds)}
-    for name in MEASURES:
-        values = {seed: value for seed in seeds if (value := results[variant, seed][name]) is not None}
-        row[name] = over_seeds(list(values.values()))
-        if variant != DEFAULT:
-            defaults = {seed: results[DEFAULT, seed][name] for seed in seeds if (DEFAULT, seed) in results}
-            pairs = [(value, defaults.get(seed)) for seed, value in values.items()]
-            row[f"{name}_difference"] = over_seeds([value - other for value, other in pairs if other is not None])
-    return row
+def _made_by(run: Mapping[str, Any] | None, recipe: Recipe, train: Store) -> bool:
+    """Whether a run is one of this recipe on this data."""
+    return run is not None and run["recipe"] == recipe.model_dump(mode="json") and run["data"]["hash"] == train.hash
+
+
+def _values(result: Result, measures: Sequence[str]) -> Values:
+    values: dict[str, float | None] = {}
+    for name in measures:
+        task, _, measure = name.partition(".")
+        found = result.tasks.get(task)
+        estimate = found.estimates.get(measure) if found else None
+        values[name] = estimate.value if estimate else None
+    return values
+
+
+def _row(variant: str, results: Mapping[tuple[str, int], Values], measures: Sequence[str]) -> AblationRow:
+    runs = {seed: values for (name, seed), values in sorted(results.items()) if name == variant}
+    tabulated = {}
+    for measure in measures:
+        values = {seed: value for seed, found in runs.items() if (value := found[measure]) is not None}
+        defaults = {seed: results[DEFAULT, seed][measure] for seed in values if (DEFAULT, seed) in results}
+        pairs = [(value, defaults.get(seed)) for seed, value in values.items()]
+        differences = [value - other for value, other in pairs if other is not None]
+        tabulated[measure] = Tabulated(
+            spread=over_seeds(list(values.values())),
+            difference=over_seeds(differences) if variant != DEFAULT else None,
+        )
+    return AblationRow(variant=variant, runs=len(runs), measures=tabulated)

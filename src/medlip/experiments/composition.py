@@ -1,4 +1,4 @@
-"""Pairs of a pathology and an anatomy that training never shows together, to ask for them afterwards.
+"""Composition: pairs of a pathology and an anatomy that training never shows together, and what a method makes of them.
 
 Both factors of a held-out pair stay in training with other partners. What is held out is kept in a file, so that training
 (`medlip pretrain --without`) and evaluation (`medlip disentangle --pairs`) speak of the same pairs.
@@ -17,10 +17,24 @@ from medlip.concepts import Vocabulary
 from medlip.concepts.vocabulary import is_place
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
+from medlip.experiments.factors import (
+    Facts,
+    Reported,
+    SeenAndHeldOut,
+    factor_indices,
+    findings_in_places,
+    frequent_enough,
+    labels_within,
+    seen_and_held_out,
+)
 from medlip.files import write_atomic
+from medlip.metrics import Array, auroc_statistic, mean_defined, mean_statistic
 
 Pair = tuple[str, str]
 """A pathology and an anatomy, by name."""
+
+HIGHEST = 1 / 3
+"""Share of the places among which the right one should be."""
 
 
 def compositional_split(
@@ -126,6 +140,130 @@ def read_pairs(path: Path, vocabulary: Vocabulary) -> tuple[Pair, ...]:
         what = f"the vocabulary has no {unknown[0]!r}" if unknown else "it names no pair"
         raise MedLIPError(f"{path}: {what}. Use the file with the data that it was made from.")
     return pairs
+
+
+class Placing(SeenAndHeldOut):
+    """The share of present findings whose place is among the highest third of what the method answers; ties count half.
+
+    Attributes:
+        n_seen: findings in seen pairs.
+        n_held_out: findings in held-out pairs.
+    """
+
+    n_seen: int
+    n_held_out: int
+
+
+class PlacedPair(Reported):
+    """A held-out pair: its findings `n`, and the share of them whose place is among the highest third; None without any."""
+
+    pathology: str
+    anatomy: str
+    n: int
+    place: float | None
+
+
+class CompositionResult(Reported):
+    """How well pathologies are found, and placed, in pairs that were seen and that were held out.
+
+    Attributes:
+        auroc: macro over `classes` of positives whose only places are seen, or held out, against the images without the
+            pathology.
+        classes: pathologies with enough of either.
+        left_out: those with too few.
+        place: whether findings are placed.
+        pairs: that were held out.
+        trained_without: whether the method was trained on this data without the pairs; None where that's not known.
+    """
+
+    auroc: SeenAndHeldOut
+    classes: list[str]
+    left_out: dict[str, str]
+    place: Placing
+    pairs: list[PlacedPair]
+    trained_without: bool | None = None
+
+
+class Composition:
+    """What a method makes of pairs that training never showed together, beside the same pathologies' other pairs.
+
+    Args:
+        facts: of the N images, as `Known` has them.
+        patients: (N,).
+        vocabulary: of the facts.
+        pairs: that were held out.
+    """
+
+    def __init__(self, facts: Facts, patients: Sequence[str], vocabulary: Vocabulary, pairs: Sequence[Pair]) -> None:
+        self.patients, self.pairs = patients, tuple(pairs)
+        self.prompts = tuple(name for name in vocabulary.pathology_index if name in {pathology for pathology, _ in pairs})
+        self._held_out = np.zeros((len(vocabulary.anatomies), len(self.prompts)), bool)
+        for pathology, anatomy in pairs:
+            self._held_out[vocabulary.anatomy_index[anatomy], self.prompts.index(pathology)] = True
+        self._cells = facts[:, :, [vocabulary.pathology_index[name] for name in self.prompts]].transpose(0, 2, 1)
+        self._names = list(vocabulary.anatomy_index)
+        places = np.zeros(len(self._names), bool)
+        places[factor_indices(vocabulary, "anatomy")[findings_in_places(facts, vocabulary, (1,)).any((0, 2))]] = True
+        self._places = places
+        self._scores = np.full((len(facts), len(self.prompts)), np.nan)
+        self._found: list[tuple[int, int, int, float]] = []
+
+    def add(self, first: int, scores: Array, places: Array) -> None:
+        """Take probabilities of the pairs' pathologies (B, K), and of their anatomies (B, K, A), from image `first` on."""
+        self._scores[first : first + len(scores)] = scores
+        for row, likely in enumerate(places, first):
+            for k, a in np.argwhere((self._cells[row] == 1) & self._places):
+                others = likely[k, self._places]
+                rank = (others > likely[k, a]).sum() + ((others == likely[k, a]).sum() - 1) / 2
+                self._found.append((row, k, a, rank / len(others)))
+
+    def result(self, resamples: int = 1000, seed: int = 0, *, trained_without: bool | None = None) -> CompositionResult:
+        """Return how well pathologies are found, and placed, in pairs that were `seen` and that were `held_out`.
+
+        Args:
+            resamples: of the bootstrap.
+            seed: of the bootstrap.
+            trained_without: whether the method was trained on this data without the pairs; None where that's not known.
+        """
+        halves = [
+            np.stack([labels_within(self._cells[:, k], np.flatnonzero(inside[:, k])) for k in range(len(self.prompts))], 1)
+            for inside in (~self._held_out & np.array(list(map(is_place, self._names)))[:, None], self._held_out)
+        ]
+        kept, left_out = frequent_enough(self.prompts, {"in seen pairs": halves[0], "in held-out pairs": halves[1]})
+        areas = [auroc_statistic(self._scores[:, kept], half[:, kept]) for half in halves]
+        return CompositionResult(
+            auroc=seen_and_held_out(
+                lambda weights: mean_defined(areas[0](weights)),
+                lambda weights: mean_defined(areas[1](weights)),
+                self.patients,
+                resamples,
+                seed,
+            ),
+            classes=[self.prompts[k] for k in kept],
+            left_out=left_out,
+            place=self._placing(resamples, seed),
+            pairs=[self._pair(pathology, anatomy) for pathology, anatomy in self.pairs],
+            trained_without=trained_without,
+        )
+
+    def _placing(self, resamples: int, seed: int) -> Placing:
+        held_out = np.array([self._held_out[a, k] for _, k, a, _ in self._found], bool)
+        among = np.array([rank < HIGHEST for *_, rank in self._found], float)
+        seen_mean, held_mean = mean_statistic(among[~held_out]), mean_statistic(among[held_out])
+        shares = seen_and_held_out(
+            lambda weights: seen_mean(weights[:, ~held_out]),
+            lambda weights: held_mean(weights[:, held_out]),
+            [self.patients[row] for row, *_ in self._found],
+            resamples,
+            seed,
+        )
+        return Placing(**dict(shares), n_seen=int((~held_out).sum()), n_held_out=int(held_out.sum()))
+
+    def _pair(self, pathology: str, anatomy: str) -> PlacedPair:
+        k, a = self.prompts.index(pathology), self._names.index(anatomy)
+        among = [rank < HIGHEST for _, column, place, rank in self._found if (column, place) == (k, a)]
+        share = float(np.mean(among)) if among else None
+        return PlacedPair(pathology=pathology, anatomy=anatomy, n=len(among), place=share)
 
 
 def _findings(store: Store, vocabulary: Vocabulary) -> tuple[NDArray[np.int64], ...]:

@@ -5,25 +5,29 @@ It says what the same images give to who may see their labels; a method that rea
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medlip.concepts import Vocabulary, default_vocabulary
+from medlip.concepts import Vocabulary
+from medlip.data.batch import Batch, TrainingBatches
 from medlip.errors import MedLIPError
-from medlip.evaluation.basis import label_matrix
-from medlip.evaluation.run import evaluate
+from medlip.evaluation import evaluate
+from medlip.evaluation.selection import label_matrix
+from medlip.experiments.finetune import label_loss
+from medlip.experiments.labels import labelled_classes
 from medlip.images.augment import Augment
-from medlip.images.preprocessing import Preprocessing, squash
-from medlip.nn.image_encoder import ImageEncoder
-from medlip.parallel import track
+from medlip.images.preprocessing import Preprocessing
+from medlip.methods.base import Answers, Method
+from medlip.nn.cpu import optimize_for_cpu
+from medlip.nn.device import Precision, device_of, resolve_device
+from medlip.nn.vision_encoder import VisionEncoder, vision_encoder
+from medlip.training.loop import Group, Training, processes
+from medlip.training.schedule import Seconds, Shaped, Steps
 
 if TYPE_CHECKING:
     from medlip.data.store import Store
@@ -41,8 +45,12 @@ class SupervisedClassifier(nn.Module):
         vocabulary: what names prompts are synonyms of.
     """
 
+    loss_weights: Mapping[str, float] = {"labels": 1.0}
+    seen = None
+    made_by = None
+
     def __init__(
-        self, classes: Sequence[str], encoder: ImageEncoder, preprocessing: Preprocessing, vocabulary: Vocabulary
+        self, classes: Sequence[str], encoder: VisionEncoder, preprocessing: Preprocessing, vocabulary: Vocabulary
     ) -> None:
         super().__init__()
         self.classes = tuple(classes)
@@ -53,9 +61,12 @@ class SupervisedClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) of images (B, 3, S, S)."""
-        features, _ = self.encoder(images)
-        logits: Tensor = self.head(features.mean(1))
+        logits: Tensor = self.head(self.encoder(images).tokens.mean(1))
         return logits
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `labels`: the binary cross-entropy over known labels."""
+        return {"labels": label_loss(self(batch.images), batch, self.classes)}
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the probability (B, len(prompts)) of classes that are asked for by name.
@@ -68,9 +79,18 @@ class SupervisedClassifier(nn.Module):
 
     def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return class activation maps (B, len(prompts), h, w): what each location adds to the logit, where it adds."""
-        features, grid = self.encoder(images)
-        maps: Tensor = F.linear(features, self.head.weight[self._columns(prompts)]).clamp_min(0)
-        return maps.transpose(1, 2).reshape(len(images), len(prompts), *grid)
+        features = self.encoder(images)
+        maps: Tensor = F.linear(features.tokens, self.head.weight[self._columns(prompts)]).clamp_min(0)
+        return maps.transpose(1, 2).reshape(len(images), len(prompts), *features.grid)
+
+    def answer(self, images: Tensor, prompts: Sequence[str], *, maps: bool = False, **others: bool) -> Answers:
+        """Return what is wanted of images at once, as a method does."""
+        return Answers(self.score(images, prompts), self.localise(images, prompts) if maps else None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return device_of(self)
 
     def _columns(self, prompts: Sequence[str]) -> list[int]:
         return [self._column(prompt) for prompt in prompts]
@@ -91,56 +111,57 @@ def train_supervised(
     weights: str | None = None,
     size: int = 128,
     seconds: float = 420,
+    steps: int | None = None,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.05,
+    precision: Precision = "auto",
+    device: str = "auto",
     seed: int = 0,
 ) -> SupervisedClassifier:
     """Train on the split `train` for a given time: binary cross-entropy over known labels, AdamW, cosine over the time.
 
-    The images are held in memory, somewhat larger than the input (about 26 kB each at 128 px). The seed fixes everything but
-    how many steps fit into the time.
+    The seed fixes everything but how many steps fit into the time; with `steps`, everything.
 
     Args:
         store: the data; its split `train` is used.
         classes: which labels; None for all that have a positive.
         backbone: name of a timm model that gives feature maps.
-        weights: as for `ImageEncoder`: None for random, "timm", or a file.
+        weights: as for `vision_encoder`: None for random, "timm", or a file.
         size: input side in pixels.
-        seconds: of training; preparing the images comes on top.
+        seconds: of training; reading the images comes on top.
+        steps: to train for instead of a time.
         batch_size: images a step.
         learning_rate: its highest value.
         weight_decay: of AdamW.
+        precision: of training.
+        device: to train on, see `medlip.nn.device.resolve_device`; the classifier stays there.
         seed: of weights, order and augmentation.
 
     Raises:
-        MedLIPError: there is no split `train`, or no class with a positive in it.
+        MedLIPError: there is no split `train`, no class with a positive in it, or no such device.
     """
-    images, labels, classes = _load(store.select(split="train"), classes, round(1.25 * size))
+    where = resolve_device(device)
+    train = store.select(split="train")
+    classes = labelled_classes(train, classes)
     torch.manual_seed(seed)
-    encoder = ImageEncoder(backbone, stride=32, weights=weights)
-    model = SupervisedClassifier(classes, encoder, Preprocessing(size=size), default_vocabulary())
-    model.to(memory_format=torch.channels_last)
-    known, targets = (~labels.isnan()).float(), labels.nan_to_num()
+    encoder = vision_encoder(backbone, stride=32, image_size=size, weights=weights)
+    model = optimize_for_cpu(SupervisedClassifier(classes, encoder, Preprocessing(size=size), train.vocabulary))
+    labels = torch.from_numpy(label_matrix(train.column("labels"), classes)).float()
+    known = (~labels.isnan()).sum(0)
     with torch.no_grad():  # rare classes start as rare: the first steps go to the images
-        model.head.bias.copy_(((targets.sum(0) + 1) / (known.sum(0) + 2)).logit())
-    optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    augment = Augment(size)
-    batches = track(_batches(len(images), batch_size, seed), f"training {backbone}")
-    start = time.monotonic()
-    for rows, seeds in batches:
-        done = (time.monotonic() - start) / seconds
-        if done >= 1:
-            break
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * min(done / WARM_UP, (1 + math.cos(math.pi * done)) / 2)
-        inputs = model.preprocessing.normalise(augment(images[rows], seeds).images)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(inputs.contiguous(memory_format=torch.channels_last))
-        losses: Tensor = F.binary_cross_entropy_with_logits(logits.float(), targets[rows], known[rows], reduction="sum")
-        optimiser.zero_grad()
-        torch.autograd.backward(losses / known[rows].sum().clamp_min(1))
-        optimiser.step()
+        model.head.bias.copy_(((labels.nan_to_num().sum(0) + 1) / (known + 2)).logit())
+    batches = TrainingBatches(train, model.preprocessing, Augment(size), min(batch_size, len(train)), seed, train.vocabulary)
+    with processes(where, precision) as ranks:
+        model.to(ranks.device)
+        Training(
+            model,
+            batches,
+            ranks,
+            [Group(list(model.parameters()), learning_rate, weight_decay)],
+            schedule=Shaped("cosine", WARM_UP),
+            budget=Steps(steps) if steps else Seconds(seconds),
+        ).run(f"training {backbone}")
     return model.eval()
 
 
@@ -166,31 +187,6 @@ def bench_supervised(
     start = time.monotonic()
     model = train_supervised(store, classes, seed=seed, **training)
     seconds = time.monotonic() - start
-    result = evaluate(model, store, split=split, classes=model.classes, resamples=resamples, seed=seed)
-    return {"supervised": {"seconds": round(seconds, 1), "classes": list(model.classes), "seed": seed, **training}} | result
-
-
-def _load(store: Store, classes: Sequence[str] | None, side: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Return images uint8 (N, side, side), labels (N, C) with NaN for unknown, and the classes with a positive."""
-    images, labels = [], []
-    for record in track(store, "reading images", len(store)):
-        images.append(squash(torch.from_numpy(record.image)[None], side))
-        labels.append(record.labels)
-    present = {name for label in labels for name, presence in label.items() if presence == "present"}
-    names = tuple(sorted(present) if classes is None else classes)
-    lacking = [name for name in names if name not in present]
-    if lacking or not names:
-        what = ", ".join(map(repr, lacking)) or "any class"
-        raise MedLIPError(
-            f"the split 'train' has no positive of {what}: there is nothing to learn from. Name other classes."
-        )
-    return torch.cat(images), torch.from_numpy(label_matrix(labels, names)).float(), names
-
-
-def _batches(n: int, batch_size: int, seed: int) -> Iterator[tuple[NDArray[np.int64], list[int]]]:
-    """Yield rows and augmentation seeds without end; every pass has a new order and leaves out a rest below a batch."""
-    generator = np.random.default_rng(seed)
-    size = min(n, batch_size)
-    while True:
-        for rows in generator.permutation(n)[: n - n % size].reshape(-1, size):
-            yield rows, generator.integers(2**62, size=size).tolist()
+    result = evaluate(cast("Method", model), store, split=split, classes=model.classes, resamples=resamples, seed=seed)
+    about = {"seconds": round(seconds, 1), "classes": list(model.classes), "seed": seed, **training}
+    return {"supervised": about} | result.model_dump(mode="json")

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medlip.errors import MedLIPError
-from medlip.evaluation.protocol import read_own
+from medlip.evaluation.protocols import read_own
 
 
 class TransferTraining(BaseModel):
@@ -31,7 +31,7 @@ class TransferTraining(BaseModel):
         checks: how often the network is held against validation images; the best one is kept.
         scale: smallest and largest share of the image that the augmentation keeps.
         rotate: largest angle of the augmentation, degrees.
-        precision: `bf16` or `fp32`.
+        precision: `bf16` or `fp32`; `auto` is bf16 where that is fast.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,7 +47,7 @@ class TransferTraining(BaseModel):
     checks: int = Field(5, gt=0)
     scale: tuple[float, float] = (0.8, 1.0)
     rotate: float = Field(10.0, ge=0)
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
 
 
 class TransferProtocol(BaseModel):

@@ -1,71 +1,96 @@
 """Image files to grey pixels, under one convention of intensity, whatever the file is called.
 
-The convention: uint8, 0 is black (air), 255 is white (metal), as a radiologist sees the image.
+The convention: uint8, 0 is black (air), 255 is white (metal), as a radiologist sees the image; head up, and the patient's
+right on the image's left, where the file says how it lies.
 
-- 8 bit PNG and JPEG are taken as they are; colour becomes luminance, transparent is black, EXIF rotation is undone.
-- A DICOM is shown as it says itself: rescaled by its modality transform, then through its first VOI LUT or else its first
-  window. One that has neither: 8 bits as they are; more are stretched from the smallest value to the largest.
-- 16 bit PNG is stretched from its smallest value to its largest, too.
-- MONOCHROME1, or a presentation LUT shape INVERSE, is inverted. Padding is left out of the stretch and shown black.
-
-Of a DICOM, only the elements that say how to show its pixels are read: nothing that names a patient gets into memory.
+- 8 bit PNG, JPEG and TIFF are taken as they are; colour becomes luminance, transparent is black, EXIF rotation is undone.
+  More bits, and floats, are stretched (`medlip.images.display.stretch`).
+- A DICOM is shown as it says itself: rescaled by its modality transform, then through its first VOI LUT or else window that
+  shows something. One that has neither: 8 bits as they are; more are stretched. MONOCHROME1, or a presentation LUT shape
+  INVERSE, is inverted. Padding is left out of the stretch and shown black (`medlip.images.display`).
+- It is turned by Patient Orientation, else by the rotation and flip of its field of view, and stretched to square pixels
+  (`medlip.images.orientation`).
+- An element that makes no sense is left out, and one that is missing gets its only sensible value; a note says so. Only what
+  can't be shown is refused.
 """
 
 from __future__ import annotations
 
-import struct
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from medlip.errors import MedLIPError
+from medlip.images import dicom, pictures
+from medlip.images.elements import Elements
+from medlip.images.kind import unfit_for, view_of
+from medlip.images.orientation import Turn
 
-MIN_SIDE = 16
-MAX_PIXELS = 100_000_000
-LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
-_DICOM_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")  # group 2 or 8 comes first, in either byte order
-_DICOM_ELEMENTS = """
-    SOPClassUID Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration BitsAllocated
-    BitsStored HighBit PixelRepresentation PixelData FloatPixelData DoubleFloatPixelData ExtendedOffsetTable
-    ExtendedOffsetTableLengths RescaleSlope RescaleIntercept ModalityLUTSequence VOILUTSequence VOILUTFunction WindowCenter
-    WindowWidth PixelPaddingValue PixelPaddingRangeLimit PresentationLUTShape PaletteColorLookupTableUID
-    RedPaletteColorLookupTableDescriptor RedPaletteColorLookupTableData GreenPaletteColorLookupTableDescriptor
-    GreenPaletteColorLookupTableData BluePaletteColorLookupTableDescriptor BluePaletteColorLookupTableData
-"""
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 Pixels = NDArray[np.uint8]
+_HEAD = 132  # bytes that tell a format
+
+
+@dataclass(frozen=True, slots=True)
+class XRay:
+    """An image, and what its file says of it.
+
+    Attributes:
+        pixels: uint8 (H, W), 0 black, 255 white.
+        notes: what was left out, assumed or turned, for people: "Window Center is unusable: left out".
+        view: "PA", "AP", "lateral", another view by name ("oblique", "decubitus", "lordotic"), or "" when it is not known.
+        unfit: what says that this is no frontal or lateral chest X-ray: "the modality is CT, the body part is KNEE"; "" when
+            nothing does.
+        turn: how the file's pixels became these: moves boxes and masks along.
+    """
+
+    pixels: Pixels
+    notes: tuple[str, ...] = ()
+    view: str = ""
+    unfit: str = ""
+    turn: Turn | None = None
 
 
 def read_image(path: str | Path) -> Pixels:
-    """Read a PNG, JPEG or DICOM file, told apart by content, as grey pixels (H, W): 0 black, 255 white.
+    """Read a PNG, JPEG, TIFF or DICOM file, told apart by content, as grey pixels (H, W): 0 black, 255 white.
+
+    Raises:
+        MedLIPError: as `read_xray` does.
+    """
+    return read_xray(Path(path)).pixels
+
+
+def read_xray(source: str | Path | bytes | Dataset | Image.Image | NDArray[Any]) -> XRay:
+    """Read an X-ray, and what it says of itself.
+
+    Args:
+        source: a PNG, JPEG, TIFF or DICOM file, told apart by content; the bytes of one; a pydicom data set; a picture; or
+            an array (H, W), (H, W, C) or (C, H, W) of 1 to 4 channels: 8 bits are taken as they are, others stretched.
 
     Raises:
         MedLIPError: names the file and what is wrong with it: missing, empty, none of these formats, truncated or otherwise
             broken, compressed in a way that no installed decoder knows, without an image, of several frames, of one value
             only, under 16 pixels wide or high, or over 100 million pixels.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(132)
-    except OSError as error:
-        raise MedLIPError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
+    name = str(source) if isinstance(source, (str, Path)) else "the image"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a decoder's warning neither names the file nor tells what to do
-            pixels = _read(path, head)
+            xray = _read(source)
     except MedLIPError as error:
-        raise MedLIPError(f"{path}: {error}") from error
-    except Exception as error:  # decoders raise anything at broken input
-        reason = " ".join(str(error).split())[:200]
-        raise MedLIPError(f"{path}: broken or truncated ({type(error).__name__}: {reason}). Get the file again.") from error
-    if pixels.min() == pixels.max():
-        raise MedLIPError(f"{path}: every pixel has the same value, so there is no image to see. Leave the file out.")
-    return pixels
+        raise MedLIPError(f"{name}: {error}") from error
+    except Exception as error:  # decoders raise anything at broken input, and may quote it
+        raise MedLIPError(f"{name}: broken or truncated ({type(error).__name__}). Get the file again.") from error
+    if xray.pixels.min() == xray.pixels.max():
+        raise MedLIPError(f"{name}: every pixel has the same value, so there is no image to see. Leave the file out.")
+    return xray
 
 
 def resize_short_side(pixels: Pixels, size: int) -> Pixels:
@@ -78,153 +103,52 @@ def resize_short_side(pixels: Pixels, size: int) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0))
 
 
-def _read(path: Path, head: bytes) -> Pixels:
-    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
-        return _read_picture(path)
-    if head[128:] == b"DICM" or head.startswith(_DICOM_STARTS):
-        return _read_dicom(path)
+def _read(source: str | Path | bytes | Dataset | Image.Image | NDArray[Any]) -> XRay:
+    if isinstance(source, (str, Path)):
+        return _read_content(_load(Path(source)))
+    if isinstance(source, bytes):
+        return _read_content(source)
+    if isinstance(source, Image.Image):
+        notes: list[str] = []
+        return XRay(pictures.from_picture(source, notes), tuple(notes))
+    if isinstance(source, np.ndarray):
+        return XRay(pictures.from_array(source))
+    return _read_dicom(Elements(source))
+
+
+def _load(path: Path) -> bytes:
+    """Return a file's bytes, or only the first of one that is no image."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+            if not _format(head):
+                return head
+            file.seek(0)
+            return file.read()
+    except OSError as error:
+        raise MedLIPError(f"cannot be read ({error.strerror}). Check the path.") from error
+
+
+def _format(head: bytes) -> str:
+    if dicom.looks_like_dicom(head):  # first: its preamble may make it look like a TIFF
+        return "DICOM"
+    return "picture" if head.startswith(pictures.STARTS) else ""
+
+
+def _read_content(content: bytes) -> XRay:
+    head = content[:_HEAD]
+    format = _format(head)
+    if format == "picture":
+        notes: list[str] = []
+        return XRay(pictures.read_picture(content, notes), tuple(notes))
+    if format == "DICOM":
+        return _read_dicom(dicom.parse(content))
     if not head.strip(b"\0"):
         raise MedLIPError("holds no data. Get the file again.")
     what = "a web page or other text" if head.lstrip()[:1] in b"<{" else "some other format"
-    raise MedLIPError(f"is neither PNG, JPEG nor DICOM but {what}. Get the image itself, or convert it to PNG.")
+    raise MedLIPError(f"is neither PNG, JPEG nor DICOM, nor TIFF, but {what}. Get the image itself, or convert it to PNG.")
 
 
-def _check_size(width: int, height: int) -> None:
-    if min(width, height) < MIN_SIDE:
-        raise MedLIPError(f"has only {width} x {height} pixels, too few for an X-ray. Leave the file out.")
-    if width * height > MAX_PIXELS:
-        raise MedLIPError(f"claims {width} x {height} pixels, over the limit of {MAX_PIXELS:,}. Shrink it, or leave it out.")
-
-
-def _read_picture(path: Path) -> Pixels:
-    with Image.open(path, formats=("PNG", "JPEG")) as picture:
-        _check_size(*picture.size)
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode == "1" or upright.mode.startswith(("I", "F")):
-            values = np.asarray(upright)
-            return _scale(values, float(values.min()), float(values.max()))
-        if upright.has_transparency_data:
-            upright = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright).convert("RGB")
-        elif upright.mode == "P":
-            upright = upright.convert("RGB")
-        return np.array(upright.convert("L"))
-
-
-def _scale(values: NDArray[Any], low: float, high: float) -> Pixels:
-    """Map low..high to 0..255, rounded; what lies beyond is cut."""
-    unit = (values.astype(np.float32) - low) * np.float32(255 / max(high - low, 1e-12))
-    return unit.round().clip(0, 255).astype(np.uint8)
-
-
-def _read_dicom(path: Path) -> Pixels:
-    from pydicom import dcmread
-    from pydicom.pixels import apply_color_lut, pixel_array
-
-    dicom = dcmread(path, force=True, specific_tags=_DICOM_ELEMENTS.split())
-    if not any(f"{kind}PixelData" in dicom for kind in ("", "Float", "DoubleFloat")) or not dicom.get("Rows"):
-        kind = dicom.SOPClassUID.name if "SOPClassUID" in dicom else "of an unknown kind"
-        raise MedLIPError(f"is a DICOM file without an image ({kind}). Leave the file out.")
-    _check_length(dicom)
-    _check_size(dicom.Columns, dicom.Rows)
-    _check_codestream(dicom)
-    frames = int(dicom.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise MedLIPError(f"is a DICOM film of {frames} frames. Give a single image.")
-    try:
-        stored = pixel_array(dicom, decoding_plugin=_decoder(dicom.file_meta.TransferSyntaxUID))
-    except (NotImplementedError, RuntimeError) as error:
-        if not any(hint in str(error) for hint in ("missing dependencies", "does not support", "no pixel data decoders")):
-            raise
-        syntax = dicom.file_meta.TransferSyntaxUID.name
-        raise MedLIPError(f"is compressed as {syntax!r}, which no installed decoder reads. Save it uncompressed.") from error
-    if dicom.PhotometricInterpretation == "PALETTE COLOR":
-        stored = apply_color_lut(stored, dicom)
-        return _scale(stored @ LUMINANCE, 0, np.iinfo(stored.dtype).max)
-    if stored.ndim == 3:
-        return _scale(stored @ LUMINANCE, 0, 2**dicom.BitsStored - 1)
-    return _show(stored, dicom)
-
-
-def _decoder(syntax: Any) -> str:
-    """Choose who decompresses, "" for pydicom's own order: GDCM, which ends the process at some broken files, comes last."""
-    from pydicom.pixels import get_decoder
-
-    available = get_decoder(syntax).available_plugins if syntax.is_encapsulated else ()
-    return next((plugin for plugin in ("pydicom", "pylibjpeg", "pillow") if plugin in available), "")
-
-
-def _check_length(dicom: Any) -> None:
-    """Raise when the pixel data claim more bytes than the file has: pydicom takes what there is, without a word."""
-    pixels = dicom.get_item("PixelData")
-    claimed, found = getattr(pixels, "length", 0), len(pixels.value or b"") if pixels is not None else 0
-    if claimed != 0xFFFFFFFF and found < claimed:  # that one means: until a delimiter
-        raise MedLIPError(
-            f"broken or truncated (its pixel data claim {claimed:,} bytes and are {found:,}). Get the file again."
-        )
-
-
-def _check_codestream(dicom: Any) -> None:
-    """Raise when JPEG 2000 data are of another size than the DICOM: decoders spend minutes on a damaged size."""
-    data = dicom.get("PixelData") or b""
-    start = data.find(b"\xff\x4f\xff\x51")
-    if start < 0 or len(data) < start + 32:
-        return
-    right, bottom, left, top, across, down = struct.unpack_from(">6I", data, start + 8)
-    if (right - left, bottom - top) != (dicom.Columns, dicom.Rows) or min(across, down) < MIN_SIDE:
-        raise MedLIPError("broken (its JPEG 2000 data are of another size than the image). Get the file again.")
-
-
-def _show(stored: NDArray[Any], dicom: Any) -> Pixels:
-    """Take stored grey values (H, W) through the DICOM's own chain of transforms."""
-    from pydicom.pixels import apply_modality_lut, apply_voi
-
-    padding = _padding(stored, dicom)
-    values = apply_modality_lut(stored, dicom)
-    window = _window(dicom)
-    if dicom.get("VOILUTSequence"):
-        values = apply_voi(values.astype(np.int64), dicom)
-        table = apply_voi(np.arange(2**17) - 2**16, dicom)  # every index that a table of 16 bit inputs can have
-        pixels = _scale(values, float(table.min()), float(table.max()))
-    elif window is not None:
-        pixels = _scale(_through_window(values, *window), 0, 1)
-    elif stored.dtype == np.uint8:
-        ends = apply_modality_lut(np.array([0, 2**dicom.BitsStored - 1], np.uint8), dicom)
-        pixels = _scale(values, float(ends.min()), float(ends.max()))
-    else:
-        seen = values[~padding] if not padding.all() else values
-        pixels = _scale(values, float(seen.min()), float(seen.max()))
-    if dicom.PhotometricInterpretation == "MONOCHROME1" or dicom.get("PresentationLUTShape") == "INVERSE":
-        pixels = 255 - pixels
-    pixels[padding] = 0
-    return pixels
-
-
-def _padding(stored: NDArray[Any], dicom: Any) -> NDArray[np.bool_]:
-    value = dicom.get("PixelPaddingValue")
-    if value is None:
-        return np.zeros(stored.shape, bool)
-    limit = dicom.get("PixelPaddingRangeLimit")
-    low, high = sorted((value, value if limit is None else limit))
-    return np.asarray((stored >= low) & (stored <= high))
-
-
-def _window(dicom: Any) -> tuple[float, float, str] | None:
-    """Return centre, width and function of the first window, None when the file has no usable one."""
-    centre, width = (np.atleast_1d(dicom.get(name) if dicom.get(name) is not None else []) for name in
-                     ("WindowCenter", "WindowWidth"))  # fmt: skip
-    if not len(centre) or not len(width) or not float(width[0]) > 0:
-        return None
-    return float(centre[0]), float(width[0]), dicom.get("VOILUTFunction") or "LINEAR"
-
-
-def _through_window(values: NDArray[Any], centre: float, width: float, function: str) -> NDArray[np.float64]:
-    """Map values to 0..1 by the window functions of DICOM PS3.3 C.11.2.1."""
-    values = values.astype(np.float64)
-    if function == "SIGMOID":
-        unit = 1 / (1 + np.exp(-4 * (values - centre) / width))
-    elif function == "LINEAR_EXACT":
-        unit = (values - centre) / width + 0.5
-    else:
-        unit = (values - centre + 0.5) / max(width - 1, 1e-6) + 0.5
-    return np.asarray(unit.clip(0, 1))
+def _read_dicom(elements: Elements) -> XRay:
+    pixels, turn = dicom.read(elements)
+    return XRay(pixels, tuple(elements.notes), view_of(elements), unfit_for(elements), turn)

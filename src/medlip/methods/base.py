@@ -1,18 +1,23 @@
-"""The seam: what training, evaluation, export and the apps know of a method, and how one is saved."""
+"""The seam: what training, evaluation, export and the apps know of a method, and how one is saved.
+
+A method is a `Method`. What only some methods can do is declared by a mixin beside it, which whoever needs it asks for with
+`isinstance(method, TheMixin)`; nobody asks for a method by its name.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,16 +25,15 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.nn.image_encoder import ImageEncoder
+from medlip.nn.cpu import optimize_for_cpu
+from medlip.nn.device import device_of
 from medlip.nn.pairs import at_least_float32
-from medlip.nn.patch_encoder import PatchEncoder
+from medlip.nn.vision_encoder import VisionEncoder
+from medlip.plugins import entry_points
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
     from medlip.data.overlap import Fingerprints
-
-
-Encoder = ImageEncoder | PatchEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,32 +53,61 @@ class Answers:
     embeddings: Tensor | None = None
 
 
+RENAMED_SETTINGS = {"patch": "stride", "standardise": "standardize", "normalise_pixels": "normalize_pixels"}
+"""Settings by the names that they had in earlier versions, which saved runs and recipes may have still."""
+
+
 class MethodConfig(BaseModel):
-    """Settings of a method; an unknown one is an error."""
+    """Settings of a method; an unknown one is an error, and one under its earlier name (`RENAMED_SETTINGS`) is read.
+
+    Attributes:
+        seed: of initial weights, and of what is drawn without a batch.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier_names(cls, settings: Any) -> Any:
+        if not isinstance(settings, Mapping):
+            return settings
+        renamed = {}
+        for name, value in settings.items():
+            new = RENAMED_SETTINGS.get(name, name)
+            today = name if name in cls.model_fields or new not in cls.model_fields else new
+            if today != name and today in settings:
+                raise ValueError(f"{name} is the earlier name of {today}: give one of them")
+            renamed[today] = value
+        return renamed
 
 
 class Method(nn.Module, ABC):
     """A pre-training method.
+
+    One of your own needs a `name`, `losses`, `score` and `localise`, is made by `cls(config, vocabulary, preprocessing)`,
+    and is made known by `@register`, in a package with an entry point in the group `medlip.methods`. It is then trained,
+    resumed, saved, loaded, evaluated and read with as any other. Settings beyond the seed are fields of a `MethodConfig` of
+    its own, named as `config_type`. The mixins of this module declare what else it can do; one that is made from more than
+    these three arguments overrides `build` and `blank`.
 
     Attributes:
         name: in recipes and saved models.
         summary: how it learns, in a sentence or two for a reader of results.
         config_type: its settings.
         config: the settings it was made with.
-        encoder: of the images.
         vocabulary: the concepts it knows by name.
         preprocessing: how images become its input; it travels with the weights.
-        loss_weights: factor of every named loss term in the total.
+        learns_from: what of reports it can't do without: "facts", "sentences", or "" for neither.
         seen: fingerprints of what it was trained on, None where that is not known.
         made_by: recipe, seed, data and versions of its training, None where they are not known.
     """
 
     name: ClassVar[str]
-    summary: ClassVar[str]
-    config_type: ClassVar[type[MethodConfig]]
-    encoder: Encoder
+    summary: ClassVar[str] = ""
+    learns_from: ClassVar[Literal["facts", "sentences", ""]] = ""
+    config_type: ClassVar[type[MethodConfig]] = MethodConfig
     seen: Fingerprints | None = None
     made_by: Mapping[str, Any] | None = None
 
@@ -84,26 +117,31 @@ class Method(nn.Module, ABC):
         self.vocabulary = vocabulary
         self.preprocessing = preprocessing
 
-    @property
-    @abstractmethod
-    def loss_weights(self) -> Mapping[str, float]:
-        """Factor of every named loss term in the total."""
-
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the named, unweighted loss terms of a batch."""
+        """Return the named, unweighted loss terms of a batch; what is drawn follows from `batch.seed`."""
 
     @abstractmethod
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return the probability (B, C) of each of C prompts for images (B, 3, S, S).
+        """Return the probability (B, C) of each of C prompts for images (B, 3, S, S), without gradients.
 
-        A prompt is a pathology of the vocabulary (name, display name or synonym) or any text. What an image gets depends
-        neither on the other images of the batch nor on the other prompts.
+        A prompt is a pathology of the vocabulary (name, display name or synonym) or any text; a method that can't answer one
+        raises a `MedLIPError`. What an image gets depends neither on the other images of the batch nor on the other prompts.
         """
 
     @abstractmethod
     def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return maps (B, C, h, w), non-negative: where in each image each prompt is seen."""
+        """Return maps (B, C, h, w), non-negative, without gradients: where in each image each prompt is seen."""
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """Factor of every named loss term in the total; 1 for all unless a method says otherwise."""
+        return defaultdict(lambda: 1.0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return device_of(self)
 
     def answer(
         self,
@@ -116,25 +154,15 @@ class Method(nn.Module, ABC):
     ) -> Answers:
         """Return all that is wanted of images (B, 3, S, S) at once; methods override it to encode each image only once.
 
-        Each part is what the verb of its own gives: `score`, `localise`, `score_anatomies`, `embed_images`.
+        Each part is what the verb of its own gives: `score`, `localise`, `score_anatomies`, `embed_images`. Parts that the
+        method has no verb for are None.
         """
         return Answers(
             self.score(images, prompts),
             self.localise(images, prompts) if maps else None,
             self.score_anatomies(images, prompts) if anatomies and isinstance(self, TellsPlaces) else None,
-            self.embed_images(images) if embeddings else None,
+            self.embed_images(images) if embeddings and isinstance(self, EmbedsReports) else None,
         )
-
-    @abstractmethod
-    def embed_images(self, images: Tensor) -> Tensor:
-        """Return vectors (B, d) of images (B, 3, S, S): the higher the dot product with a report's, the better they fit.
-
-        For use, not for training. Products compare within one method alone.
-        """
-
-    @abstractmethod
-    def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
-        """Return vectors (R, d) of reports for `embed_images`, each given as its sentences; a report may have none."""
 
     @classmethod
     def build(
@@ -148,9 +176,38 @@ class Method(nn.Module, ABC):
         return cls(config, vocabulary, preprocessing)
 
     @classmethod
-    @abstractmethod
     def blank(cls, config: Any, vocabulary: Vocabulary, preprocessing: Preprocessing, state: Mapping[str, Tensor]) -> Method:
         """Return a method with the shapes of `state` whose weights are still to be filled in: no encoder, no download."""
+        return cls(config, vocabulary, preprocessing)
+
+    def from_earlier(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return a state dict that an earlier version may have saved under today's names, without what is no longer kept."""
+        return state
+
+
+class HasEncoder(ABC):
+    """A method with an image encoder that can be taken out of it and trained on.
+
+    Attributes:
+        encoder: of the images.
+    """
+
+    encoder: VisionEncoder
+
+
+class EmbedsReports(ABC):
+    """A method that puts images and reports into one space: what retrieval needs."""
+
+    @abstractmethod
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Return vectors (B, d) of images (B, 3, S, S): the higher the dot product with a report's, the better they fit.
+
+        For use, not for training. Products compare within one method alone.
+        """
+
+    @abstractmethod
+    def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
+        """Return vectors (R, d) of reports for `embed_images`, each given as its sentences; a report may have none."""
 
 
 class TellsPlaces(ABC):
@@ -158,36 +215,185 @@ class TellsPlaces(ABC):
 
     @abstractmethod
     def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return the probability (B, C, A) that each prompt is present in each anatomy."""
+        """Return the probability (B, C, A) that each prompt is present in each anatomy of the vocabulary."""
+
+
+class HasStreams(ABC):
+    """A method with a representation of images for each factor: pathology (what) and anatomy (where)."""
+
+    @abstractmethod
+    def streams(self, images: Tensor) -> dict[str, Tensor]:
+        """Return representations of images before any query looks at them.
+
+        Returns:
+            {"pathology": (B, d), "anatomy": (B, d), "encoder": (B, e)}, the last of them that of the image before its
+            streams.
+        """
+
+    @abstractmethod
+    def stream_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """Return where the queries of each stream look: {"pathology": (B, P, h, w), "anatomy": (B, A, h, w)}."""
+
+
+class MatchesSentences(ABC):
+    """A method that says which patches of an image each sentence of its report goes to."""
+
+    @abstractmethod
+    def match(self, images: Tensor, reports: Sequence[Sequence[str]]) -> Tensor:
+        """Return transport plans (B, M, h, w), 0 for sentences that are not there; the plan of a whole report sums to 1.
+
+        Raises:
+            MedLIPError: the model was trained without such a match.
+        """
+
+
+class PredictsPatches(ABC):
+    """A method that predicts hidden patches of an image."""
+
+    @abstractmethod
+    def hide_and_predict(self, images: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Hide patches of images (B, 3, S, S) as in training, and predict every patch from the visible ones.
+
+        Returns:
+            Which pixels were hidden, bool (B, S, S), and grey values (B, S, S) as before normalization, in [0, 1] mostly.
+
+        Raises:
+            MedLIPError: the model was trained without predicting.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SamplePicture:
+    """What a method shows of an image.
+
+    Attributes:
+        caption: what it is, in a few words.
+        kind: an `image` of grey values in [0, 1], or a `map` to be laid over the X-ray.
+        values: (h, w), on the CPU.
+    """
+
+    caption: str
+    kind: Literal["image", "map"]
+    values: Tensor
+
+
+class ShowsSamples(ABC):
+    """A method with pictures of its own, beyond findings and their maps."""
+
+    @abstractmethod
+    def sample_pictures(self, image: Tensor, sentences: Sequence[str]) -> list[SamplePicture]:
+        """Return pictures of an image (3, S, S) with its report's sentences; none where there is nothing to show."""
+
+
+Pass = Callable[[], Sequence[Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSettings:
+    """What of a method is usually timed.
+
+    Attributes:
+        backbone: of the image encoder.
+        batch: images a step.
+        settings: of the method, beside backbone and seed.
+    """
+
+    backbone: str = "resnet50"
+    batch: int = 8
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class HasTimedPasses(ABC):
+    """A method whose training step can be timed beside parts of it.
+
+    Attributes:
+        bench: what is usually timed.
+    """
+
+    bench: ClassVar[BenchSettings] = BenchSettings()
+
+    @abstractmethod
+    def timed_passes(
+        self, images: Tensor, reports: Sequence[Sequence[str]], generator: torch.Generator
+    ) -> tuple[Pass, Mapping[str, Pass]]:
+        """Return the forward pass of a training step, which gives its loss terms, and by name those of parts of it.
+
+        Args:
+            images: (B, 3, S, S).
+            reports: of each image, as sentences.
+            generator: of whatever else is drawn.
+        """
+
+
+def pair_matrix(method: Method, images: Tensor) -> Tensor:
+    """Return the fact matrix read back from images: probabilities (B, A, P) of each pathology in each anatomy.
+
+    Raises:
+        MedLIPError: the method doesn't say where its findings lie.
+    """
+    if not isinstance(method, TellsPlaces):
+        raise MedLIPError(f"method {method.name!r} doesn't say where its findings lie: there is no matrix to read.")
+    return method.score_anatomies(images, [p.name for p in method.vocabulary.pathologies]).transpose(1, 2)
 
 
 MethodType = TypeVar("MethodType", bound=type[Method])
+GROUP = "medlip.methods"
+"""Entry points by which other packages offer a method: each names its class."""
+
+BUILT_IN = {
+    "convirt": "medlip.methods.convirt",
+    "gloria": "medlip.methods.gloria",
+    "medklip": "medlip.methods.medklip",
+    "medslip": "medlip.methods.medslip",
+    "mlip": "medlip.methods.mlip",
+}
 _METHODS: dict[str, type[Method]] = {}
-_MODULES = ("convirt", "gloria", "medklip", "medslip", "mlip")
 
 
 def register(method: MethodType) -> MethodType:
-    """Make a method known by its `name` (class decorator)."""
+    """Make a method known by its `name` (class decorator).
+
+    Raises:
+        MedLIPError: another method has that name.
+    """
+    known = _METHODS.setdefault(method.name, method)
+    if (known.__module__, known.__qualname__) != (method.__module__, method.__qualname__):
+        raise MedLIPError(
+            f"method {method.name!r}: both {known.__module__}.{known.__qualname__} and {method.__module__}."
+            f"{method.__qualname__} have this name. Give one of them another."
+        )
     _METHODS[method.name] = method
     return method
 
 
-def _methods() -> dict[str, type[Method]]:
-    for module in _MODULES:
-        import_module(f"medlip.methods.{module}")
-    return _METHODS
+def method_names(able: type | None = None) -> tuple[str, ...]:
+    """Return the names of all methods, or of those that have a mixin, such as `HasStreams`."""
+    for module in BUILT_IN.values():
+        import_module(module)
+    _load_plugins()
+    return tuple(sorted(name for name, method in _METHODS.items() if able is None or issubclass(method, able)))
 
 
-def method_names(able: str = "") -> tuple[str, ...]:
-    """Return the names of all methods, or of those that have the verb `able`, such as "streams"."""
-    return tuple(sorted(name for name, method in _methods().items() if not able or hasattr(method, able)))
+def method_type(name: str) -> type[Method]:
+    """Return the method of that name.
 
-
-def _method(name: str) -> type[Method]:
+    Raises:
+        MedLIPError: there is none.
+    """
+    if name in BUILT_IN:
+        import_module(BUILT_IN[name])
+    elif name not in _METHODS:
+        _load_plugins()
     try:
-        return _methods()[name]
+        return _METHODS[name]
     except KeyError:
         raise MedLIPError(f"method {name!r} is unknown. Choose one of: {', '.join(method_names())}.") from None
+
+
+def _load_plugins() -> None:
+    for found in entry_points(GROUP):
+        if isinstance(found, type) and issubclass(found, Method):
+            register(found)
 
 
 def build_method(
@@ -207,8 +413,8 @@ def build_method(
     Raises:
         MedLIPError: an unknown method or setting, or a value out of range.
     """
-    method = _method(str(settings.get("name", "")))
-    return method.build(method_config(settings), vocabulary, preprocessing, reports)
+    method = method_type(str(settings.get("name", "")))
+    return optimize_for_cpu(method.build(method_config(settings), vocabulary, preprocessing, reports))
 
 
 def method_config(settings: Mapping[str, Any]) -> MethodConfig:
@@ -217,7 +423,7 @@ def method_config(settings: Mapping[str, Any]) -> MethodConfig:
     Raises:
         MedLIPError: an unknown method or setting, or a value out of range.
     """
-    return parse_config(_method(str(settings.get("name", ""))), settings)
+    return parse_config(method_type(str(settings.get("name", ""))), settings)
 
 
 def parse_config(method: type[Method], settings: Mapping[str, Any]) -> MethodConfig:
@@ -227,7 +433,7 @@ def parse_config(method: type[Method], settings: Mapping[str, Any]) -> MethodCon
     except ValidationError as error:
         first = error.errors()[0]
         raise MedLIPError(
-            f"method.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}. "
+            f"{'.'.join(['method', *map(str, first['loc'])])}: {first['msg']}. "
             f"Settings of {method.name}: {', '.join(method.config_type.model_fields)}."
         ) from error
 
@@ -286,11 +492,11 @@ def load_method(path: Path) -> Method:
             f"{path}: these weights carry no MedLIP settings. Load released weights with MeDSLIP.from_released(…)."
         )
     about = json.loads(metadata["medlip"])
-    kind = _method(about["method"]["name"])
+    kind = method_type(about["method"]["name"])
     vocabulary = Vocabulary.parse(about["vocabulary"], str(path))
     preprocessing = Preprocessing.from_dict(about["preprocessing"])
-    method = kind.blank(parse_config(kind, about["method"]), vocabulary, preprocessing, state)
-    load_strict(method, state, str(path))
+    method = optimize_for_cpu(kind.blank(parse_config(kind, about["method"]), vocabulary, preprocessing, state))
+    load_strict(method, method.from_earlier(state), str(path))
     return method.eval()
 
 
@@ -317,7 +523,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> N
     module.load_state_dict(state)
 
 
-def initialise(module: nn.Module, init: str) -> None:
+def initialize(module: nn.Module, init: str) -> None:
     """Draw every linear weight anew: `normal` from N(0, 0.02), `xavier` to keep the scale of what passes through."""
     for name, parameter in module.named_parameters():
         if parameter.ndim == 2 and name.endswith("weight"):

@@ -15,9 +15,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from medlip.losses import info_nce
 from medlip.methods.base import register, upcast
-from medlip.methods.contrastive import contrastive_loss
-from medlip.methods.image_text import ImageTextConfig, ImageTextMethod
+from medlip.methods.image_text import ImageTextConfig, ImageTextMethod, SeenImages
 from medlip.nn.gather import gather
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ class ConVIRTConfig(ImageTextConfig):
     """Settings of ConVIRT beside those of the encoders; the defaults are the published ones, but for the text encoder.
 
     Attributes:
-        patch: as for the encoders; 32 is the last stage of a ResNet.
+        stride: as for the encoders; 32 is the last stage of a ResNet.
         report_vector: as for the encoders.
         max_sentences: as for the encoders; published is one sentence at a time.
         temperature: tau, fixed.
         image_to_text: lambda, weight of finding an image's text among all; the rest goes to finding a text's image.
     """
 
-    patch: int | None = Field(32, gt=0)
+    stride: int | None = Field(32, gt=0)
     report_vector: Literal["cls", "mean", "max"] = "max"
     max_sentences: int = Field(1, ge=0)
     temperature: float = Field(0.1, gt=0)
@@ -73,40 +73,35 @@ class ConVIRT(ImageTextMethod):
 
     def loss_terms(self, images: Tensor, reports: Sequence[Sequence[str]]) -> dict[str, Tensor]:
         """Return the contrast of images (B, 3, S, S) and their reports, given as sentences; one without any is left out."""
-        pooled, texts = self.embed_images(images), self.embed_reports(reports)
+        pooled, texts = self._whole(self.encoder(images).tokens), self.encode_reports(reports)
         present = torch.tensor([any(report) for report in reports], device=images.device)
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
             logits = gather(pooled) @ gather(texts).T / self.config.temperature
-            return {"contrast": contrastive_loss(logits, present=gather(present), to_reports=self.config.image_to_text)}
+            return {"contrast": info_nce(logits, present=gather(present), to_reports=self.config.image_to_text)}
 
-    @torch.inference_mode()
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def see(self, images: Tensor) -> SeenImages:
+        """Return whole images and their parts. ConVIRT aligns whole images alone: the head is trained for their mean."""
+        features = self.encoder(images)
+        parts = normalize(upcast(self.project(features.tokens)), dim=-1)
+        return SeenImages(self._whole(features.tokens), parts, features.grid)
+
+    def scores_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
         """Return probabilities (B, C): softmax over what speaks for and against each prompt."""
-        positive, negative = self.prompts.embed(prompts, self.vocabulary, self._embed_texts)
-        scores: Tensor = (self.embed_images(images) @ (positive - negative).T / self.config.temperature).sigmoid()
+        positive, negative = self.embed_prompts(prompts)
+        scores: Tensor = (seen.whole @ (positive - negative).T / self.config.temperature).sigmoid()
         return scores
 
-    @torch.inference_mode()
-    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return maps (B, C, h, w) in [0, 1]: (1 + cosine) / 2 of each location and each prompt's positive words.
+    def maps_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
+        """Return (1 + cosine) / 2 of each location and each prompt's positive words, (B, N, C)."""
+        positive, _ = self.embed_prompts(prompts)
+        return (1 + seen.parts @ positive.T).clamp(min=0) / 2
 
-        ConVIRT aligns whole images alone. Here every location goes through the head that is trained for their mean.
-        """
-        positive, _ = self.prompts.embed(prompts, self.vocabulary, self._embed_texts)
-        locations = normalize(upcast(self.project(self.encoder(images))), dim=-1)
-        maps = (1 + locations @ positive.T).clamp(min=0) / 2
-        return maps.transpose(1, 2).reshape(len(images), len(prompts), *self.encoder.grid)
-
-    def embed_images(self, images: Tensor) -> Tensor:
-        """Return whole images (B, d), of length 1."""
-        return normalize(upcast(self.project(self.encoder(images).mean(1))), dim=-1)
-
-    def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
+    def encode_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
         """Return whole reports (R, d), of length 1."""
         return normalize(upcast(self.project_report(self.report_vectors(self.text(reports)))), dim=-1)
 
-    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
-        return self.embed_reports([[text] for text in texts])
+    def _whole(self, tokens: Tensor) -> Tensor:
+        return normalize(upcast(self.project(tokens.mean(1))), dim=-1)
 
 
 def _head(features: int, width: int) -> nn.Sequential:

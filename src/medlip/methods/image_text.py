@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from medlip.concepts import Vocabulary
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import Method, MethodConfig
-from medlip.methods.texts import PromptBank, draw_sentences
-from medlip.nn.patch_encoder import PatchEncoder
+from medlip.methods.base import Answers, EmbedsReports, HasEncoder, HasTimedPasses, Method, MethodConfig, Pass
+from medlip.methods.texts import PromptBank, Sides, draw_sentences, prompt_texts
 from medlip.nn.report_encoder import WORDPIECE, EncodedReports, ReportEncoder, build_report_encoder
+from medlip.nn.vision_encoder import vision_encoder
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
@@ -26,9 +27,10 @@ class ImageTextConfig(MethodConfig):
 
     Attributes:
         backbone: timm model of the image encoder.
-        patch: image pixels per location; None for a transformer's own, 16 for other backbones (third stage of a ResNet).
+        stride: image pixels per location, a transformer's patch; None for the transformer's own, 16 for other backbones
+            (third stage of a ResNet).
         depth: transformer blocks of the backbone; None for the model's own.
-        weights: initial weights of the backbone: None, "timm", a package or a file, as `ImageEncoder` takes them.
+        weights: initial weights of the backbone: None, "timm", a package or a file, as `vision_encoder` takes them.
         text_encoder: a transformers model by name or folder, or "wordpiece": a small one from the training reports.
         text_width: of the small text encoder.
         text_layers: of the small text encoder.
@@ -39,11 +41,10 @@ class ImageTextConfig(MethodConfig):
         width: of the space that images and texts share.
         described: a pathology is asked for by its description beside its name; a text encoder that has seen few reports
             hardly knows a description's words.
-        seed: of initial weights.
     """
 
     backbone: str = "resnet50"
-    patch: int | None = Field(None, gt=0)
+    stride: int | None = Field(None, gt=0)
     depth: int | None = Field(None, gt=0)
     weights: str | None = None
     text_encoder: str = WORDPIECE
@@ -55,11 +56,28 @@ class ImageTextConfig(MethodConfig):
     max_sentences: int = Field(0, ge=0)
     width: int = Field(512, gt=0)
     described: bool = True
-    seed: int = 0
 
 
-class ImageTextMethod(Method):
+@dataclass(frozen=True, slots=True)
+class SeenImages:
+    """B images in the space that they share with reports.
+
+    Attributes:
+        whole: (B, d), of length 1.
+        parts: (B, N, d) of each location, of length 1.
+        grid: (h, w), h * w = N.
+    """
+
+    whole: Tensor
+    parts: Tensor
+    grid: tuple[int, int]
+
+
+class ImageTextMethod(Method, HasEncoder, EmbedsReports, HasTimedPasses):
     """An image encoder and a report encoder that are trained together.
+
+    An image is encoded once, and everything is answered from that: a method only says how it sees images (`see`), and what
+    it makes of what it saw (`scores_of`, `maps_of`).
 
     Args:
         config: settings.
@@ -68,17 +86,22 @@ class ImageTextMethod(Method):
         text: the encoder of reports.
     """
 
-    encoder: PatchEncoder
+    learns_from = "sentences"
 
     def __init__(
         self, config: ImageTextConfig, vocabulary: Vocabulary, preprocessing: Preprocessing, text: ReportEncoder
     ) -> None:
         super().__init__(config, vocabulary, preprocessing)
         self.text = text
-        self.encoder = PatchEncoder(
-            config.backbone, preprocessing.size, patch=config.patch, depth=config.depth, weights=config.weights
+        self.encoder = vision_encoder(
+            config.backbone,
+            config.stride,
+            image_size=preprocessing.size,
+            depth=config.depth,
+            weights=config.weights,
+            freeze_statistics=config.weights is not None,
         )
-        self.prompts = PromptBank(config.described)
+        self.prompts = PromptBank()
         self.register_load_state_dict_post_hook(_forget_prompts)  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -110,6 +133,10 @@ class ImageTextMethod(Method):
         text = ReportEncoder.blank(state["text.about"], config.max_tokens)
         return cls(config.model_copy(update={"weights": None}), vocabulary, preprocessing, text)
 
+    def from_earlier(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return a state dict of an earlier version as this model has it."""
+        return self.encoder.from_earlier(state, "encoder.")
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of a batch; in training a report may be a few of its sentences, drawn with the batch's seed."""
         reports: Sequence[Sequence[str]] = batch.sentences
@@ -126,6 +153,82 @@ class ImageTextMethod(Method):
             images: (B, 3, S, S).
             reports: of each image, as sentences; a pair without any takes no part.
         """
+
+    @abstractmethod
+    def see(self, images: Tensor) -> SeenImages:
+        """Return whole images (B, 3, S, S) and their parts in the shared space."""
+
+    @abstractmethod
+    def scores_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
+        """Return the probability (B, C) of each prompt."""
+
+    @abstractmethod
+    def maps_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
+        """Return a value in [0, 1] for each part and prompt, (B, N, C)."""
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        *,
+        maps: bool = False,
+        anatomies: bool = False,
+        embeddings: bool = False,
+    ) -> Answers:
+        """Return all that is wanted of images (B, 3, S, S), which are encoded once; no method of this kind tells places."""
+        seen = self.see(images)
+        return Answers(
+            self.scores_of(seen, prompts) if prompts else seen.whole.new_zeros(len(seen.whole), 0),
+            self._on_grid(seen, prompts) if maps else None,
+            None,
+            seen.whole if embeddings else None,
+        )
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return probabilities (B, C): softmax over what speaks for and against each prompt."""
+        return self.answer(images, prompts).scores
+
+    @torch.inference_mode()
+    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return maps (B, C, h, w) in [0, 1] of where each prompt is seen, as `maps_of` has it."""
+        return self._on_grid(self.see(images), prompts)
+
+    @torch.inference_mode()
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Return whole images (B, d), of length 1."""
+        return self.see(images).whole
+
+    @torch.inference_mode()
+    def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
+        """Return whole reports (R, d), of length 1."""
+        return self.encode_reports(reports)
+
+    @abstractmethod
+    def encode_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
+        """Return whole reports (R, d), of length 1, as they are trained."""
+
+    def _on_grid(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
+        if not prompts:
+            return seen.parts.new_zeros(len(seen.parts), 0, *seen.grid)
+        return self.maps_of(seen, prompts).transpose(1, 2).reshape(len(seen.parts), len(prompts), *seen.grid)
+
+    def sides(self, prompts: Sequence[str]) -> list[Sides]:
+        """Return the texts that speak for and against each prompt."""
+        return [prompt_texts(prompt, self.vocabulary, self.config.described) for prompt in prompts]
+
+    def embed_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return what speaks for (C, d) and against (C, d) each prompt, its texts encoded as whole reports."""
+        return self.prompts.embed("reports", self.sides(prompts), lambda texts: self.encode_reports([[t] for t in texts]))
+
+    def timed_passes(
+        self, images: Tensor, reports: Sequence[Sequence[str]], generator: torch.Generator
+    ) -> tuple[Pass, Mapping[str, Pass]]:
+        """Return the losses, and `networks`: image and text encoder."""
+        drawn = draw_sentences(reports, self.config.max_sentences, False, generator)
+        return lambda: list(self.loss_terms(images, drawn).values()), {
+            "networks": lambda: [self.encoder(images).tokens, self.text(drawn).tokens]
+        }
 
     def report_vectors(self, encoded: EncodedReports) -> Tensor:
         """Return what stands for each report, (B, text width), before any projection.

@@ -7,17 +7,15 @@ position of a present pathology is one of its anatomies, drawn at random, told f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from medlip.methods.base import register, upcast
-from medlip.methods.medslip_losses import draw_negatives, draw_positive, existence_labels, existence_loss, protocl_loss
-from medlip.methods.queries import QueryConfig, QueryMethod
+from medlip.losses import draw_negatives, draw_positive, existence_labels, existence_loss, protocl_loss
+from medlip.methods.base import Pass, register, upcast
+from medlip.methods.queries import Queries, QueryConfig, QueryMethod
 from medlip.nn import QueryDecoder
-from medlip.nn.dropout import Dropout
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
@@ -25,23 +23,6 @@ if TYPE_CHECKING:
 
 class MedKLIPConfig(QueryConfig):
     """Settings of MedKLIP: those of all query methods; `alpha` weighs the position contrast, and 0 leaves it out."""
-
-
-@dataclass(frozen=True, slots=True)
-class MedKLIPOutput:
-    """What the model reads from B images with P queries at N locations.
-
-    Attributes:
-        logits: (B, P, 2) existence, index 1 = present.
-        states: (B, P, width).
-        attention: (layers, B, P, N) cross-attention averaged over heads, None where not asked for.
-        grid: (h, w), h * w = N.
-    """
-
-    logits: Tensor
-    states: Tensor
-    attention: Tensor | None
-    grid: tuple[int, int]
 
 
 @register
@@ -70,29 +51,26 @@ class MedKLIP(QueryMethod):
         self.embed = nn.Linear(self.text_width, width)
         self.decode = QueryDecoder(width, config.layers, config.heads, config.feedforward, config.dropout)
         self.norm = nn.LayerNorm(width)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.exist = nn.Linear(width, 2)
-        self.position = nn.Linear(width, self.text_width)
-        return self.project, self.embed, self.decode, self.exist, self.position
+        position = nn.Linear(width, self.text_width)  # always drawn: other weights are the same without
+        self.position: nn.Linear | None
+        self.register_module("position", position if config.alpha else None)
+        return self.project, self.embed, self.decode, self.exist, position
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
         """L_exist at 1, L_position at alpha."""
         return {"exist": 1.0, "position": self.config.alpha}
 
-    def forward(self, images: Tensor, need_attention: bool = True, asked: Tensor | None = None) -> MedKLIPOutput:
-        """Read images (B, 3, S, S).
-
-        Args:
-            images: preprocessed.
-            need_attention: also give the attention maps (slower).
-            asked: (n, text width) embeddings of open questions, which stand behind the vocabulary's pathologies.
-        """
-        features, grid = self.encoder(images)
+    def forward(self, images: Tensor, need_attention: bool = True, asked: Tensor | None = None) -> Queries:
+        """Read images (B, 3, S, S) with P queries and those of open questions, as `QueryMethod.forward` says."""
+        seen = self.encoder(images)
         texts, mask = self.questions(asked)
-        decoded, attention = self.decode(self.embed(texts), self.project(features), mask=mask, need_attention=need_attention)
+        locations = self.project(seen.tokens)
+        decoded, attention = self.decode(self.embed(texts), locations, mask=mask, need_attention=need_attention)
         states = self.norm(decoded)
-        return MedKLIPOutput(self.exist(self.dropout(states)), states, attention, grid)
+        return Queries(self.exist(self.dropout(states)), states, attention, seen.grid)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return both terms of a batch; positions are drawn with its seed."""
@@ -112,7 +90,7 @@ class MedKLIP(QueryMethod):
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
             labels = existence_labels(adjacency, 1)
             terms = {"exist": existence_loss(upcast(output.logits), labels, config.unmentioned)}
-            if config.alpha:
+            if self.position is not None:
                 present = adjacency.transpose(1, 2) == 1  # (B, P, A)
                 rows = present.any(2)
                 present = present[rows]
@@ -125,33 +103,23 @@ class MedKLIP(QueryMethod):
                 )
         return terms
 
-    @torch.inference_mode()
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return the probability (B, C) that each prompt is present."""
-        output, columns = self._ask(images, prompts)
-        return output.logits[:, columns].softmax(-1)[..., 1]
+    def pathology_queries(self, output: Queries) -> Queries:
+        """Return what was read: there are no other queries."""
+        return output
 
-    @torch.inference_mode()
-    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return where each prompt's query looks: cross-attention averaged over layers and heads, (B, C, h, w)."""
-        output, columns = self._ask(images, prompts, need_attention=True)
-        assert output.attention is not None
-        maps = output.attention[:, :, columns].mean(0)
-        return maps.view(*maps.shape[:2], *output.grid)
+    def places(self, output: Queries, columns: Sequence[int]) -> Tensor:
+        """Return the probability (B, C, A) that each of C queries is present in each anatomy.
 
-    @torch.inference_mode()
-    def score_places(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return the probability (B, C) that each prompt is present, and that it is in each anatomy, (B, C, A).
-
-        The second is the first, shared out over the anatomies by what the position contrast trains, evenly where `alpha` is
-        0.
+        The probability that it is present is shared out over the anatomies by what the position contrast trains, evenly
+        where `alpha` is 0.
         """
-        output, columns = self._ask(images, prompts)
-        present = output.logits[:, columns].softmax(-1)[..., 1:]
-        likely = self.position(output.states[:, columns]) @ self.texts("anatomy").T
-        return present[..., 0], present * (likely if self.config.alpha else torch.zeros_like(likely)).softmax(-1)
+        present = output.present[:, columns, None]
+        if self.position is None:
+            count = len(self.vocabulary.anatomies)
+            return (present / count).expand(-1, -1, count)
+        likely: Tensor = self.position(output.states[:, columns]) @ self.texts("anatomy").T
+        return present * likely.softmax(-1)
 
-    def _ask(self, images: Tensor, prompts: Sequence[str], need_attention: bool = False) -> tuple[MedKLIPOutput, list[int]]:
-        """Read images with the vocabulary's queries and an extra one for each open prompt; and each prompt's column."""
-        asked, columns = self.place(prompts)
-        return self(images, need_attention, asked), columns
+    def timed_parts(self, images: Tensor) -> Mapping[str, Pass]:
+        """Return `networks`: backbone and query decoder."""
+        return {"networks": lambda: [self(images, need_attention=False).states]}

@@ -18,19 +18,11 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import load_strict, register, upcast
-from medlip.methods.medslip_losses import (
-    draw_negatives,
-    draw_positive,
-    existence_labels,
-    existence_loss,
-    icl_loss,
-    protocl_loss,
-)
-from medlip.methods.queries import QueryConfig, QueryMethod
+from medlip.losses import draw_negatives, draw_positive, existence_labels, existence_loss, icl_loss, protocl_loss
+from medlip.methods.base import BenchSettings, HasStreams, Pass, load_strict, register, upcast
+from medlip.methods.queries import Queries, QueryConfig, QueryMethod
 from medlip.nn import Disentangler, QueryDecoder
 from medlip.nn.disentangler import Gate
-from medlip.nn.dropout import Dropout
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
@@ -78,9 +70,19 @@ class MeDSLIPOutput:
     attention_anatomy: Tensor | None
     grid: tuple[int, int]
 
+    @property
+    def pathology(self) -> Queries:
+        """What the pathology queries read."""
+        return Queries(self.logits_pathology, self.states_pathology, self.attention_pathology, self.grid)
+
+    @property
+    def anatomy(self) -> Queries:
+        """What the anatomy queries read."""
+        return Queries(self.logits_anatomy, self.states_anatomy, self.attention_anatomy, self.grid)
+
 
 @register
-class MeDSLIP(QueryMethod):
+class MeDSLIP(QueryMethod, HasStreams):
     """The two-stream model.
 
     Args:
@@ -97,6 +99,7 @@ class MeDSLIP(QueryMethod):
         "to tie what it finds to where it lies."
     )
     config_type = MeDSLIPConfig
+    bench = BenchSettings(settings={"layers": 4})
 
     def make_parts(self, config: MeDSLIPConfig, features: int) -> tuple[nn.Module, ...]:
         """Make the parts that stand on image features (B, N, features)."""
@@ -111,10 +114,12 @@ class MeDSLIP(QueryMethod):
             lambda: QueryDecoder(width, config.layers, config.heads, config.feedforward, config.dropout)
         )
         self.norm = nn.LayerNorm(width)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.exist = _per_stream(lambda: nn.Linear(width, 2))
-        self.contrast = _per_stream(lambda: nn.Linear(width, self.text_width))
-        return self.disentangler, self.project, self.embed, self.decode, self.exist, self.contrast
+        contrast = _per_stream(lambda: nn.Linear(width, self.text_width))  # always drawn: other weights are the same without
+        self.contrast: nn.ModuleDict | None
+        self.register_module("contrast", contrast if config.prototype != "off" else None)
+        return self.disentangler, self.project, self.embed, self.decode, self.exist, contrast
 
     @classmethod
     def from_released(
@@ -160,16 +165,9 @@ class MeDSLIP(QueryMethod):
         }
 
     def forward(self, images: Tensor, need_attention: bool = True, asked: Tensor | None = None) -> MeDSLIPOutput:
-        """Read images (B, 3, S, S).
-
-        Args:
-            images: preprocessed.
-            need_attention: also give the attention maps (slower).
-            asked: (n, text width) embeddings of open questions, placed in the pathology bank's space. They stand behind the
-                vocabulary's pathologies; each sees those and itself, and none changes what the others get.
-        """
-        features, grid = self.encoder(images)
-        locations = self._locations(features)
+        """Read images (B, 3, S, S) with P and A queries and those of open questions, as `QueryMethod.forward` says."""
+        seen = self.encoder(images)
+        locations = self._locations(seen.tokens)
         states, attention = {}, {}
         for stream in STREAMS:
             texts, mask = self.questions(asked) if stream == "pathology" else (self.texts(stream), None)
@@ -185,7 +183,7 @@ class MeDSLIP(QueryMethod):
             states["anatomy"],
             attention["pathology"],
             attention["anatomy"],
-            grid,
+            seen.grid,
         )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -224,15 +222,16 @@ class MeDSLIP(QueryMethod):
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
         config = self.config
-        states = {"pathology": upcast(output.states_pathology), "anatomy": upcast(output.states_anatomy)}
-        logits = {"pathology": upcast(output.logits_pathology), "anatomy": upcast(output.logits_anatomy)}
+        queries = {"pathology": output.pathology, "anatomy": output.anatomy}
+        states = {stream: upcast(read.states) for stream, read in queries.items()}
+        logits = {stream: upcast(read.logits) for stream, read in queries.items()}
         by_query = {"pathology": adjacency.transpose(1, 2), "anatomy": adjacency}  # (B, q, partners)
         given = {"pathology": negatives_pathology, "anatomy": negatives_anatomy}
         terms = {
             f"exist_{stream}": existence_loss(logits[stream], existence_labels(by_query[stream], 2), config.unmentioned)
             for stream in STREAMS
         }
-        if config.prototype != "off":
+        if self.contrast is not None:
             for stream, other in zip(STREAMS, reversed(STREAMS), strict=True):
                 present = by_query[stream] == 1
                 rows = present.any(2)  # (B, q): queries that are present somewhere
@@ -251,40 +250,25 @@ class MeDSLIP(QueryMethod):
             terms["icl"] = icl_loss(states["anatomy"], states["pathology"], adjacency, float(config.icl == "all"))
         return terms
 
-    @torch.inference_mode()
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return the probability (B, C) that each prompt is present."""
-        output, columns = self._ask(images, prompts)
-        return output.logits_pathology[:, columns].softmax(-1)[..., 1]
+    def pathology_queries(self, output: MeDSLIPOutput) -> Queries:
+        """Return what the pathologies' queries read."""
+        return output.pathology
 
-    @torch.inference_mode()
-    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return where each prompt's query looks: cross-attention averaged over layers and heads, (B, C, h, w)."""
-        output, columns = self._ask(images, prompts, need_attention=True)
-        assert output.attention_pathology is not None
-        maps = output.attention_pathology[:, :, columns].mean(0)
-        return maps.view(*maps.shape[:2], *output.grid)
+    def places(self, output: MeDSLIPOutput, columns: Sequence[int]) -> Tensor:
+        """Return the probability (B, C, A) that each of C queries is present in each anatomy.
 
-    @torch.inference_mode()
-    def score_places(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return the probability (B, C) that each prompt is present, and that it is in each anatomy, (B, C, A).
-
-        The second is the first, shared out over the anatomies by what ProtoCL trains (softmax of z . t) times the
-        probability that there is anything in the anatomy at all. ICL's pair probability has seen mentioned pairs alone, and
-        ranks the others at random; it stands in where ProtoCL is off.
+        The probability that it is present is shared out over the anatomies by what ProtoCL trains (softmax of z . t) times
+        the probability that there is anything in the anatomy at all. ICL's pair probability has seen mentioned pairs alone,
+        and ranks the others at random; it stands in where ProtoCL is off.
         """
-        output, columns = self._ask(images, prompts)
         states = output.states_pathology[:, columns]
-        present = output.logits_pathology[:, columns].softmax(-1)[..., 1:]
-        if self.config.prototype == "off":
-            return present[..., 0], (states @ output.states_anatomy.transpose(1, 2)).sigmoid()
+        if self.contrast is None:
+            pairs: Tensor = states @ output.states_anatomy.transpose(1, 2)
+            return pairs.sigmoid()
         likely = (self.contrast["pathology"](states) @ self.texts("anatomy").T).log_softmax(-1)
         occupied = output.logits_anatomy.log_softmax(-1)[:, None, :, 1]
-        return present[..., 0], present * (likely + occupied).softmax(-1)
-
-    def pair_matrix(self, images: Tensor) -> Tensor:
-        """Return the fact matrix read back from images: probabilities (B, A, P)."""
-        return self.score_anatomies(images, [p.name for p in self.vocabulary.pathologies]).transpose(1, 2)
+        shares: Tensor = (likely + occupied).softmax(-1)
+        return output.pathology.present[:, columns, None] * shares
 
     @torch.inference_mode()
     def streams(self, images: Tensor) -> dict[str, Tensor]:
@@ -294,25 +278,23 @@ class MeDSLIP(QueryMethod):
             {"pathology": (B, width), "anatomy": (B, width)}, and the features that the gate divides, pooled likewise:
             {"encoder": (B, features)}. Queries' states are no part of it: what they stand for is known from their order.
         """
-        features, _ = self.encoder(images)
+        features = self.encoder(images).tokens
         return {name: values.mean(1) for name, values in {"encoder": features, **self._locations(features)}.items()}
 
     @torch.inference_mode()
     def stream_maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return where the queries of each stream look, as `localise` does: {"pathology": (B, P, h, w), "anatomy": …}."""
         output = self(images)
-        attention = {"pathology": output.attention_pathology, "anatomy": output.attention_anatomy}
-        return {stream: maps.mean(0).unflatten(-1, output.grid) for stream, maps in attention.items()}
+        return {"pathology": output.pathology.maps, "anatomy": output.anatomy.maps}
+
+    def timed_parts(self, images: Tensor) -> Mapping[str, Pass]:
+        """Return `encoder`: the backbone, the mask and the projections of both streams."""
+        return {"encoder": lambda: list(self._locations(self.encoder(images).tokens).values())}
 
     def _locations(self, features: Tensor) -> dict[str, Tensor]:
         """Return what each stream reads of features (B, N, features): its share, projected, (B, N, width)."""
         shares = zip(STREAMS, self.disentangler(features), strict=True)
         return {stream: self.project[stream](share) for stream, share in shares}
-
-    def _ask(self, images: Tensor, prompts: Sequence[str], need_attention: bool = False) -> tuple[MeDSLIPOutput, list[int]]:
-        """Read images with the vocabulary's queries and an extra one for each open prompt; and each prompt's column."""
-        asked, columns = self.place(prompts)
-        return self(images, need_attention, asked), columns
 
 
 def _per_stream(make: Any, shared: bool = False) -> nn.ModuleDict:
@@ -378,7 +360,7 @@ def _from_released(released: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], M
             layers=count(r"decode\.pathology\.layers\.(\d+)\."),
             feedforward=state["decode.pathology.layers.0.linear1.weight"].shape[0],
             text_encoder="emilyalsentzer/Bio_ClinicalBERT",
-            standardise=False,
+            standardize=False,
         )
     except KeyError as error:
         raise MedLIPError(f"released weights: {error.args[0]!r} is missing. Is the file complete?") from error

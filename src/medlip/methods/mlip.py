@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log
+from math import isqrt, log, prod
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -20,23 +20,33 @@ from torch.nn.functional import normalize
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import register, upcast
-from medlip.methods.contrastive import (
+from medlip.losses import (
     attention_integrity,
-    contrastive_loss,
-    normalised_weights,
+    attention_similarity,
+    info_nce,
+    normalized_weights,
     position_integrity,
+    prediction_errors,
     reconstruction_integrity,
     similarity_integrity,
 )
-from medlip.methods.image_text import ImageTextConfig, ImageTextMethod
-from medlip.methods.texts import add_distractors, draw_sentences, is_sentence, prompt_texts
+from medlip.methods.base import (
+    BenchSettings,
+    MatchesSentences,
+    Pass,
+    PredictsPatches,
+    SamplePicture,
+    ShowsSamples,
+    register,
+    upcast,
+)
+from medlip.methods.image_text import ImageTextConfig, ImageTextMethod, SeenImages
+from medlip.methods.texts import Sides, add_distractors, draw_sentences, is_sentence
 from medlip.nn.gather import gather, gather_padded
-from medlip.nn.image_decoder import ImageDecoder, join_patches, patch_pixels, prediction_errors
-from medlip.nn.patch_encoder import draw_visible, visible_map
+from medlip.nn.image_decoder import ImageDecoder
+from medlip.nn.patches import draw_visible, join_patches, patch_pixels, visible_map
 from medlip.nn.report_encoder import EncodedReports, ReportEncoder
 from medlip.nn.transport import sinkhorn, transport_similarity
-from medlip.nn.word_region import attention_similarity
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
@@ -73,7 +83,7 @@ class MLIPConfig(ImageTextConfig):
         decoder_width: of the image decoder, a multiple of its heads.
         decoder_layers: of the image decoder.
         decoder_heads: of the image decoder.
-        normalise_pixels: predict patches at mean 0 and variance 1.
+        normalize_pixels: predict patches at mean 0 and variance 1.
     """
 
     backbone: str = "vit_base_patch16_224"
@@ -98,7 +108,7 @@ class MLIPConfig(ImageTextConfig):
     decoder_width: int = Field(512, gt=0)
     decoder_layers: int = Field(4, gt=0)
     decoder_heads: int = Field(16, gt=0)
-    normalise_pixels: bool = False
+    normalize_pixels: bool = False
 
     @model_validator(mode="after")
     def _decoder_can_be_made(self) -> MLIPConfig:
@@ -143,7 +153,7 @@ class MLIPTexts:
 
 
 @register
-class MLIP(ImageTextMethod):
+class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
     """Masked image encoder, text encoder, and an image decoder.
 
     Args:
@@ -159,6 +169,7 @@ class MLIP(ImageTextMethod):
         "sentences with patches by optimal transport, and to predict what is hidden."
     )
     config_type = MLIPConfig
+    bench = BenchSettings("vit_small_patch16_224", 12, {"text_width": 384, "text_layers": 6})
 
     def __init__(
         self, config: MLIPConfig, vocabulary: Vocabulary, preprocessing: Preprocessing, text: ReportEncoder
@@ -170,17 +181,18 @@ class MLIP(ImageTextMethod):
         self.project_sentence = nn.Linear(text.width, config.width) if config.matches else None
         self.log_scale = nn.Parameter(torch.tensor(-log(config.temperature)))
         self.decoder: ImageDecoder | None = None
+        self.patches = prod(self.encoder.patch_grid(preprocessing.size))
         if config.predicts:
             self.decoder = ImageDecoder(
                 self.encoder.width,
-                self.encoder.grid[0],
-                self.encoder.patch,
+                isqrt(self.patches),
+                self.encoder.stride,
                 config.decoder_width,
                 config.decoder_layers,
                 config.decoder_heads,
             )
         if config.integrity == "position" and config.mask_ratio:
-            self.importance = nn.Parameter(torch.zeros(self.encoder.patches))
+            self.importance = nn.Parameter(torch.zeros(self.patches))
             self.importance_bias = nn.Parameter(torch.zeros(()))
 
     @property
@@ -221,8 +233,8 @@ class MLIP(ImageTextMethod):
         config = self.config
         if visible is None and config.mask_ratio:
             generator = generator or torch.Generator().manual_seed(config.seed)
-            visible = draw_visible(len(images), self.encoder.patches, config.mask_ratio, generator).to(images.device)
-        tokens = self.encoder(images, visible)
+            visible = draw_visible(len(images), self.patches, config.mask_ratio, generator).to(images.device)
+        tokens = self.encoder(images, visible).tokens
         patches, texts = self.project(tokens), self.encode_texts(reports)
         predicted = self.decoder(tokens, visible) if self.decoder is not None and visible is not None else None
         full = self._full_patches(images) if config.compares else None
@@ -243,16 +255,16 @@ class MLIP(ImageTextMethod):
         pooled = normalize(patches.mean(1), dim=-1)
         errors = None
         if predicted is not None and visible is not None:
-            errors = prediction_errors(upcast(predicted), images, visible, self.encoder.patch, config.normalise_pixels)
+            errors = prediction_errors(upcast(predicted), images, visible, self.encoder.stride, config.normalize_pixels)
         scores = self._integrity(visible, pooled, texts, full, errors)
-        weights = None if scores is None else normalised_weights(scores.detach(), config.integrity_floor)
+        weights = None if scores is None else normalized_weights(scores.detach(), config.integrity_floor)
         paired = gather(texts.real.any(1))
 
         logits = gather(pooled) @ gather(texts.reports).T * self.scale
         if config.integrity == "position" and scores is not None:
             # What trains the scores; with mean and floor like the weights, or a sample could be silenced here.
-            logits = logits * normalised_weights(scores, config.integrity_floor)[:, None]
-        terms = {"global": contrastive_loss(logits, weights, paired)}
+            logits = logits * normalized_weights(scores, config.integrity_floor)[:, None]
+        terms = {"global": info_nce(logits, weights, paired)}
         if config.matches:
             terms["local"] = self._local(normalize(patches, dim=-1), texts, weights, paired)
         if errors is not None:
@@ -281,7 +293,7 @@ class MLIP(ImageTextMethod):
                 max_iterations=config.transport_iterations,
                 tolerance=TRAINING_TOLERANCE,
             )
-        return contrastive_loss(gather(scores) / config.local_temperature, weights, paired)
+        return info_nce(gather(scores) / config.local_temperature, weights, paired)
 
     def _plans(self, similarities: Tensor, real: Tensor) -> Tensor:
         config = self.config
@@ -311,7 +323,7 @@ class MLIP(ImageTextMethod):
             whole = normalize(full.mean(1), dim=-1)
             masked_cosines, full_cosines = (gather((image * texts.reports).sum(1)) for image in (pooled, whole))
             return similarity_integrity(masked_cosines, full_cosines, temperature)
-        shown = visible_map(visible, self.encoder.patches)
+        shown = visible_map(visible, self.patches)
         if config.integrity == "position":
             return gather(position_integrity(shown, self.importance, self.importance_bias))
         assert full is not None
@@ -320,7 +332,7 @@ class MLIP(ImageTextMethod):
 
     @torch.no_grad()
     def _full_patches(self, images: Tensor) -> Tensor:
-        return upcast(self.project(self.encoder(images)))
+        return upcast(self.project(self.encoder(images).tokens))
 
     def encode_texts(self, reports: Sequence[Sequence[str]]) -> MLIPTexts:
         """Encode reports, given as sentences; without a local term all sentence vectors are 0."""
@@ -331,46 +343,42 @@ class MLIP(ImageTextMethod):
         sentences = normalize(upcast(self.project_sentence(encoded.sentences)), dim=-1)
         return MLIPTexts(vectors, sentences * encoded.real[..., None], encoded.real)
 
-    def encode_patches(self, images: Tensor) -> Tensor:
-        """Return every patch of images (B, 3, S, S) in the shared space, of length 1: (B, N, d)."""
-        return normalize(upcast(self.project(self.encoder(images))), dim=-1)
+    def encode_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
+        """Return whole reports (R, d), of length 1."""
+        return self.encode_texts(reports).reports
 
-    @torch.inference_mode()
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def see(self, images: Tensor) -> SeenImages:
+        """Return whole images, none of their patches hidden, and their patches."""
+        features = self.encoder(images)
+        patches = upcast(self.project(features.tokens))
+        return SeenImages(normalize(patches.mean(1), dim=-1), normalize(patches, dim=-1), features.grid)
+
+    def scores_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
         """Return probabilities (B, C): softmax over what speaks for and against each prompt."""
-        positive, negative = self.prompts.embed(prompts, self.vocabulary, self._embed_texts)
-        scores: Tensor = ((self.embed_images(images) @ (positive - negative).T) * self.scale).sigmoid()
+        positive, negative = self.embed_prompts(prompts)
+        scores: Tensor = ((seen.whole @ (positive - negative).T) * self.scale).sigmoid()
         return scores
 
-    @torch.inference_mode()
-    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return maps (B, C, h, w) in [0, 1] of where each prompt is seen.
+    def maps_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
+        """Return where each prompt is seen, (B, N, C) in [0, 1].
 
         For a finding: how much more a patch is like what speaks for it than like what speaks against it, a difference of two
         cosines moved from [-2, 2] to [0, 1]. (What speaks for it alone says less: some patches are similar to any words.)
         For a whole sentence: the share of each patch that the transport plan gives to it, beside the sentences against it.
         """
-        embed = self._embed_sentences if self.config.matches else self._embed_texts
-        patches = self.encode_patches(images)
-        positive, negative = self.prompts.embed(prompts, self.vocabulary, embed)
-        maps = (2 + patches @ (positive - negative).T) / 4
+        sides = self.sides(prompts)
+        if self.config.matches:
+            positive, negative = self.prompts.embed("sentences", sides, self._embed_sentences)
+        else:
+            positive, negative = self.embed_prompts(prompts)
+        maps = (2 + seen.parts @ (positive - negative).T) / 4
         for column, prompt in enumerate(prompts):
             if self.config.matches and is_sentence(prompt, self.vocabulary):
-                (rows,) = self.prompts.keep("sentences", prompt, self._ask)
-                similarities = rows @ patches.transpose(1, 2)
+                (rows,) = self.prompts.keep("each sentence", sides[column], self._each_sentence)
+                similarities = rows @ seen.parts.transpose(1, 2)
                 plans = self._plans(similarities, torch.ones(similarities.shape[:2], dtype=torch.bool, device=rows.device))
-                maps[..., column] = (plans[:, 0] * self.encoder.patches).clamp(0, 1)
-        return maps.transpose(1, 2).reshape(len(images), len(prompts), *self.encoder.grid)
-
-    @torch.inference_mode()
-    def embed_images(self, images: Tensor) -> Tensor:
-        """Return whole images (B, d), none of their patches hidden, of length 1."""
-        return normalize(self._full_patches(images).mean(1), dim=-1)
-
-    @torch.inference_mode()
-    def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
-        """Return whole reports (R, d), of length 1."""
-        return self.encode_texts(reports).reports
+                maps[..., column] = (plans[:, 0] * seen.parts.shape[1]).clamp(0, 1)
+        return maps
 
     @torch.inference_mode()
     def match(self, images: Tensor, reports: Sequence[Sequence[str]]) -> Tensor:
@@ -385,9 +393,9 @@ class MLIP(ImageTextMethod):
         """
         if not self.config.matches:
             raise MedLIPError("this model matches no sentences: train with local=transport, pair or attention.")
-        texts = self.encode_texts(reports)
-        plans = self._plans(texts.sentences @ self.encode_patches(images).transpose(1, 2), texts.real)
-        return plans.view(*plans.shape[:2], *self.encoder.grid)
+        texts, seen = self.encode_texts(reports), self.see(images)
+        plans = self._plans(texts.sentences @ seen.parts.transpose(1, 2), texts.real)
+        return plans.view(*plans.shape[:2], *seen.grid)
 
     @torch.inference_mode()
     def hide_and_predict(self, images: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -403,24 +411,69 @@ class MLIP(ImageTextMethod):
         """
         if self.decoder is None:
             raise MedLIPError("this model has no image decoder: train with lambda_reconstruction and mask_ratio above 0.")
-        patch, patches = self.encoder.patch, self.encoder.patches
+        patch, patches = self.encoder.stride, self.patches
         generator = torch.Generator().manual_seed(seed)
         visible = draw_visible(len(images), patches, self.config.mask_ratio, generator).to(images.device)
-        predicted = upcast(self.decoder(self.encoder(images, visible), visible))
-        if self.config.normalise_pixels:
+        predicted = upcast(self.decoder(self.encoder(images, visible).tokens, visible))
+        if self.config.normalize_pixels:
             target = patch_pixels(images, patch)
             predicted = predicted * target.std(2, keepdim=True) + target.mean(2, keepdim=True)
         hidden = ~visible_map(visible, patches)[..., None].expand(-1, -1, patch * patch)
+        return join_patches(hidden, patch), self._grey(join_patches(predicted, patch))
+
+    def _grey(self, values: Tensor) -> Tensor:
+        """Return grey values in [0, 1] of normalized ones, their mean over the channels."""
         mean, std = (sum(values) / 3 for values in (self.preprocessing.mean, self.preprocessing.std))
-        grey = join_patches(predicted, patch) * std + mean
-        return join_patches(hidden, patch), grey
+        return values * std + mean
 
-    def _ask(self, sentence: str) -> tuple[Tensor]:
-        """Return vectors (1 + n, d) of a sentence and of those against it."""
-        return (self._embed_sentences([text for texts in prompt_texts(sentence, self.vocabulary) for text in texts]),)
+    @torch.inference_mode()
+    def sample_pictures(self, image: Tensor, sentences: Sequence[str]) -> list[SamplePicture]:
+        """Return what is predicted of hidden patches, and where each of several sentences goes."""
+        pictures = []
+        if self.decoder is not None:
+            hidden, predicted = (values[0] for values in self.hide_and_predict(image[None]))
+            grey = self._grey(image.mean(0))
+            pictures += [
+                SamplePicture("Hidden", "image", grey.masked_fill(hidden, 0).cpu()),
+                SamplePicture("Predicted", "image", torch.where(hidden, predicted, grey).cpu()),
+            ]
+        if self.config.matches and len(sentences) > 1:  # one sentence alone gets every patch
+            plans = self.match(image[None], [sentences])[0].float().cpu()
+            shown = zip(sentences, plans, strict=True)
+            pictures += [SamplePicture(sentence, "map", plan) for sentence, plan in shown if plan.any()]
+        return pictures
 
-    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
-        return self.embed_reports([[text] for text in texts])
+    def timed_passes(
+        self, images: Tensor, reports: Sequence[Sequence[str]], generator: torch.Generator
+    ) -> tuple[Pass, Mapping[str, Pass]]:
+        """Return the losses, and two parts of the step.
+
+        `trained_networks`: image encoder (on visible patches), text encoder and image decoder; `networks`: these, and the
+        pass of the full image that the estimator of semantic integrity takes.
+        """
+        ratio = self.config.mask_ratio
+        visible = draw_visible(len(images), self.patches, ratio, generator).to(images.device) if ratio else None
+
+        def trained_networks() -> list[Tensor]:
+            tokens = self.encoder(images, visible).tokens
+            encoded = self.text(reports)
+            predicted = [] if self.decoder is None or visible is None else [self.decoder(tokens, visible)]
+            return [tokens, encoded.sentences, encoded.reports, *predicted]
+
+        def networks() -> list[Tensor]:
+            if self.config.compares:
+                with torch.no_grad():
+                    self.encoder(images)
+            return trained_networks()
+
+        return lambda: list(self.loss_terms(images, reports, visible).values()), {
+            "networks": networks,
+            "trained_networks": trained_networks,
+        }
 
     def _embed_sentences(self, texts: Sequence[str]) -> Tensor:
         return self.encode_texts([[text] for text in texts]).sentences[:, 0]
+
+    def _each_sentence(self, sides: Sides) -> tuple[Tensor]:
+        """Return vectors (1 + n, d) of a sentence and of those against it."""
+        return (self._embed_sentences([text for texts in sides for text in texts]),)

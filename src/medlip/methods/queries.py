@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
 import numpy as np
@@ -15,8 +16,19 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import Method, MethodConfig, TellsPlaces, initialise, upcast
-from medlip.nn import ImageEncoder, TextBank, text_encoder
+from medlip.methods.base import (
+    Answers,
+    EmbedsReports,
+    HasEncoder,
+    HasTimedPasses,
+    Method,
+    MethodConfig,
+    Pass,
+    TellsPlaces,
+    initialize,
+    upcast,
+)
+from medlip.nn import TextBank, text_encoder, vision_encoder
 from medlip.reports import extract_facts, resolve
 
 LEAST = 1e-6
@@ -29,7 +41,7 @@ class QueryConfig(MethodConfig):
     Attributes:
         backbone: timm model of the image encoder.
         stride: image pixels per location (16: third stage of a ResNet).
-        weights: initial weights of the backbone: None, "timm", a package or a file, as `ImageEncoder` takes them.
+        weights: initial weights of the backbone: None, "timm", a package or a file, as `vision_encoder` takes them.
         width: of queries and locations.
         layers: decoder layers.
         heads: attention heads.
@@ -41,7 +53,7 @@ class QueryConfig(MethodConfig):
         anatomy_text: `short` as published, or `long`.
         text_encoder: "lexical", or a transformers model by name or folder.
         max_tokens: where texts are cut.
-        standardise: centre and scale the text banks.
+        standardize: centre and scale the text banks.
         init: of linear weights: `normal` N(0, 0.02) as published, which starts with hardly a trace of the image in the
             queries; `xavier` keeps the signal's scale and learns far sooner in a short run.
         seed: of initial weights and drawn partners.
@@ -61,13 +73,45 @@ class QueryConfig(MethodConfig):
     anatomy_text: Literal["short", "long"] = "short"
     text_encoder: str = "lexical"
     max_tokens: int = Field(128, gt=0)
-    standardise: bool = True
+    standardize: bool = True
     init: Literal["normal", "xavier"] = "normal"
-    seed: int = 0
 
 
-class QueryMethod(Method, TellsPlaces):
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """What q queries read from B images at N locations.
+
+    Attributes:
+        logits: (B, q, 2) existence, index 1 = present.
+        states: (B, q, width).
+        attention: (layers, B, q, N) cross-attention averaged over heads, None where not asked for.
+        grid: (h, w), h * w = N.
+    """
+
+    logits: Tensor
+    states: Tensor
+    attention: Tensor | None
+    grid: tuple[int, int]
+
+    @property
+    def present(self) -> Tensor:
+        """The probability (B, q) that what is asked for is there."""
+        return self.logits.softmax(-1)[..., 1]
+
+    @property
+    def maps(self) -> Tensor:
+        """Where each query looks, (B, q, h, w): cross-attention averaged over layers and heads."""
+        assert self.attention is not None, "the queries were read without attention"
+        maps = self.attention.mean(0)
+        return maps.view(*maps.shape[:2], *self.grid)
+
+
+class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses):
     """A method whose questions are the embedded texts of P pathologies and A anatomies.
+
+    It reads an image once, with all of the vocabulary's queries and those of the open prompts, and answers everything from
+    that: a method only says how it reads (`forward`), which of it are the pathologies' queries (`pathology_queries`), and
+    how it shares a finding out over anatomies (`places`).
 
     Args:
         config: settings.
@@ -76,6 +120,8 @@ class QueryMethod(Method, TellsPlaces):
         pathology_embeddings: (P, text width); None: encode the vocabulary's descriptions.
         anatomy_embeddings: (A, text width); None: encode the vocabulary's texts.
     """
+
+    learns_from = "facts"
 
     def __init__(
         self,
@@ -99,7 +145,7 @@ class QueryMethod(Method, TellsPlaces):
                     "Give one for each, in its order."
                 )
             encoded = text_encoder(config.text_encoder, config.max_tokens).encode(texts) if given is None else given
-            banks[stream] = TextBank(encoded, config.standardise)
+            banks[stream] = TextBank(encoded, config.standardize)
         self.banks = nn.ModuleDict(banks)
         self.text_width: int = banks["pathology"].embeddings.shape[1]
         unfit = {"pathology": vocabulary.unfit_anatomies, "anatomy": vocabulary.unfit_pathologies}
@@ -107,30 +153,87 @@ class QueryMethod(Method, TellsPlaces):
             self.register_buffer(f"unfit_{stream}", torch.from_numpy(np.array(matrix)), persistent=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.encoder = ImageEncoder(config.backbone, config.stride, config.weights)
+            self.encoder = vision_encoder(
+                config.backbone, config.stride, image_size=preprocessing.size, weights=config.weights
+            )
             for part in self.make_parts(config, self.encoder.width):
-                initialise(part, config.init)
+                initialize(part, config.init)
 
     @abstractmethod
     def make_parts(self, config: Any, features: int) -> tuple[nn.Module, ...]:
-        """Make what stands on image features of that width; return the parts whose linear weights are drawn."""
+        """Make what stands on image features of that width; return the parts whose linear weights are drawn.
+
+        A part that the settings leave unused is registered as None, since data parallelism waits for the gradient of every
+        parameter.
+        """
 
     @abstractmethod
-    def score_places(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return the probability (B, C) that each prompt is present, and that it is in each anatomy, (B, C, A)."""
+    def forward(self, images: Tensor, need_attention: bool = True, asked: Tensor | None = None) -> Any:
+        """Read images (B, 3, S, S).
+
+        Args:
+            images: preprocessed.
+            need_attention: also give the attention maps (slower).
+            asked: (n, text width) embeddings of open questions, placed in the pathology bank's space. They stand behind the
+                vocabulary's pathologies; each sees those and itself, and none changes what the others get.
+        """
+
+    @abstractmethod
+    def pathology_queries(self, output: Any) -> Queries:
+        """Return what the pathologies' queries, and the open ones behind them, read: part of what `forward` gave."""
+
+    @abstractmethod
+    def places(self, output: Any, columns: Sequence[int]) -> Tensor:
+        """Return the probability (B, C, A) that what C of the pathologies' queries ask for is in each anatomy."""
+
+    def read(self, images: Tensor, prompts: Sequence[str], need_attention: bool = False) -> tuple[Any, list[int]]:
+        """Return what `forward` gives of images and all prompts, and which pathology query answers each prompt."""
+        asked, columns = self.queries_for(prompts)
+        return self(images, need_attention, asked), columns
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        *,
+        maps: bool = False,
+        anatomies: bool = False,
+        embeddings: bool = False,
+    ) -> Answers:
+        """Return all that is wanted of images (B, 3, S, S), which are read once."""
+        output, columns = self.read(images, prompts, need_attention=maps)
+        found = self.pathology_queries(output)
+        return Answers(
+            found.present[:, columns],
+            found.maps[:, columns] if maps else None,
+            self.places(output, columns) if anatomies else None,
+            self._stated(output) if embeddings else None,
+        )
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return the probability (B, C) that each prompt is present."""
+        return self.answer(images, prompts).scores
+
+    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return where each prompt's query looks: cross-attention averaged over layers and heads, (B, C, h, w)."""
+        return cast("Tensor", self.answer(images, prompts, maps=True).maps)
 
     def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the probability (B, C, A) that each prompt is present in each anatomy."""
-        return self.score_places(images, prompts)[1]
+        return cast("Tensor", self.answer(images, prompts, anatomies=True).anatomies)
 
-    @torch.inference_mode()
     def embed_images(self, images: Tensor) -> Tensor:
         """Return vectors (B, P A + P) of what the image says of every fact that a report may state.
 
         First log p(pathology in anatomy), all anatomies of a pathology in a row, then log (1 - p(pathology)); all finite.
         The product with a report of `embed_reports` is the log-probability of what the report states.
         """
-        present, places = self.score_places(images, [pathology.name for pathology in self.vocabulary.pathologies])
+        return cast("Tensor", self.answer(images, (), embeddings=True).embeddings)
+
+    def _stated(self, output: Any) -> Tensor:
+        known = list(range(len(self.vocabulary.pathologies)))
+        present, places = self.pathology_queries(output).present[:, known], self.places(output, known)
         return torch.cat([upcast(places).flatten(1), 1 - upcast(present)], 1).clamp(min=LEAST).log()
 
     @torch.inference_mode()
@@ -172,6 +275,35 @@ class QueryMethod(Method, TellsPlaces):
             anatomy_embeddings=torch.zeros_like(state["banks.anatomy.embeddings"]),
         )
 
+    def from_earlier(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return a state dict of an earlier version as this model has it: without parts that its settings leave unused."""
+        unused = {name for name, part in self._modules.items() if part is None}
+        state = self.encoder.from_earlier(state, "encoder.")
+        return {name: tensor for name, tensor in state.items() if name.split(".")[0] not in unused}
+
+    @abstractmethod
+    def loss_terms(self, images: Tensor, adjacency: Tensor) -> dict[str, Tensor]:
+        """Return the named loss terms, unweighted.
+
+        Args:
+            images: (B, 3, S, S).
+            adjacency: (B, A, P): 1 present, 0 absent, -1 not mentioned, -2 to be ignored; left unchanged.
+        """
+
+    @abstractmethod
+    def timed_parts(self, images: Tensor) -> Mapping[str, Pass]:
+        """Return parts of a training step by name, for `timed_passes`."""
+
+    def timed_passes(
+        self, images: Tensor, reports: Sequence[Sequence[str]], generator: torch.Generator
+    ) -> tuple[Pass, Mapping[str, Pass]]:
+        """Return the losses on about 12 random facts a study, and parts of the step."""
+        shape = (len(images), len(self.vocabulary.anatomies), len(self.vocabulary.pathologies))
+        mentioned = torch.rand(shape, generator=generator) < 12 / (shape[1] * shape[2])
+        facts = torch.where(mentioned, torch.randint(0, 2, shape, generator=generator), -1).to(torch.int8)
+        facts = facts.to(images.device)
+        return lambda: list(self.loss_terms(images, facts).values()), self.timed_parts(images)
+
     def texts(self, stream: str) -> Tensor:
         """Return the embeddings (q, text width) of the concepts of a stream, "pathology" or "anatomy"."""
         return self.banks.get_buffer(f"{stream}.embeddings")
@@ -193,7 +325,7 @@ class QueryMethod(Method, TellsPlaces):
         mask[:, : len(texts)] = True
         return torch.cat([texts, asked.to(texts)]), mask
 
-    def place(self, prompts: Sequence[str]) -> tuple[Tensor | None, list[int]]:
+    def queries_for(self, prompts: Sequence[str]) -> tuple[Tensor | None, list[int]]:
         """Return embeddings of the prompts beyond the vocabulary, None without any, and which query answers each prompt.
 
         Raises:

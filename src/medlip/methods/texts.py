@@ -24,6 +24,9 @@ DISTRACTORS = (
 """Sentences that no image shows."""
 KNOWN_PROMPTS = 1000
 
+Sides = tuple[tuple[str, ...], tuple[str, ...]]
+"""The texts that speak for a prompt, and those against it."""
+
 
 def prompt_name(prompt: str, vocabulary: Vocabulary) -> str:
     """Return a prompt as it stands in a sentence: a pathology's display name, or the text itself."""
@@ -37,62 +40,60 @@ def is_sentence(prompt: str, vocabulary: Vocabulary) -> bool:
     return text.endswith((".", "!", "?")) and len(text.split()) > 2 and vocabulary.find_pathology(prompt) is None
 
 
-def prompt_texts(prompt: str, vocabulary: Vocabulary, described: bool = True) -> tuple[list[str], list[str]]:
+def prompt_texts(prompt: str, vocabulary: Vocabulary, described: bool = True) -> Sides:
     """Return the texts that speak for and against a prompt: a pathology by any of its names, a whole sentence, or any words.
 
     Where `described`, a pathology's description speaks for it too.
     """
     if is_sentence(prompt, vocabulary):
-        return [prompt.strip()], list(AGAINST_SENTENCES)
+        return (prompt.strip(),), AGAINST_SENTENCES
     pathology, name = vocabulary.find_pathology(prompt), prompt_name(prompt, vocabulary)
-    description = [pathology.description] if pathology and described else []
-    return [form.format(name) for form in POSITIVE] + description, [form.format(name) for form in NEGATIVE]
+    positive, negative = (tuple(form.format(name) for form in forms) for forms in (POSITIVE, NEGATIVE))
+    return (*positive, pathology.description) if pathology and described else positive, negative
 
 
 class PromptBank:
-    """What a text encoder makes of prompts, kept while the encoder stays as it is.
+    """What a text encoder makes of the texts of prompts, kept while the encoder stays as it is.
 
-    Args:
-        described: a pathology's description speaks for it, beside its name.
+    It is kept by what was made (`kind`) of which texts, so that neither another vocabulary nor another encoding is answered
+    with it.
     """
 
-    def __init__(self, described: bool = True) -> None:
-        self._described = described
-        self._known: dict[tuple[str, str], tuple[Tensor, ...]] = {}
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, Sides], tuple[Tensor, ...]] = {}
 
     def clear(self) -> None:
         """Forget all embeddings, since the encoder changes."""
         self._known.clear()
 
-    def embed(
-        self, prompts: Sequence[str], vocabulary: Vocabulary, encode: Callable[[Sequence[str]], Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def keep(self, kind: str, sides: Sides, make: Callable[[Sides], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Return what `make` gives for the texts for and against a prompt, made once.
+
+        Args:
+            kind: what it makes of them, such as "words".
+            sides: the texts for and against.
+            make: texts to tensors.
+        """
+        if (kind, sides) not in self._known:
+            if len(self._known) >= KNOWN_PROMPTS:
+                self.clear()
+            self._known[kind, sides] = make(sides)
+        return self._known[kind, sides]
+
+    def embed(self, kind: str, prompts: Sequence[Sides], encode: Callable[[Sequence[str]], Tensor]) -> tuple[Tensor, Tensor]:
         """Return the mean embedding, of length 1, of what speaks for (C, d) and against (C, d) each prompt.
 
         Args:
-            prompts: C names or texts.
-            vocabulary: of the names.
+            kind: what `encode` makes of texts, such as "sentences".
+            prompts: texts for and against each of C prompts, at least one.
             encode: texts to embeddings of length 1.
         """
-        if not prompts:
-            nothing = encode(["."])[:0]
-            return nothing, nothing
 
-        def make(prompt: str) -> tuple[Tensor, ...]:
-            sides = prompt_texts(prompt, vocabulary, self._described)
+        def make(sides: Sides) -> tuple[Tensor, ...]:
             return tuple(normalize(encode(texts).mean(0), dim=0) for texts in sides)
 
-        kind = getattr(encode, "__name__", "")
-        positive, negative = zip(*(self.keep(kind, prompt, make) for prompt in prompts), strict=True)
+        positive, negative = zip(*(self.keep(kind, sides, make) for sides in prompts), strict=True)
         return torch.stack(positive), torch.stack(negative)
-
-    def keep(self, kind: str, prompt: str, make: Callable[[str], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Return what `make` gives for a prompt, made once; `kind` tells apart what is kept of the same prompt."""
-        if (kind, prompt) not in self._known:
-            if len(self._known) >= KNOWN_PROMPTS:
-                self.clear()
-            self._known[kind, prompt] = make(prompt)
-        return self._known[kind, prompt]
 
 
 def add_distractors(reports: Sequence[Sequence[str]], share: float, generator: torch.Generator) -> Sequence[Sequence[str]]:

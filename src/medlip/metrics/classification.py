@@ -1,4 +1,4 @@
-"""Numbers of a classifier, per class, safe with unknown labels, with bootstrap intervals over patients.
+"""Numbers of a classifier, per class, safe with unknown labels.
 
 Scores and labels are (N, C): images by classes. A label is 1 (present), 0 (absent), or NaN or -1 (unknown: the image doesn't
 count for that class). A class without a positive or without a negative has no AUROC: its value is NaN, never a guess.
@@ -6,24 +6,13 @@ count for that class). A class without a positive or without a negative has no A
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import sqrt
-from statistics import mean, stdev
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
-from scipy.special import stdtr, stdtrit
 
 from medlip.errors import MedLIPError
+from medlip.metrics.bootstrap import Array, Statistic, ratio
 
-Array = NDArray[np.float64]
-Statistic = Callable[[Array], Array]
-"""From weights (R, N), how often each of N images counts in each of R resamples, to values (R,) or (R, …)."""
-
-CELLS = 2_000_000  # weights held at a time
 IN_CACHE = 200_000  # weights in one product
 
 
@@ -111,7 +100,7 @@ def brier(probabilities: ArrayLike, labels: ArrayLike) -> Array:
     probabilities, labels = _checked(probabilities, labels)
     known = ~np.isnan(labels)
     squares = np.where(known, probabilities - labels, 0) ** 2
-    return np.where(_are_probabilities(probabilities, known), _ratio(squares.sum(axis=0), known.sum(axis=0)), np.nan)
+    return np.where(_are_probabilities(probabilities, known), ratio(squares.sum(axis=0), known.sum(axis=0)), np.nan)
 
 
 def calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> Array:
@@ -158,7 +147,7 @@ def roc_curve(scores: Array, labels: Array) -> tuple[Array, Array]:
     """
     _, true, false = _curve(scores, labels)
     true, false = np.append(0.0, true), np.append(0.0, false)
-    return _ratio(false, false[-1:]), _ratio(true, true[-1:])
+    return ratio(false, false[-1:]), ratio(true, true[-1:])
 
 
 def best_threshold(scores: ArrayLike, labels: ArrayLike) -> Array:
@@ -174,197 +163,13 @@ def best_threshold(scores: ArrayLike, labels: ArrayLike) -> Array:
 def f1(scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> Array:
     """Return F1 = 2 TP / (2 TP + FP + FN) of each class at its threshold, (C,); NaN without a threshold or a positive."""
     true, false, missed, _ = _decide(scores, labels, thresholds)
-    return np.where(true + missed > 0, _ratio(2 * true, 2 * true + false + missed), np.nan)
+    return np.where(true + missed > 0, ratio(2 * true, 2 * true + false + missed), np.nan)
 
 
 def accuracy(scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> Array:
     """Return the share of known labels that each class gets right at its threshold, (C,); NaN without either."""
     true, false, missed, rejected = _decide(scores, labels, thresholds)
-    return _ratio(true + rejected, true + false + missed + rejected)
-
-
-def mean_statistic(values: ArrayLike) -> Statistic:
-    """Return the mean over images of (N,) or (N, K) values as a function of weights, for `bootstrap`."""
-    values = np.asarray(values, float)
-
-    def statistic(weights: Array) -> Array:
-        totals = weights.sum(axis=1).reshape(-1, *[1] * (values.ndim - 1))
-        return _ratio(weights @ values, totals)
-
-    return statistic
-
-
-def median_statistic(values: Array) -> Statistic:
-    """Return the median of (N,) values as a function of whole weights, (R, N) -> (R,), for `bootstrap`."""
-    order = np.argsort(values)
-    ordered = values[order]
-
-    def statistic(weights: Array) -> Array:
-        reached = weights[:, order].cumsum(axis=1)
-        half = reached[:, -1:] / 2
-        middle: Array = (ordered[(reached < half).sum(axis=1)] + ordered[(reached <= half).sum(axis=1)]) / 2
-        return middle
-
-    return statistic
-
-
-def resampled(statistic: Statistic, patients: Sequence[Any] | NDArray[Any], resamples: int = 1000, seed: int = 0) -> Array:
-    """Return a statistic of samples of patients drawn with replacement, (resamples, …): images of one go together.
-
-    Args:
-        statistic: from weights (R, N) to values (R, …); see `ranking_statistic` and `mean_statistic`.
-        patients: the patient of each of the N images.
-        resamples: how many samples to draw.
-        seed: same seed, same samples.
-
-    Returns:
-        NaN where a value is undefined (no positive drawn), and everywhere where there are fewer than two patients.
-
-    Raises:
-        MedLIPError: `resamples` is out of range.
-    """
-    if resamples < 1:
-        raise MedLIPError(f"resamples={resamples}: draw at least 1.")
-    patient_of_image = np.unique(np.asarray(patients), return_inverse=True)[1]
-    n_patients = int(patient_of_image.max(initial=-1)) + 1
-    if n_patients < 2:
-        return np.full((resamples, *statistic(np.ones((1, len(patient_of_image)))).shape[1:]), np.nan)
-    generator = np.random.default_rng(seed)
-    at_a_time = max(1, CELLS // len(patient_of_image))
-    values = [
-        statistic(_draw(generator, min(at_a_time, resamples - done), n_patients)[:, patient_of_image])
-        for done in range(0, resamples, at_a_time)
-    ]
-    return np.concatenate(values)
-
-
-def bootstrap(
-    statistic: Statistic, patients: Sequence[Any] | NDArray[Any], resamples: int = 1000, seed: int = 0, level: float = 0.95
-) -> tuple[Array, Array]:
-    """Return the percentile bootstrap interval of a statistic, with patients drawn, not images: images of one go together.
-
-    Args:
-        statistic: from weights (R, N) to values (R,) or (R, …); see `ranking_statistic` and `mean_statistic`.
-        patients: the patient of each of the N images.
-        resamples: how many samples of patients to draw with replacement.
-        seed: same seed, same interval.
-        level: share of the resamples inside the interval.
-
-    Returns:
-        Low and high ends, () or (…). Resamples in which a value is undefined (NaN: no positive drawn) are left out of its
-        interval; NaN where none is left, or where there are fewer than two patients.
-
-    Raises:
-        MedLIPError: `resamples` or `level` is out of range.
-    """
-    low, high = quantiles(resampled(statistic, patients, resamples, seed), _tail(level))
-    return low, high
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """By how much a second method differs from a first one on the same images; K values at once.
-
-    Attributes:
-        value: second minus first, (K,).
-        low: lower end of its interval, (K,).
-        high: upper end, (K,).
-        p: two-sided p-value of no difference, (K,).
-    """
-
-    value: Array
-    low: Array
-    high: Array
-    p: Array
-
-
-def paired_difference(
-    first: Statistic,
-    second: Statistic,
-    patients: Sequence[Any] | NDArray[Any],
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Difference:
-    """Compare two methods on the same images by a paired bootstrap: both see every sample of patients.
-
-    The p-value is twice the share of samples in which the difference has the rarer sign, zero counting for both, and one
-    sample added (Davison and Hinkley 1997): never below 2 / (resamples + 1).
-
-    Args:
-        first: from weights (R, N) to values (R, K), such as `auroc_statistic` of the first method.
-        second: the same of the second.
-        patients: the patient of each of the N images.
-        resamples: how many samples of patients to draw.
-        seed: same seed, same answer.
-        level: of the interval.
-
-    Returns:
-        NaN where either is undefined; resamples in which it is are left out.
-
-    Raises:
-        MedLIPError: `resamples` or `level` is out of range.
-    """
-
-    def statistic(weights: Array) -> Array:
-        return second(weights) - first(weights)
-
-    values = resampled(statistic, patients, resamples, seed)
-    low, high = quantiles(values, _tail(level))
-    defined = (~np.isnan(values)).sum(axis=0)
-    rarer = np.minimum((values <= 0).sum(axis=0), (values >= 0).sum(axis=0))
-    p = np.where(defined > 0, np.minimum(1, 2 * (rarer + 1) / (defined + 1)), np.nan)
-    return Difference(statistic(np.ones((1, len(patients))))[0], low, high, p)
-
-
-def quantiles(values: Array, tail: float) -> Array:
-    """Return the quantiles `tail` and 1 - `tail` over the first axis, (2, …), of what is not NaN; NaN where nothing is."""
-    defined = ~np.isnan(values).all(axis=0)
-    ends = np.full((2, *values.shape[1:]), np.nan)
-    ends[:, defined] = np.nanquantile(values[:, defined], (tail, 1 - tail), axis=0)
-    return ends
-
-
-def over_seeds(values: Sequence[float]) -> dict[str, Any] | None:
-    """Return the spread of a number over S seeds, ready for JSON; None without any.
-
-    Returns:
-        `mean`, `low` and `high` (lowest and highest), `values`, and from two seeds on the 95 % `interval` of the mean
-        (Student's t), else None.
-    """
-    if not values:
-        return None
-    middle, ends = mean(values), None
-    if len(values) > 1:
-        half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))
-        ends = [middle - half, middle + half]
-    return {"mean": middle, "low": min(values), "high": max(values), "interval": ends, "values": list(values)}
-
-
-def p_of_no_mean(values: Sequence[float]) -> float | None:
-    """Return the two-sided p-value of a mean of 0 over S seeds (Student's t); None of one, or where they are all equal."""
-    if len(values) < 2:
-        return None
-    error = stdev(values) / sqrt(len(values))
-    if error <= 1e-12 * max(map(abs, values)):  # what rounding leaves
-        return None
-    return float(2 * stdtr(len(values) - 1, -abs(mean(values)) / error))
-
-
-def mean_defined(values: Array) -> Array:
-    """Return the mean of each row of (R, K) over what is not NaN, (R,); NaN where nothing is."""
-    defined = ~np.isnan(values)
-    return _ratio(np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1))
-
-
-def number(value: float) -> float | None:
-    """Return a value for JSON: None where it is NaN."""
-    return None if np.isnan(value) else float(value)
-
-
-def interval(low: float, high: float) -> list[float] | None:
-    """Return the ends of an interval for JSON: None where they are NaN."""
-    return None if np.isnan(low) or np.isnan(high) else [float(low), float(high)]
+    return ratio(true + rejected, true + false + missed + rejected)
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
@@ -408,7 +213,7 @@ def _areas(weights: Array) -> Array:
     precision = true / np.maximum(true + all_negatives - below, 1e-12)  # 0 / 0 where nothing that is drawn is as high
     area = np.einsum("lr,lr->r", positives, below + up_to) / 2
     pairs = all_positives * all_negatives
-    return np.stack([_ratio(area, pairs), _ratio(all_negatives * np.einsum("lr,lr->r", positives, precision), pairs)])
+    return np.stack([ratio(area, pairs), ratio(all_negatives * np.einsum("lr,lr->r", positives, precision), pairs)])
 
 
 def _curve(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
@@ -440,24 +245,6 @@ def _decide(scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> tupl
     present, absent = (labels == 1) & usable, (labels == 0) & usable
     true, false = (called & present).sum(axis=0), (called & absent).sum(axis=0)
     return true * 1.0, false * 1.0, present.sum(axis=0) - true * 1.0, absent.sum(axis=0) - false * 1.0
-
-
-def _ratio(numerator: Array, denominator: Array) -> Array:
-    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
-    ratio: Array = np.divide(numerator, denominator, out=np.full(shape, np.nan), where=denominator > 0)
-    return ratio
-
-
-def _draw(generator: np.random.Generator, resamples: int, n: int) -> Array:
-    """Return how often each of n patients is drawn in each resample of n, (R, n)."""
-    drawn = generator.integers(0, n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
-    return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(float)
-
-
-def _tail(level: float) -> float:
-    if not 0 < level < 1:
-        raise MedLIPError(f"level={level}: give a share between 0 and 1.")
-    return (1 - level) / 2
 
 
 def _are_probabilities(scores: Array, known: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import Literal
 
+import numpy as np
+from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
+
+from medlip.metrics.bootstrap import bootstrap, mean_statistic
 
 
 class Estimate(BaseModel):
@@ -54,6 +59,7 @@ class Measure:
         unit: of the value, "" for a share or a pure number.
         chance: what the chance beside it is, for people, such as "share of the image that the boxes cover".
         better: which way is better.
+        summary: how the estimate sums up its cases, which paired comparisons have to do alike.
     """
 
     name: str
@@ -61,6 +67,7 @@ class Measure:
     unit: str = ""
     chance: str = ""
     better: Literal["higher", "lower"] = "higher"
+    summary: Literal["mean", "median"] = "mean"
 
     @property
     def class_name(self) -> str:
@@ -68,5 +75,43 @@ class Measure:
         return self.name.removeprefix("macro_")
 
 
+def mean_estimate(
+    values: ArrayLike,
+    patients: Sequence[str],
+    *,
+    chance: ArrayLike = float("nan"),
+    resamples: int = 1000,
+    seed: int = 0,
+    reason: str = "there is no case",
+) -> Estimate:
+    """Return the mean over cases, with its bootstrap interval over patients.
+
+    Args:
+        values: (N,) of each case, NaN where the measure isn't defined: such a case is left out, and `n` counts the others.
+        patients: whose case it is, (N,).
+        chance: what a guess gives, on average or for each case, (N,).
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        reason: why there is no value, should there be none.
+    """
+    values = np.asarray(values, float)
+    counted = ~np.isnan(values)
+    if not counted.any():
+        return Estimate(value=None, n=0, reason=reason)
+    guess = float(np.broadcast_to(np.asarray(chance, float), counted.shape)[counted].mean())
+    low, high = bootstrap(mean_statistic(values[counted]), np.asarray(patients)[counted], resamples, seed)
+    return Estimate.of(float(values[counted].mean()), float(low), float(high), chance=guess, n=int(counted.sum()))
+
+
 def _defined(value: float) -> float | None:
     return None if isnan(value) else float(value)
+
+
+def number(value: float) -> float | None:
+    """Return a value for JSON: None where it is NaN."""
+    return _defined(value)
+
+
+def interval(low: float, high: float) -> list[float] | None:
+    """Return the ends of an interval for JSON: None where they are NaN."""
+    return None if isnan(low) or isnan(high) else [float(low), float(high)]

@@ -8,7 +8,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from medlip.nn.patch_encoder import sine_cosine_positions, visible_map
+from medlip.nn.patches import sine_cosine_positions
 
 
 class ImageDecoder(nn.Module):
@@ -48,35 +48,3 @@ class ImageDecoder(nn.Module):
         patches = self.mask_token.to(embedded.dtype).expand(len(tokens), len(positions), -1)
         patches = patches.scatter(1, visible[..., None].expand(-1, -1, embedded.shape[2]), embedded)
         return cast("Tensor", self.pixels(self.norm(self.blocks(patches + positions.to(embedded.dtype)))))
-
-
-def patch_pixels(images: Tensor, patch: int) -> Tensor:
-    """Return images (B, 3, S, S) as grey patches (B, N, patch * patch), row by row."""
-    grey = images.mean(1)
-    batch, side = len(grey), grey.shape[1] // patch
-    return grey.view(batch, side, patch, side, patch).transpose(2, 3).reshape(batch, side * side, patch * patch)
-
-
-def join_patches(patches: Tensor, patch: int) -> Tensor:
-    """Return patches (B, N, patch * patch), row by row, as images (B, S, S)."""
-    side = round(patches.shape[1] ** 0.5)
-    joined = patches.reshape(len(patches), side, side, patch, patch).transpose(2, 3)
-    return joined.reshape(len(patches), side * patch, side * patch)
-
-
-def prediction_errors(predicted: Tensor, images: Tensor, visible: Tensor, patch: int, normalise: bool = False) -> Tensor:
-    """Return the mean squared error of each image's hidden patches, (B,); 0 where none is hidden.
-
-    Args:
-        predicted: (B, N, patch * patch).
-        images: (B, 3, S, S).
-        visible: (B, n) indices of the patches that are not predicted.
-        patch: side in pixels.
-        normalise: compare with each patch at mean 0 and variance 1.
-    """
-    target = patch_pixels(images, patch)
-    if normalise:
-        target = (target - target.mean(2, keepdim=True)) / (target.var(2, keepdim=True) + 1e-6).sqrt()
-    hidden = ~visible_map(visible, target.shape[1])
-    errors = (predicted - target).square().mean(2)
-    return (errors * hidden).sum(1) / hidden.sum(1).clamp(min=1)

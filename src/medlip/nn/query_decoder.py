@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medlip.nn.dropout import Dropout
-
 
 class QueryDecoder(nn.Module):
     """Self-attention among queries, cross-attention to image locations, feed-forward; repeated.
@@ -41,7 +39,7 @@ class QueryDecoder(nn.Module):
             queries: (q, width), the same for every image.
             locations: (B, N, width).
             mask: (q, q) boolean, True where a query (row) may attend to another (column); None: everywhere.
-            need_attention: also return the cross-attention, at the cost of computing it explicitly.
+            need_attention: also return the cross-attention; the states are the same either way.
 
         Returns:
             States (B, q, width), before any final norm, and the head-averaged cross-attention (L, B, q, N) or None.
@@ -75,7 +73,7 @@ class DecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
         self.norm3 = nn.LayerNorm(width)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, states: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, need_attention: bool
@@ -98,7 +96,7 @@ class Attention(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
@@ -116,11 +114,16 @@ class Attention(nn.Module):
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, need_attention: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        if not need_attention and not (self.training and self.dropout.p):
-            return self._join(F.scaled_dot_product_attention(query, key, value, attn_mask=mask)), None
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        weights = (scores if mask is None else scores.masked_fill(~mask, float("-inf"))).softmax(-1)
-        return self._join(self.dropout(weights) @ value), weights.mean(1) if need_attention else None
+        def weights() -> Tensor:
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+            masked = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
+            return F.softmax(masked, -1)
+
+        if self.training and self.dropout.p:
+            attention = weights()
+            return self._join(self.dropout(attention) @ value), attention.mean(1) if need_attention else None
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self._join(mixed), weights().mean(1) if need_attention else None
 
     def _split(self, packed: Tensor) -> Tensor:
         """(B, n, k * width) -> (B, k * heads, n, width / heads)."""

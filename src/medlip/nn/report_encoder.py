@@ -68,8 +68,18 @@ class ReportEncoder(nn.Module):
         self.register_buffer("about", torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8))
 
     @classmethod
-    def from_pretrained(cls, name: str, max_tokens: int = 100) -> ReportEncoder:
+    def from_pretrained(
+        cls,
+        name: str,
+        max_tokens: int = 100,
+        instead: str = f"text_encoder={WORDPIECE}, which is made from the training reports",
+    ) -> ReportEncoder:
         """Load a `transformers` encoder by hub name or folder.
+
+        Args:
+            name: hub name, or a folder.
+            max_tokens: where a report is cut.
+            instead: what to use where it can't be had, for the error.
 
         Raises:
             MedLIPError: it can't be had, or it has no fast tokenizer.
@@ -83,7 +93,7 @@ class ReportEncoder(nn.Module):
             reason = str(error).strip().split("\n")[0]
             raise MedLIPError(
                 f"text encoder {name!r} can't be loaded ({reason}). Give a folder that holds it, connect to the hub, or use "
-                f"text_encoder={WORDPIECE}, which is made from the training reports."
+                f"{instead}."
             ) from error
         backend = getattr(tokenizer, "backend_tokenizer", None)
         special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
@@ -210,8 +220,8 @@ def _train_wordpiece(reports: Iterable[str], size: int) -> Tokenizer:
 
     texts = list(reports)
     tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"))
-    normalised = (tokenizer.normalizer.normalize_str(text) for text in texts)
-    letters = sorted({letter for text in normalised for letter in text if not letter.isspace()})
+    normalized = (tokenizer.normalizer.normalize_str(text) for text in texts)
+    letters = sorted({letter for text in normalized for letter in text if not letter.isspace()})
     # The trainer numbers inner letters in an order of its own and breaks ties by these numbers: given as the first words,
     # they make the vocabulary the same every time.
     fixed = [*_SPECIAL, *letters, *(f"##{letter}" for letter in letters)]

@@ -1,4 +1,4 @@
-"""Texts to embeddings: any transformers encoder, and one that needs no download; and the bank that keeps them."""
+"""Texts to fixed embeddings: of any transformers encoder, or of one that needs no download; and the bank that keeps them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medlip.errors import MedLIPError
+from medlip.nn.report_encoder import ReportEncoder
 
 # Written here, not taken from a library: another list would give a saved model's open questions other embeddings.
 _STOP_WORDS = frozenset(
@@ -57,36 +57,21 @@ class TransformersEncoder:
     Args:
         name: hub name (for example "emilyalsentzer/Bio_ClinicalBERT") or a local folder.
         max_tokens: longer texts are cut there.
+
+    Raises:
+        MedLIPError: the model can't be had.
     """
 
     def __init__(self, name: str, max_tokens: int = 128) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(name)
-            self._model = AutoModel.from_pretrained(name).eval().requires_grad_(False)
-        except (OSError, ValueError, ImportError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise MedLIPError(
-                f"text encoder {name!r} can't be loaded ({reason}). Give a folder that holds it, connect to the hub, or use "
-                "text_encoder=lexical, which needs no download."
-            ) from error
-        self._max_tokens = max_tokens
-        self.width: int = self._model.config.hidden_size
+        encoder = ReportEncoder.from_pretrained(name, max_tokens, "text_encoder=lexical, which needs no download")
+        self._encoder = encoder.eval().requires_grad_(False)
+        self.width = encoder.width
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Return embeddings (n, width), float32."""
-        states = []
-        for start in range(0, len(texts), 32):
-            tokens = self._tokenizer(
-                list(texts[start : start + 32]),
-                padding=True,
-                truncation=True,
-                max_length=self._max_tokens,
-                return_tensors="pt",
-            )
-            states.append(self._model(**tokens).last_hidden_state[:, 0].float())
+        parts = [texts[start : start + 32] for start in range(0, len(texts), 32)]
+        states = [self._encoder([[text] for text in part]).reports.float() for part in parts]
         return torch.cat(states).clone() if states else torch.empty(0, self.width)
 
 
@@ -135,24 +120,24 @@ def _direction(feature: str, width: int) -> NDArray[np.float32]:
 class TextBank(nn.Module):
     """Embeddings of a vocabulary's texts, kept with the weights as buffers.
 
-    A standardised bank is centred and scaled to unit variance per dimension, and texts asked later are moved by the same
+    A standardized bank is centred and scaled to unit variance per dimension, and texts asked later are moved by the same
     amounts: short, nearly parallel vectors would teach a loss without temperature nothing.
 
     Args:
         embeddings: (n, width).
-        standardise: False keeps the embeddings as they are, as a released model needs them.
+        standardize: False keeps the embeddings as they are, as a released model needs them.
     """
 
     embeddings: Tensor
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, embeddings: Tensor, standardise: bool = True) -> None:
+    def __init__(self, embeddings: Tensor, standardize: bool = True) -> None:
         super().__init__()
         embeddings = torch.as_tensor(embeddings).detach().clone()
         width = embeddings.shape[1]
         shift, scale = torch.zeros(width), torch.ones(width)
-        if standardise and len(embeddings) > 1:
+        if standardize and len(embeddings) > 1:
             shift = embeddings.mean(0)
             scale = embeddings.std(0, correction=0).clamp(min=1e-6)
         self.register_buffer("shift", shift)

@@ -239,7 +239,7 @@ class Problems(NamedTuple):
                 done.append((active[~going], f[~going], torch.full_like(active[~going], iteration), view.error[~going]))
                 if not going.any():
                     break
-                problems, view = Problems(*(part[going] for part in problems)), View(*(part[going] for part in view))
+                problems, view = Problems(*(part[going] for part in problems)), DualView(*(part[going] for part in view))
                 matrix, f, active = matrix[going], f[going], active[going]
             for _ in range(SWEEPS):
                 f = settings.share * view.fit
@@ -255,7 +255,7 @@ class Problems(NamedTuple):
         step = self.direction(f, self.view(f, settings, self.energy, _add_logs), settings)
         return f + (step - step.detach())
 
-    def view(self, f: Tensor, settings: Settings, matrix: Tensor, add: Add) -> View:
+    def view(self, f: Tensor, settings: Settings, matrix: Tensor, add: Add) -> DualView:
         """Look at the problems from potentials (B, M); `matrix` is the energy as `add` takes it."""
         masses = self.log_rows.exp()
         log_sums = add(matrix, f + self.log_rows, -2)
@@ -265,9 +265,9 @@ class Problems(NamedTuple):
         missing = wanted - masses * (f - fit).exp()
         worth = f if settings.relax is None else -torch.expm1(-settings.slack * f) / settings.slack
         dual = (masses * worth).sum(-1) - (self.log_columns.exp() * log_sums).sum(-1)
-        return View(log_sums, fit, wanted, missing, missing.detach().abs().sum(-1), dual)
+        return DualView(log_sums, fit, wanted, missing, missing.detach().abs().sum(-1), dual)
 
-    def climb(self, f: Tensor, view: View, settings: Settings, matrix: Tensor, add: Add) -> Tensor:
+    def climb(self, f: Tensor, view: DualView, settings: Settings, matrix: Tensor, add: Add) -> Tensor:
         """Take a Newton step as far as the dual grows enough with it; none where it doesn't."""
         direction = self.direction(f, view, settings).clamp(-LONGEST_STEP, LONGEST_STEP)
         slope = (direction * view.missing).sum(-1)
@@ -282,7 +282,7 @@ class Problems(NamedTuple):
                 break
         return f
 
-    def direction(self, f: Tensor, view: View, settings: Settings) -> Tensor:
+    def direction(self, f: Tensor, view: DualView, settings: Settings) -> Tensor:
         """Solve for the Newton step (B, M): minus the dual's Hessian, taken as constant, against its gradient."""
         with torch.no_grad():
             log_rows = f + self.log_rows
@@ -297,7 +297,7 @@ class Problems(NamedTuple):
         return step.squeeze(-1)
 
 
-class View(NamedTuple):
+class DualView(NamedTuple):
     """B problems seen from potentials f (B, M), with those of the columns that make columns exact.
 
     Attributes:

@@ -39,9 +39,9 @@ def draw_case(rng: np.random.Generator) -> Case:
     return Case("M" if rng.random() < 0.52 else "F", age, position, tuple(findings))
 
 
-def places(pathology: str) -> dict[str, float]:
+def anatomies_of(pathology: str) -> dict[str, float]:
     """Return the anatomies in which a pathology occurs, with their shares."""
-    return dict(_tables()["findings"][pathology]["places"])
+    return dict(_tables()["findings"][pathology]["anatomies"])
 
 
 @lru_cache(maxsize=1)
@@ -75,7 +75,7 @@ def _choose(rng: np.random.Generator) -> list[str]:
 def _place(rng: np.random.Generator, pathology: str, others: list[Finding]) -> list[Finding]:
     tables = _tables()
     entry = tables["findings"][pathology]
-    shares = dict(entry["places"])
+    shares = dict(entry["anatomies"])
     allowed = {-1, 1}
     for other in others:
         share = tables["same_side"].get(frozenset((pathology, other.pathology)))
@@ -85,7 +85,7 @@ def _place(rng: np.random.Generator, pathology: str, others: list[Finding]) -> l
     shares = sided or shares
     anatomies = [list(shares)[_pick(rng, np.array(list(shares.values())))]]
     if rng.random() < entry.get("both", 0) and len(allowed) == 2:
-        anatomies = list(entry["places"])
+        anatomies = list(entry["anatomies"])
     found = []
     for anatomy in anatomies:
         side = side_of(anatomy)

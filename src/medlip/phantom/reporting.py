@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from medlip.phantom.cases import Case, places
+from medlip.phantom.cases import Case, anatomies_of
 from medlip.phantom.findings import Finding, side_of
 
 # Small things that readers pass over now and then.
@@ -79,7 +79,7 @@ class _Writer:
         """Return a finding that is not there."""
         words = _words()["findings"]
         pathology = self.pick([name for name, entry in words.items() if name not in present and entry.get("hedged")])
-        anatomy = self.pick(list(places(pathology)))
+        anatomy = self.pick(list(anatomies_of(pathology)))
         side = side_of(anatomy) or (1 if self.rng.random() < 0.5 else -1)
         return Finding(pathology, anatomy, 0.1, side)
 

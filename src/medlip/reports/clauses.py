@@ -10,10 +10,9 @@ from typing import NamedTuple
 from medlip.reports.facts import Presence
 from medlip.reports.lexicon import Item
 from medlip.reports.places import Place, merged, modifies, row
+from medlip.reports.presence import REACH, Judgement, judged
+from medlip.reports.statements import FINDING, LINKS
 
-FINDING = frozenset(["noun", "adjective", "normal"])
-LINKS = frozenset(["explains", "cause", "uncertain"])
-_REACH = 12  # how many phrases a finding looks to each side for its place
 _BEFORE_ADJECTIVE = frozenset(
     ["", "be", "fresh", "size", "contour", "absent", "uncertain", "nothing", "refers", "inside", "within"]
 )
@@ -40,10 +39,15 @@ class Sense:
     normal: bool = False
     general: bool = False
     skip: bool = False
+    own: bool = False
 
 
 class Mention(NamedTuple):
-    """A finding in a sentence: `row` is empty where the sentence names no place."""
+    """A finding in a sentence: `row` is empty where the sentence names no place.
+
+    The rest tells why: rules of `words/rules.yaml`, and the characters of the clause and of the cue (none: -1) in the
+    sentence. It is kept flat, since thousands of sentences are remembered.
+    """
 
     sense: Sense
     pathology: str
@@ -51,30 +55,89 @@ class Mention(NamedTuple):
     presence: Presence
     start: int
     end: int
+    presence_rule: str
+    place_rule: str
+    clause_start: int
+    clause_end: int
+    cue_start: int = -1
+    cue_end: int = -1
 
 
 def clauses(items: list[Item]) -> Iterable[tuple[int, int]]:
-    """Yield the bounds of the clauses: at "but", before "there is", and before a new subject ("…, the heart is normal")."""
+    """Yield the bounds of the clauses: at "but", before "there is", and before a new subject ("…, the heart is normal").
+
+    A sentence that runs on without a comma is several: a clause ends, too, before "no …" and before the next finding.
+    """
+    runs_on = _runs_on(items)
     start, said = 0, False
     for i, item in enumerate(items):
-        if i > start and (item.kind == "clause" or (said and (item.kind == "there" or _new_subject(items, i)))):
+        kind = item.kind
+        if i > start and (kind == "clause" or (said and (kind == "there" or _begins_clause(items, i, runs_on)))):
             yield start, i
             start, said = i, False
-        said = said or item.kind in FINDING
+        said = said or kind in FINDING
     yield start, len(items)
 
 
-def _new_subject(items: list[Item], i: int) -> bool:
+def _begins_clause(items: list[Item], i: int, runs_on: bool) -> bool:
+    return _new_subject(items, i, runs_on) or (runs_on and _new_statement(items, i))
+
+
+_LONG = 4  # phrases; a sentence that has more and no comma may run on
+_ENDS_STATEMENT = frozenset(["noun", "normal", "adjective", "absent_behind", "uncertain_behind"])
+
+
+def _runs_on(items: list[Item]) -> bool:
+    return len(items) > _LONG and {item.kind for item in items}.isdisjoint((",", "clause"))
+
+
+def _new_statement(items: list[Item], i: int) -> bool:
+    """Tell whether at `i`, behind a finding and nothing that joins them, "no …" or another finding with its place begins."""
+    before = items[i - 1]
+    if before.kind == "" and before.value in _SEEN:
+        before = items[i - 2]
+    if items[i].kind == "absent" and str(items[i].value).split()[0] == "no":
+        return before.kind in _ENDS_STATEMENT or before.kind in ("places", "fresh", "")
+    if before.kind not in ("noun", "normal", "absent_behind", "places"):
+        return False
+    if before.kind == "places" and items[i - 2].kind != "within":
+        return False
+    j = i
+    while j < len(items) and items[j].kind in ("fresh", "places", "inside", "size") and items[j].value != "xxxx":
+        j += 1
+    if j == i and j + 1 < len(items) and items[j].kind == "adjective" and before.kind == "noun":
+        return items[j + 1].kind == "places"  # "no effusion tortuous aorta"
+    if j == len(items) or items[j].kind != "noun" or items[j].value.general:
+        return False
+    located = (
+        j + 2 < len(items) and items[j + 1].kind == "within" and any(item.kind == "places" for item in items[j + 2 : j + 5])
+    )
+    return j > i or (before.kind == "noun" and located)  # "no pneumothorax nodule in the left base"
+
+
+_SEEN = frozenset(["seen", "identified", "noted", "present", "demonstrated", "visualized", "visible"])
+
+
+def _new_subject(items: list[Item], i: int, runs_on: bool) -> bool:
     """Tell whether at `i` new places begin, behind a comma, "and" or nothing, of which something is said."""
     if items[i].kind in (",", "both"):
         j = i + 1
     elif items[i].kind in ("places", "inside") and items[i - 1].kind == "noun":  # "no pneumothorax the lungs are clear"
-        return _states(items, i + (items[i].kind == "inside"), ("be",))
+        return _states(items, i + (items[i].kind == "inside"), ("be", "normal", "adjective") if runs_on else ("be",))
+    elif runs_on and items[i].kind in ("places", "inside") and _completes(items, i - 1):
+        return _states(items, i + (items[i].kind == "inside"), ("be", "normal", "adjective"))
     else:
         return False
     while j < len(items) and items[j].kind in ("fresh", "", "both", "inside"):
         j += 1
     return _states(items, j, ("be", "normal", "adjective"))
+
+
+def _completes(items: list[Item], i: int) -> bool:
+    """Tell whether at `i` something is said of places before it ("heart size is normal"), so that new ones can follow."""
+    if items[i].kind not in ("normal", "adjective", "absent_behind", "uncertain_behind", ""):
+        return False
+    return any(item.kind == "places" for item in items[max(0, i - 6) : i])
 
 
 def _states(items: list[Item], j: int, kinds: tuple[str, ...]) -> bool:
@@ -87,14 +150,6 @@ def _states(items: list[Item], j: int, kinds: tuple[str, ...]) -> bool:
     return j < len(items) and items[j].kind in kinds
 
 
-_BRIEF = ("not", "non")  # their reach ends at the next comma or "and"
-
-
-def _modal(cue: str) -> bool:
-    """Tell whether a hedge covers all that is explained ("may represent edema with pneumonia"), not one noun alone."""
-    return any(word in cue.split() for word in ("may", "might", "could", "versus", "vs", "whether"))
-
-
 class Clause:
     """One clause: gives each finding its presence and its places."""
 
@@ -102,7 +157,8 @@ class Clause:
         self.items = items
         self.before = before
         self.found = [i for i, item in enumerate(items) if item.kind in FINDING]
-        self.presence: dict[int, Presence] = {}
+        self.judged: dict[int, Judgement] = {}
+        self.rule: dict[int, str] = {}  # how each finding got its places
         self.places: dict[int, tuple[Place, ...]] = {}
         self.taken: set[int] = set()  # places that belong to a noun in front of them or behind them
         self.described: set[int] = set()  # places that belong to an adjective in front of them
@@ -112,110 +168,28 @@ class Clause:
         """Yield a mention for each finding at each of its places, in the order of the text."""
         if not self.found:
             return
-        self._judge()
+        self.judged = judged(self.items)
         for i in self.found:
             if self.items[i].kind == "noun":
-                self.places[i] = self._around(i)
+                self._place(i, "own", self._around(i))
         for i in self.found:
             if self.items[i].kind != "noun":
-                self.places[i] = self._described(i)
+                self._place(i, "described", self._described(i))
         for i in self.found:
             if self.items[i].kind == "noun" and not self.places[i]:
-                self.places[i] = self._shared(i)
+                self._place(i, "shared", self._shared(i))
+                if not self.places[i]:
+                    self._place(i, "topic", self._spoken_of(i))
         for i in self.found:
             yield from self._mentions(i)
+
+    def _place(self, i: int, rule: str, places: tuple[Place, ...]) -> None:
+        self.places[i], self.rule[i] = places, rule if places else ""
 
     @property
     def topic(self) -> tuple[Place, ...]:
         """The places that the clause speaks of; call it after `mentions`."""
         return self._topic(len(self.items))
-
-    # What is stated, negated, hedged
-
-    def _judge(self) -> None:
-        """Give each finding its presence: cues change the state of what follows them, until something ends it."""
-        items = self.items
-        state: Presence = "present"
-        cue = ""  # the words that set it
-        said = False  # whether a finding followed them
-        for i, item in enumerate(items):
-            kind = item.kind
-            if kind in FINDING:
-                self.presence[i] = state
-                said = True
-            elif kind == "absent":
-                state, cue, said = "absent", item.value, False
-            elif kind == "uncertain":
-                if state != "absent":
-                    state, cue, said = "uncertain", item.value, False
-                if item.value in ("versus", "vs"):
-                    self._doubt_before(i)
-            elif kind in ("limits", "cause", "clause", "there"):
-                hedged = state == "uncertain"
-                covered = hedged and kind == "limits" and (not said or _modal(cue)) and not (said and self._begins_anew(i))
-                if not (covered or (hedged and kind == "cause")):
-                    state = "present"
-            elif kind in (",", "both"):
-                listed = state == "uncertain" and (_modal(cue) if kind == "both" else cue == "differential")
-                if state != "present" and (cue in _BRIEF or (said and not listed and self._begins_anew(i))):
-                    state = "present"
-            elif kind == "either":
-                if state != "absent" and self._doubt_before(i):
-                    state, cue = "uncertain", item.value
-            elif kind in ("absent_behind", "uncertain_behind"):
-                value: Presence = "absent" if kind == "absent_behind" else "uncertain"
-                if not self._reaches_back(i, value):
-                    state, cue, said = value, item.value, False
-
-    def _begins_anew(self, i: int) -> bool:
-        """Tell whether behind the comma or "and" at `i` a new item begins, outside the list that was negated or hedged."""
-        following = self.items[i + 1 : i + 2]
-        if not following or not (following[0].kind in ("fresh", "normal", "adjective") or following[0].value == "the"):
-            return False
-        if following[0].kind == "adjective" and following[0].value.only:
-            return False
-        return not any(item.kind == "either" for item in self.items[i:]) or following[0].value == "there"
-
-    def _doubt_before(self, i: int) -> bool:
-        """Make the finding before "versus" or "or" uncertain; return whether there was one that is stated."""
-        oxford = i > 0 and self.items[i - 1].kind == ","
-        done = False
-        for j in range(i - 1, max(i - 1 - _REACH, -1), -1):
-            item = self.items[j]
-            if item.kind == "noun":
-                if self.presence[j] == "absent":
-                    return done
-                self.presence[j] = "uncertain"
-                done = True
-                if not oxford:
-                    return done
-            elif item.kind == ",":
-                if done and not oxford:
-                    return done
-            elif item.kind not in ("", "fresh", "places", "inside", "within"):
-                return done
-        return done
-
-    def _reaches_back(self, i: int, value: Presence) -> bool:
-        """Apply "… is not seen" at `i` to the findings before it; False if it is rather said of what follows."""
-        before = self.items[i - 1].kind if i else ""
-        following = self.items[i + 1].kind if i + 1 < len(self.items) else None
-        if before not in ("be", "noun") and following in (*FINDING, "places", "fresh", ""):
-            return False
-        reached = False
-        for j in range(i - 1, -1, -1):
-            item = self.items[j]
-            if item.kind in FINDING:
-                if item.kind == "noun":
-                    self.presence[j] = value
-                    reached = True
-            elif (
-                item.kind in ("absent", "there", "clause")
-                or (reached and item.kind in ("be", "limits", "explains", "cause"))
-                or (item.kind == "," and reached and not self.lists)
-            ):
-                break
-        return reached or following is None
 
     # Where it is
 
@@ -229,13 +203,15 @@ class Clause:
                 narrowed = [merged(named[0], place) for place in self._topic(i)]
                 return tuple(place for place in narrowed if place) or named
             return named
+        if self.items[i].value.device and all(row(place) in ("", "other") for place in before):
+            return behind  # a device is where it ends, not where it enters
         joined = [merged(a, b) for a in before for b in behind]
         if all(joined) and (len(before) == 1 or len(behind) == 1):
             return tuple(place for place in joined if place)
         return before if any(place.complete for place in before) else behind
 
     def _before(self, i: int) -> tuple[Place, ...]:
-        for j in range(i - 1, max(i - _REACH, -1), -1):
+        for j in range(i - 1, max(i - REACH, -1), -1):
             item = self.items[j]
             if item.kind == "places":
                 if j in self.taken:
@@ -254,7 +230,7 @@ class Clause:
         places: tuple[Place, ...] = ()
         adjacent, listed = True, False
         j = i + 1
-        while j < min(i + _REACH, len(items)):
+        while j < min(i + REACH, len(items)):
             kind = items[j].kind
             if kind in ("within", "over") and (k := self._place_after(j)):
                 reached: tuple[Place, ...] = items[k].value
@@ -327,10 +303,12 @@ class Clause:
 
     def _described_behind(self, i: int) -> tuple[Place, ...] | None:
         """Return the places of the noun phrase that an adjective begins, None if it begins none."""
-        for j in range(i + 1, min(i + _REACH, len(self.items))):
+        for j in range(i + 1, min(i + REACH, len(self.items))):
             item = self.items[j]
             if item.kind == "places" and j not in self.taken:
-                self.described.add(j)
+                without = any(behind.kind == "absent" and behind.value != "no" for behind in self.items[j + 1 : j + 3])
+                if not (self.items[i].value.normal and without):  # "clear lungs without infiltrate"
+                    self.described.add(j)
                 places: tuple[Place, ...] = item.value
                 return places
             if item.kind == "noun" and self.items[i].value.beside:
@@ -385,28 +363,39 @@ class Clause:
         return ()
 
     def _shared(self, i: int) -> tuple[Place, ...]:
-        """Return the places of a noun that names none: of what it explains or is listed with, or of the clause's topic."""
+        """Return the places of a noun that names none: of what it explains, or is listed with."""
         sense: Sense = self.items[i].value
-        linked = False
+        if sense.own:
+            return ()
+        linked = self.judged[i].rule == "alternative"
         for j in range(i - 1, -1, -1):
             item = self.items[j]
             if item.kind in LINKS:
                 linked = True
+            elif item.kind == "adjective" and linked and sense.organ and self.places.get(j):
+                return self.places[j]  # "blunted left costophrenic angle, ?effusion"
             elif item.kind == "noun":
-                apposed = self.presence[i] != "absent" and sense.row == "unspecified" and sense.lung and item.value.lung
+                lung = item.value.lung or item.value.skip
+                apposed = self.judged[i].presence != "absent" and sense.row == "unspecified" and sense.lung and lung
                 if self.places.get(j) and ((linked and (sense.lung or sense.organ)) or apposed):
                     return self.places[j]
             elif item.kind in ("there", "clause", "absent"):
                 break
-        if not self.places[i]:
-            for j in range(i + 1, len(self.items)):
-                item = self.items[j]
-                if item.kind in LINKS:
-                    linked = True
-                elif item.kind == "noun" and linked and self.places.get(j) and sense.lung:
-                    return self.places[j]
-                elif item.kind in ("there", "clause", "absent"):
-                    break
+        for j in range(i + 1, len(self.items)):
+            item = self.items[j]
+            if item.kind in LINKS:
+                linked = True
+            elif item.kind == "noun" and linked and self.places.get(j) and sense.lung:
+                return self.places[j]
+            elif item.kind in ("there", "clause", "absent"):
+                break
+        return ()
+
+    def _spoken_of(self, i: int) -> tuple[Place, ...]:
+        """Return the places of the clause's topic, where the noun can be there."""
+        sense: Sense = self.items[i].value
+        if sense.own:
+            return ()
         topic = self._topic(i)
         return topic if not sense.lung or sense.anywhere or all(place.in_lung for place in topic) else ()
 
@@ -415,23 +404,36 @@ class Clause:
     def _mentions(self, i: int) -> Iterable[Mention]:
         item = self.items[i]
         sense: Sense = item.value
-        presence = self.presence[i]
-        if sense.skip or (sense.normal and presence != "present") or (sense.general and not self._sums_up(i)):
+        presence, rule, cue = self.judged[i]
+        if (
+            presence is None
+            or sense.skip
+            or (sense.normal and presence != "present")
+            or (sense.general and not self._sums_up(i))
+        ):
             return
+        items = self.items
+        bounds = (
+            (items[0].start, items[-1].end, items[cue].start, items[cue].end)
+            if cue >= 0
+            else (items[0].start, items[-1].end)
+        )
         rows = dict.fromkeys(_settled(sense, place) for place in self.places[i])
         rows.pop("", None)
         if not rows:
             if item.kind == "noun" or (sense.fixed and not sense.only):
-                yield Mention(sense, sense.pathology, "", presence, item.start, item.end)
+                here, by = (sense.row, "fixed") if sense.fixed else ("", "")
+                yield Mention(sense, sense.pathology, here, presence, item.start, item.end, rule, by, *bounds)
             return
         for here in rows:
             if not sense.only or here in sense.only:
-                yield Mention(sense, sense.at.get(here, sense.pathology), here, presence, item.start, item.end)
+                pathology = sense.at.get(here, sense.pathology)
+                yield Mention(sense, pathology, here, presence, item.start, item.end, rule, self.rule[i], *bounds)
 
     def _sums_up(self, i: int) -> bool:
         """Tell whether a general word is negated alone: "no acute abnormality", but not "no findings of edema"."""
-        return self.presence[i] == "absent" and not any(
-            self.items[j].kind == "noun" and not self.items[j].value.general and self.presence[j] == "absent"
+        return self.judged[i].presence == "absent" and not any(
+            self.items[j].kind == "noun" and not self.items[j].value.general and self.judged[j].presence == "absent"
             for j in self.found
         )
 
@@ -440,11 +442,13 @@ class Clause:
 def _settled(sense: Sense, place: Place) -> str:
     """Return the row of a finding at a place, "" where the place says nothing for it."""
     if sense.fixed:
-        return sense.row
+        return sense.row if not sense.only or row(place) in sense.only else ""
     if sense.normal and place.organ == "chest" and not place.side:
         return ""  # "normal chest" names no structure
     if sense.device and not place.organ and not place.zone:
         return ""
+    if sense.device and place.organ == "pulmonary vessels":
+        return "other"
     if sense.organ:
         place = Place(place.side, "", sense.organ)
     elif sense.lung and place.organ == "pleural" and place.side:

@@ -1,29 +1,34 @@
 """From a report's text to its facts, by the words of `words/*.yaml`.
 
-A sentence is read as phrases: findings, places, cues (`lexicon`). Places are composed from side, zone and organ (`places`).
-Each finding of a clause gets its presence and the places that belong to it (`clauses`). The report settles what its
-sentences leave open.
+Signs of machines and forms are read away first (`cleaning`); sections and sentences are divided (`text`). A sentence is
+read as phrases: findings, places, cues (`lexicon`), made plain (`statements`). Places are composed from side, zone and
+organ (`places`). Each finding of a clause gets its presence (`presence`) and the places that belong to it (`clauses`). The
+report settles what its sentences leave open. `words/rules.yaml` names the kinds of statement that are known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from medlip.concepts import Vocabulary, default_vocabulary
-from medlip.reports.clauses import FINDING, LINKS, Clause, Mention, Sense, clauses
-from medlip.reports.facts import Fact
+from medlip.reports.clauses import Clause, Mention, Sense, clauses
+from medlip.reports.cleaning import Cleaned, cleaned
+from medlip.reports.facts import Fact, Presence
+from medlip.reports.language import is_english
 from medlip.reports.lexicon import Item, Lexicon, words
 from medlip.reports.places import Place, composed
-from medlip.reports.text import Sentence, sections, split_sentences
+from medlip.reports.statements import LINKS, plain
+from medlip.reports.text import Section, Sentence, asks, corrects, divided, sentences
 
 
 def extract_facts(text: str, vocabulary: Vocabulary | None = None) -> tuple[Fact, ...]:
     """Read the facts of a report: one for each mention of a finding at a place, in the order of the text.
 
-    Findings and impression are read, the other sections are not. A mention that names no place gets the place that the
-    report names for the same finding elsewhere, or else the default of its finding ("pleural effusion": pleural_unspec).
+    Findings, impression and addendum are read, the other sections are not, nor is a text that is not English. A mention that
+    names no place gets the place that the report names for the same finding elsewhere, or else the default of its finding
+    ("pleural effusion": pleural_unspec). What an addendum says takes the place of what it contradicts.
 
     Args:
         text: a report, with or without headings; any text gives facts or none.
@@ -64,12 +69,55 @@ class Reading(NamedTuple):
 _NOTHING = Reading((), refers=False)
 
 
+class Placed(NamedTuple):
+    """A mention with the sentence of the cleaned text that it stands in, and the section of that."""
+
+    mention: Mention
+    sentence: Sentence
+    section: str
+
+    @property
+    def what(self) -> tuple[str, Presence]:
+        """The finding and its presence."""
+        return self.mention.pathology, self.mention.presence
+
+
+class Traced(NamedTuple):
+    """A fact with the way it was read.
+
+    Attributes:
+        fact: what was read.
+        section: name of the section.
+        clause: words of the clause that the finding stands in.
+        cue: words that made it absent or uncertain, empty where it is plainly stated.
+        presence_rule: the rule of `words/rules.yaml` that gave the presence.
+        place_rule: the rule of `words/rules.yaml` that gave the anatomy.
+    """
+
+    fact: Fact
+    section: str
+    clause: str
+    cue: str
+    presence_rule: str
+    place_rule: str
+
+
 class ReportReading(NamedTuple):
-    """What a report says: its facts, the names of its sections, and the sentences that no fact was read from."""
+    """What a report says.
+
+    Attributes:
+        facts: all mentions, in the order of the text.
+        sections: the names of its sections.
+        silent: the sentences that no fact was read from.
+        share: the share of its text that is read, 0 to 1.
+        english: whether it is English; a report that is not is not read.
+    """
 
     facts: tuple[Fact, ...]
     sections: tuple[str, ...]
     silent: tuple[str, ...]
+    share: float
+    english: bool = True
 
 
 class Extractor:
@@ -90,35 +138,61 @@ class Extractor:
 
     def read(self, text: str) -> ReportReading:
         """Return the facts of a report with its sections and the sentences without any fact."""
-        found = sections(text)
-        mentions: list[tuple[Mention, Sentence]] = []
-        silent: list[str] = []
-        for section in found:
-            if not section.read:
-                continue
-            before: tuple[Mention, ...] = ()
-            for sentence in split_sentences(text[section.start : section.end]):
-                reading = self._read(sentence.text)
-                here = _carried(reading.mentions, before) if reading.refers else reading.mentions
-                if here:
-                    offset = section.start + sentence.start
-                    placed = Sentence(sentence.text, offset, offset + len(sentence.text))
-                    mentions += [(mention, placed) for mention in here]
-                    before = here
-                else:
-                    silent.append(sentence.text)
-        return ReportReading(tuple(self._facts(mentions)), tuple(section.name for section in found), tuple(silent))
+        clean = cleaned(text)
+        found = divided(clean.text)
+        names = tuple(section.name for section in found)
+        if not is_english(clean.text, self._lexicon.knows):
+            return ReportReading((), names, (), 0.0, english=False)
+        placed, silent, read = self._placed(clean.text, found)
+        total = len(clean.text.strip())
+        facts = tuple(fact for fact, _, _ in self._facts(placed, clean, text))
+        return ReportReading(facts, names, tuple(silent), min(1.0, read / total) if total else 0.0)
 
-    def _facts(self, mentions: Sequence[tuple[Mention, Sentence]]) -> Iterable[Fact]:
+    def explain(self, text: str) -> tuple[Traced, ...]:
+        """Return the facts of a report, each with the section, clause, cue and rules that it was read by."""
+        clean = cleaned(text)
+        if not is_english(clean.text, self._lexicon.knows):
+            return ()
+        placed, _, _ = self._placed(clean.text, divided(clean.text))
+        traced = []
+        for fact, (mention, sentence, section), rule in self._facts(placed, clean, text):
+            clause = sentence.text[mention.clause_start : mention.clause_end]
+            cue = sentence.text[mention.cue_start : mention.cue_end] if mention.cue_start >= 0 else ""
+            traced.append(Traced(fact, section, clause, cue, mention.presence_rule, rule))
+        return tuple(traced)
+
+    def _placed(self, text: str, found: Sequence[Section]) -> tuple[list[Placed], list[str], int]:
+        """Return the mentions of a cleaned text, its sentences without any, and how many characters were read."""
+        placed: list[Placed] = []
+        silent: list[str] = []
+        count = 0
+        before: tuple[Mention, ...] = ()
+        last = None
+        for section, sentence in _to_read(text, found):
+            count += len(sentence.text)
+            if section is not last:
+                before, last = (), section
+            reading = self._read(sentence.text)
+            here = _carried(reading.mentions, before) if reading.refers else reading.mentions
+            if here:
+                placed += [Placed(mention, sentence, section.name) for mention in here]
+                before = here
+            else:
+                silent.append(sentence.text)
+        return _corrected(placed, text, found), silent, count
+
+    def _facts(self, mentions: Sequence[Placed], clean: Cleaned, text: str) -> Iterator[tuple[Fact, Placed, str]]:
+        """Yield each fact with its mention and the rule that gave its anatomy."""
         elsewhere: dict[tuple[str, str], str] = {}
-        for mention, _ in mentions:
+        for mention, _, _ in mentions:
             if mention.row and mention.presence != "absent":
                 elsewhere.setdefault((mention.pathology, mention.presence), mention.row)
         device: Mention | None = None
         device_in = -1
         known_pathologies, known_anatomies = self.vocabulary.pathology_index, self.vocabulary.anatomy_index
-        for mention, sentence in mentions:
-            row = mention.row
+        for placed in mentions:
+            mention, sentence, _ = placed
+            row, rule = mention.row, mention.place_rule
             if mention.sense.part and row in _CHAMBERS and device is not None and sentence.start != device_in:
                 mention = mention._replace(
                     pathology=device.pathology
@@ -126,15 +200,17 @@ class Extractor:
             elif mention.pathology in ("pacemaker", "device"):
                 device, device_in = mention, sentence.start
             if not row and not mention.sense.device:
-                row = elsewhere.get((mention.pathology, mention.presence), "")
-            row = row or mention.sense.row
+                row, rule = elsewhere.get((mention.pathology, mention.presence), ""), "elsewhere"
+            if not row:
+                row, rule = mention.sense.row, "default"
             if mention.pathology in known_pathologies and row in known_anatomies:
-                start, end = sentence.start + mention.start, sentence.start + mention.end
-                yield Fact(mention.pathology, row, mention.presence, sentence.text, start, end)
+                begin, stop = clean.span(sentence.start, sentence.end)
+                start, end = clean.span(sentence.start + mention.start, sentence.start + mention.end)
+                yield Fact(mention.pathology, row, mention.presence, text[begin:stop], start, end), placed, rule
 
     def _read_sentence(self, sentence: str) -> Reading:
-        items = _heeded(self._lexicon.items(sentence))
-        if not any(item.kind in FINDING for item in items):
+        items = plain(self._lexicon.items(sentence))
+        if not items:
             return _NOTHING
         items = composed(items)
         refers = _refers(items[:3]) and any(item.kind in LINKS or item.value == "xxxx" for item in items)
@@ -143,11 +219,62 @@ class Extractor:
         for start, end in clauses(items):
             clause = Clause(items[start:end], clause)
             found = tuple(clause.mentions())
-            goes_on = start > 0 and _refers(items[start : start + 4])
+            doubted = items[start].value in _GOES_ON and all(mention.presence == "uncertain" for mention in found)
+            linked = items[start].value in _GOES_ON and items[min(start + 1, len(items) - 1)].kind in LINKS
+            goes_on = start > 0 and (_refers(items[start : start + 4]) or doubted or linked)
             mentions += _carried(found, mentions) if goes_on else found
         if any(mention.sense.part for mention in mentions):
             mentions = list(_with_parts(mentions))
         return Reading(tuple(mentions), refers)
+
+
+_GOES_ON = frozenset([";", "-", "but", "although", "though"])  # "left base atelectasis; infection not excluded"
+
+
+def _to_read(text: str, found: Sequence[Section]) -> Iterator[tuple[Section, Sentence]]:
+    """Yield the sentences that are read, each with its section.
+
+    What stands before any heading is read from the first sentence on that is no question and tells no complaint; where
+    findings have a heading of their own, and there was such a sentence, it is none of them.
+    """
+    headed = any(section.name == "findings" and section.start for section in found)
+    for section in found:
+        if not section.read:
+            continue
+        opening, asked = section.start == 0, False
+        for sentence in sentences(text[section.start : section.end]):
+            opening = opening and asks(sentence.text)
+            asked = asked or opening
+            if not opening and not (asked and headed):
+                at = section.start + sentence.start
+                yield section, Sentence(sentence.text, at, at + len(sentence.text))
+
+
+def _corrected(mentions: list[Placed], text: str, found: Sequence[Section]) -> list[Placed]:
+    """Take back what an addendum contradicts: of the same finding what is said otherwise, and all of it if it corrects."""
+    addenda = [section for section in found if section.name == "addendum"]
+    if not addenda:
+        return mentions
+    taken: set[int] = set()
+    standing: dict[tuple[str, Presence], list[int]] = {}
+    at = 0
+    for section in addenda:
+        while at < len(mentions) and mentions[at].sentence.start < section.start:
+            standing.setdefault(mentions[at].what, []).append(at)
+            at += 1
+        end = at
+        while end < len(mentions) and mentions[end].sentence.start < section.end:
+            end += 1
+        added = {placed.what for placed in mentions[at:end]}
+        all_of_it = corrects(text[max(0, section.start - _HEADING) : section.end])
+        for pathology in {pathology for pathology, _ in added}:
+            for presence in get_args(Presence):
+                if all_of_it or (pathology, presence) not in added:
+                    taken.update(standing.pop((pathology, presence), ()))
+    return [placed for i, placed in enumerate(mentions) if i not in taken]
+
+
+_HEADING = 30  # characters before an addendum's text that its heading may take
 
 
 def _refers(items: Sequence[Item]) -> bool:
@@ -173,7 +300,7 @@ def _with_parts(mentions: list[Mention]) -> Iterable[Mention]:
         own = mention.row not in ("", "other")  # "left subclavian catheter": where it enters, not where it is
         movable = mention.sense.device and not (mention.sense.part or mention.sense.fixed or own)
         if rows and movable and mention.presence != "absent":
-            yield from (mention._replace(row=row) for row in rows)
+            yield from (mention._replace(row=row, place_rule="part") for row in rows)
         else:
             yield mention
 
@@ -183,7 +310,10 @@ def _carried(mentions: Sequence[Mention], before: Sequence[Mention]) -> tuple[Me
     spoken = next((m for m in before if m.row and m.sense.lung and m.presence != "absent"), None)
     if spoken is None:
         return tuple(mentions)
-    return tuple(m._replace(row=spoken.row) if not m.row and m.sense.lung else m for m in mentions)
+    row = spoken.row
+    return tuple(
+        m._replace(row=row, place_rule="carried") if not m.row and m.sense.lung and not m.sense.own else m for m in mentions
+    )
 
 
 def _lexicon(vocabulary: Vocabulary) -> Lexicon:
@@ -224,22 +354,3 @@ def _add_synonyms(lexicon: Lexicon, vocabulary: Vocabulary) -> None:
     for anatomy in vocabulary.anatomies:
         phrases = (word.replace("_", " ") for word in anatomy.words if word not in usual)
         lexicon.add(phrases, "place", Place(organ=f"={anatomy.name}"))
-
-
-def _heeded(items: list[Item]) -> list[Item]:
-    """Leave out what is not about the image: advice to the end of the sentence, asides to the next comma or clause."""
-    heeded: list[Item] = []
-    aside = False
-    for i, item in enumerate(items):
-        if item.kind == "advice" or (i == 0 and item.value == "if"):
-            break
-        if item.kind == "aside":
-            # "consistent with the patient's history of emphysema" is said of the image
-            aside = not any(before.kind in ("explains", "cause") for before in heeded[-2:])
-            if not aside:
-                continue
-        elif aside and (item.kind in (",", "clause", "there", "normal") or (heeded and item.value == "with")):
-            aside = False  # "similar to the prior study with a small effusion"
-        if not aside:
-            heeded.append(item)
-    return heeded

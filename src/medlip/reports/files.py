@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import csv
+import glob
 import gzip
 import io
-import json
 import re
+import sys
 import tarfile
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
-from xml.etree import ElementTree
 
+from medlip.delimited import Table, decode, open_bytes, text_encoding
 from medlip.errors import MedLIPError
+from medlip.reports.compose import ID_COLUMNS, TEXT_COLUMNS, ReportColumns, parse_openi
+from medlip.reports.json_files import json_lines, members, mended
 
-TEXT_COLUMNS = ("report", "findings", "impression")
-ID_COLUMNS = ("study", "uid", "study_id")
-_SECTIONS = ("findings", "impression")
+STDIN = "-"
 _LAYOUTS = (
     "CSV, TSV, JSON lines, Parquet, RadGraph JSON, .txt, Open-i .xml, a .tgz of them, or a folder of .txt or .xml files"
 )
@@ -33,105 +36,192 @@ class Report(NamedTuple):
         content: the text, or the graph of a RadGraph file.
         problem: why it can't be read, "" if it can.
         note: what is odd about it though it can be read.
+        aside: it is no report but stands for files that were passed over; `problem` says why.
     """
 
     study: str
     content: str | Mapping[str, Any] = ""
     problem: str = ""
     note: str = ""
+    aside: bool = False
 
 
-def read_reports(path: str | Path, text: Sequence[str] = (), study: str | None = None) -> Iterator[Report]:
-    """Yield the reports of a file or folder, in its order.
+def read_reports(
+    paths: str | Path | Sequence[str | Path], text: Sequence[str] = (), study: str | None = None
+) -> Iterator[Report]:
+    """Yield the reports of files and folders, in their order.
 
     Layouts are told by content and name: CSV, TSV, JSON lines or a JSON array, and Parquet (a row a report); RadGraph JSON,
     of version 1.0 or as the `radgraph` package writes it; text files, alone or in folders (MIMIC-CXR's among them); Open-i
-    XML, alone, in folders or as the published archive. All may be gzipped.
+    XML, alone, in folders or as the published archive. All may be gzipped, and in any encoding.
 
     Args:
-        path: file or folder.
+        paths: files, folders or patterns ("reports/*.csv"), one or several; "-" for stdin.
         text: columns that hold the text; several become sections with their names as headings. By default `report`, or
             `findings` and `impression`.
-        study: column that holds the identifier. By default `study`, `uid` or `study_id`, else rows are numbered from 0.
+        study: column that holds the identifier. By default one of `ID_COLUMNS`, else rows are numbered from 0; of several
+            files each number stands behind its file's name.
 
     Raises:
         MedLIPError: nothing is there, no such layout, or no such column. What is wrong with one report becomes its
-        `problem`.
+            `problem`, what is odd about it its `note`; a study that comes again with another text is noted.
     """
-    path = Path(path)
-    if not path.exists():
-        raise MedLIPError(f"{path}: no such file or folder. Give {_LAYOUTS}.")
+    files = input_files(paths)
+    repeats = _Repeats()
+    for path in files:
+        for report in _read_input(path, text, study, f"{path.name}:" if len(files) > 1 else ""):
+            yield repeats.check(report)
+
+
+def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the files and folders that paths and patterns name.
+
+    Raises:
+        MedLIPError: one names nothing.
+    """
+    found: list[Path] = []
+    for path in map(str, [paths] if isinstance(paths, (str, Path)) else paths):
+        matches = [path] if path == STDIN or Path(path).exists() else sorted(glob.glob(path, recursive=True))  # noqa: PTH207
+        if not matches:
+            raise MedLIPError(f"{path}: no such file or folder. Give {_LAYOUTS}.")
+        found += map(Path, matches)
+    return found
+
+
+def require_apart(out: str | Path, paths: str | Path | Sequence[str | Path]) -> None:
+    """Raise a `MedLIPError` where a file to be written is one of those that are read, or lies in a folder that is."""
+    place = Path(out).resolve()
+    for path in (path.resolve() for path in input_files(paths) if str(path) != STDIN):
+        if place == path or (path in place.parents and _is_text(place)):
+            raise MedLIPError(f"{out}: would overwrite the reports that are read. Give another name.")
+
+
+def _read_input(path: Path, text: Sequence[str], study: str | None, prefix: str) -> Iterator[Report]:
     if path.is_dir():
         yield from _folder(path)
         return
-    reader = _layout(path)
+    name = Path("stdin") if str(path) == STDIN else path
+    source = _Source(name, tuple(text), study, prefix)
     try:
-        yield from reader(path, _Columns(path, tuple(text), study))
+        with _open(path) as stream:
+            yield from _layout(name, stream)(stream, source)
     except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.ReadError) as error:
-        yield Report(f"(rest of {path.name})", problem=f"the file is cut off or damaged here ({error})")
+        yield Report(f"(rest of {name.name})", problem=f"the file is cut off or damaged here ({error})")
+
+
+class _Repeats:
+    """Names reports whose study came before."""
+
+    def __init__(self) -> None:
+        self._texts: dict[int, int] = {}  # hashes, so that millions of reports fit
+
+    def check(self, report: Report) -> Report:
+        if report.problem or report.aside:
+            return report
+        text = hash(report.content if isinstance(report.content, str) else str(report.content.get("text")))
+        known = len(self._texts)
+        before = self._texts.setdefault(hash(report.study), text)
+        if len(self._texts) > known:
+            return report
+        if before == text:
+            return report._replace(problem="the same study and text as before")
+        return report._replace(note=report.note or "its study came before, with another text")
 
 
 # --- layouts ---
 
-_Reader = Callable[[Path, "_Columns"], Iterator[Report]]
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A file and what is asked of it: columns of the text and the identifier, and what row numbers stand behind."""
+
+    path: Path
+    text: tuple[str, ...]
+    study: str | None
+    prefix: str
 
 
-def _layout(path: Path) -> _Reader:
+_Reader = Callable[[IO[bytes], _Source], Iterator[Report]]
+
+
+def _layout(path: Path, stream: IO[bytes]) -> _Reader:
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     last = suffixes[-1] if suffixes else ""
-    if last in (".tgz", ".tar"):
-        return _archive
-    if last in (".json", ".jsonl", ".ndjson"):
-        return _json
     known: dict[str, _Reader] = {
-        ".csv": _csv,
-        ".tsv": _csv,
-        ".parquet": _parquet,
-        ".pq": _parquet,
-        ".txt": _text,
-        ".xml": _xml,
-    }
-    if last not in known:
+        ".csv": _csv, ".tsv": _csv, ".json": _json, ".jsonl": _json, ".ndjson": _json, ".parquet": _parquet, ".pq": _parquet,
+        ".tgz": _archive, ".tar": _archive, ".txt": _text, ".xml": _text,
+    }  # fmt: skip
+    if last in known:
+        return known[last]
+    if last:
         raise MedLIPError(f"{path}: reports in files like this are not known. Give {_LAYOUTS}.")
-    return known[last]
+    return _sniff(stream)
+
+
+def _sniff(stream: IO[bytes]) -> _Reader:
+    """Tell the layout of a file without a suffix, or of what was piped in."""
+    head = stream.read(4096)
+    stream.seek(0)
+    if head.startswith(b"PAR1"):
+        return _parquet
+    start = decode(head)[0].lstrip()
+    if start[:1] in ("{", "["):
+        return _json
+    cells = {cell.strip('" ').lower() for cell in re.split(r"[,\t;|]", start.partition("\n")[0].strip())}
+    return _csv if cells & {*TEXT_COLUMNS} and len(cells) > 1 else _text
 
 
 def _open(path: Path) -> IO[bytes]:
-    stream = path.open("rb")
-    magic = stream.read(2)
-    stream.seek(0)
-    return gzip.GzipFile(fileobj=stream) if magic == b"\x1f\x8b" else stream  # type: ignore[return-value]
+    if str(path) != STDIN:
+        return open_bytes(path)
+    content = sys.stdin.buffer.read()
+    return io.BytesIO(gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content)
 
 
 def _folder(path: Path) -> Iterator[Report]:
     found = False
+    others: dict[str, list[str]] = defaultdict(list)
     for file in _walk(path):
-        found = True
-        yield _one_file(file.relative_to(path), file.read_bytes)
+        name = file.relative_to(path)
+        if _is_text(name):
+            found = True
+            yield _one_file(name, partial(_content, file))
+        else:
+            others["hidden" if name.name.startswith(".") else name.suffix].append(name.as_posix())
     if not found:
         raise MedLIPError(f"{path}: a folder without .txt or .xml files. Give {_LAYOUTS}.")
+    for kind, names in others.items():
+        what = "hidden files" if kind == "hidden" else f"files of another kind ({kind or 'no suffix'})"
+        more = f" and {len(names) - 1} more" if names[1:] else ""
+        yield Report(f"{names[0]}{more}", problem=f"{what} are not read", aside=True)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
         if entry.is_dir():
             yield from _walk(entry)
-        elif entry.suffix.lower() in (".txt", ".xml"):
+        else:
             yield entry
 
 
-def _text(path: Path, columns: _Columns) -> Iterator[Report]:
-    with _open(path) as stream:
-        yield _one_file(Path(path.name.removesuffix(".gz")), stream.read)
+def _is_text(name: Path) -> bool:
+    plain = Path(name.name.lower().removesuffix(".gz"))
+    return plain.suffix in (".txt", ".xml") and not plain.name.startswith(".")
 
 
-_xml = _text
+def _content(file: Path) -> bytes:
+    with open_bytes(file) as stream:
+        return stream.read()
 
 
-def _archive(path: Path, columns: _Columns) -> Iterator[Report]:
-    with tarfile.open(path, "r|*") as archive:
+def _text(stream: IO[bytes], source: _Source) -> Iterator[Report]:
+    yield _one_file(Path(source.path.name), stream.read)
+
+
+def _archive(stream: IO[bytes], source: _Source) -> Iterator[Report]:
+    with tarfile.open(fileobj=stream, mode="r|*") as archive:
         for member in archive:
-            content = archive.extractfile(member) if Path(member.name).suffix.lower() in (".txt", ".xml") else None
+            content = archive.extractfile(member) if _is_text(Path(member.name)) else None
             if content:
                 yield _one_file(Path(member.name), content.read)
 
@@ -141,114 +231,59 @@ _MIMIC = re.compile(r"p\d{2}/p\d{8}/(s\d{8})\.txt$")
 
 def _one_file(name: Path, read: Callable[[], bytes]) -> Report:
     """Read a report that is a file of its own; its study is its name in the folder, in MIMIC-CXR's layout its number."""
+    name = name.with_name(name.name.removesuffix(".gz"))
     mimic = _MIMIC.search(name.as_posix())
     study = mimic[1] if mimic else name.with_suffix("").as_posix()
     try:
         content = read()
     except OSError as error:
         return Report(study, problem=f"not readable ({error.strerror or error})")
-    if name.suffix.lower() == ".xml":
-        return _openi(Path(study).name, content)
-    text, note = _decode(content)
-    return Report(study, text, note=note)
-
-
-def _openi(study: str, content: bytes) -> Report:
+    if name.suffix.lower() != ".xml" and not content.lstrip().startswith(b"<?xml"):
+        text, note = decode(content)
+        return Report(study, text, note=note)
     try:
-        abstract = ElementTree.fromstring(content).iter("AbstractText")
-    except ElementTree.ParseError as error:
-        return Report(study, problem=f"broken XML ({error})")
-    parts = {part.get("Label", "").lower(): " ".join("".join(part.itertext()).split()) for part in abstract}
-    return Report(study, _compose({name: parts.get(name, "") for name in ("indication", "comparison", *_SECTIONS)}))
+        return Report(Path(study).name, parse_openi(content).text)
+    except MedLIPError as error:
+        return Report(Path(study).name, problem=str(error))
 
 
-def _csv(path: Path, columns: _Columns) -> Iterator[Report]:
-    csv.field_size_limit(1 << 30)
-    with _open(path) as stream:
-        odd: list[str] = []  # the notes on the lines of the current row
-        lines = _decoded_lines(stream, odd)
-        header = next(lines, "")
-        delimiter = max(",\t;|", key=header.count)
-        rows = csv.reader(chain([header], lines), delimiter=delimiter)
-        names = next(rows, [])
-        columns.choose(names)
-        number = 0
-        while True:
-            odd.clear()
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield Report(str(number), problem=f"broken row ({error})")
-            else:
-                if not row:
-                    continue
-                yield columns.report(dict(zip(names, row, strict=False)), number, odd[0] if odd else "")
-            number += 1
+def read_text_report(path: Path) -> str:
+    """Return a report that is a text file of its own, in any encoding."""
+    return decode(_content(path))[0]
 
 
-def _decoded_lines(stream: IO[bytes], odd: list[str]) -> Iterator[str]:
-    for i, line in enumerate(stream):
-        text, note = _decode(line.removeprefix(b"\xef\xbb\xbf") if i == 0 else line)
-        if note:
-            odd.append(note)
-        yield text.replace("\0", "")
+def _csv(stream: IO[bytes], source: _Source) -> Iterator[Report]:
+    table = Table(stream, str(source.path))
+    columns = _Columns(source, table.header)
+    for number, row in enumerate(table):
+        yield columns.report(row.cells, number, row.problem, row.note)
 
 
-_NOT_UTF8 = "not UTF-8: read as Windows-1252"
-
-
-def _decode(content: bytes) -> tuple[str, str]:
-    try:
-        return content.decode("utf-8"), ""
-    except UnicodeDecodeError:
-        return content.decode("cp1252", errors="replace"), _NOT_UTF8
-
-
-_STRAY = re.compile("[\ud800-\udfff]")
-
-
-def _mended(text: str) -> tuple[str, str]:
-    """Return text with its undecodable bytes read as Windows-1252, and a note if there were any."""
-    if _STRAY.search(text) is None:
-        return text, ""
-    return _STRAY.sub(_as_windows, text), _NOT_UTF8
-
-
-def _as_windows(match: re.Match[str]) -> str:
-    code = ord(match[0]) - 0xDC00
-    return bytes([code]).decode("cp1252", errors="replace") if 0x80 <= code <= 0xFF else "\ufffd"
-
-
-def _parquet(path: Path, columns: _Columns) -> Iterator[Report]:
+def _parquet(stream: IO[bytes], source: _Source) -> Iterator[Report]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
-            columns.choose(file.schema_arrow.names)
-            number = 0
-            for batch in file.iter_batches(batch_size=4096, columns=columns.used):
-                for row in batch.to_pylist():
-                    yield columns.report(row, number)
-                    number += 1
+        with pq.ParquetFile(stream) as file:
+            columns = _Columns(source, file.schema_arrow.names)
+            rows = (row for batch in file.iter_batches(4096, columns=columns.used) for row in batch.to_pylist())
+            for number, row in enumerate(rows):
+                yield columns.report(row, number)
     except pa.ArrowInvalid as error:
-        raise MedLIPError(f"{path}: not a Parquet file that can be read ({error}). Write it again.") from error
+        raise MedLIPError(f"{source.path}: not a Parquet file that can be read ({error}). Write it again.") from error
 
 
-def _json(path: Path, columns: _Columns) -> Iterator[Report]:
-    with _open(path) as binary:
-        stream = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape")
-        head = stream.read(1 << 20)
-        whole = chain([head], iter(lambda: stream.read(1 << 20), ""))
-        opening = head.lstrip()[:1]
-        if opening == "{" and _GRAPHS.match(head) and '"entities"' in head:
-            yield from (_graph(key, value) for key, value in _members(whole, path))
-        elif opening == "[":
-            yield from _rows((value for _, value in _members(whole, path)), columns)
-        else:
-            yield from _rows(_json_lines(whole), columns)
+def _json(binary: IO[bytes], source: _Source) -> Iterator[Report]:
+    stream = io.TextIOWrapper(binary, encoding=text_encoding(binary), errors="surrogateescape")
+    head = stream.read(1 << 20)
+    whole = chain([head], iter(lambda: stream.read(1 << 20), ""))
+    opening = head.lstrip()[:1]
+    if opening == "{" and _GRAPHS.match(head) and '"entities"' in head:
+        yield from (_graph(key, value) for key, value in members(whole, source.path.name))
+    elif opening == "[":
+        yield from _rows((value for _, value in members(whole, source.path.name)), source)
+    else:
+        yield from _rows(json_lines(whole), source)
 
 
 _GRAPHS = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\{')
@@ -257,137 +292,57 @@ _GRAPHS = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\{')
 def _graph(key: str, value: object) -> Report:
     if isinstance(value, MedLIPError):
         return Report(key, problem=str(value))
-    key, _ = _mended(key)
+    key, _ = mended(key)
     if not isinstance(value, Mapping):
         return Report(key, problem="no RadGraph graph (not an object)")
-    text, note = _mended(str(value.get("text", "")))
+    text, note = mended(str(value.get("text", "")))
     return Report(key, {**value, "text": text} if note else value, note=note)
 
 
-def _rows(values: Iterable[object], columns: _Columns) -> Iterator[Report]:
-    chosen = False
+def _rows(values: Iterable[object], source: _Source) -> Iterator[Report]:
+    columns: _Columns | None = None
     for number, value in enumerate(values):
         if isinstance(value, MedLIPError):
-            yield Report(str(number), problem=str(value))
+            yield Report(f"{source.prefix}{number}", problem=str(value))
         elif not isinstance(value, Mapping):
-            yield Report(str(number), problem="broken row (not a JSON object)")
+            yield Report(f"{source.prefix}{number}", problem="broken row (not a JSON object)")
         elif "entities" in value:
             yield _graph(str(next((value[name] for name in ID_COLUMNS if name in value), number)), value)
         else:
-            if not chosen:
-                columns.choose(list(value))
-                chosen = True
+            columns = columns or _Columns(source, list(value))
             yield columns.report(value, number)
 
 
-def _json_lines(chunks: Iterable[str]) -> Iterator[object]:
-    """Yield the value of each line, or the error that stands in its place."""
-    rest = ""
-    for chunk in chain(chunks, ["\n"]):
-        *lines, rest = (rest + chunk).split("\n")
-        for line in lines:
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    yield MedLIPError(f"broken row (not JSON: {error})")
-
-
-_SPACE_OR_COMMA = re.compile(r"[\s,]*")
-_LONGEST_MEMBER = 1 << 27
-_KEY = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:\s*')
-
-
-def _members(chunks: Iterable[str], path: Path) -> Iterator[tuple[str, object]]:
-    """Yield the members of one big JSON object or array without loading it whole: (key or number, value)."""
-    chunks = iter(chunks)
-    decoder = json.JSONDecoder()
-    buffer, at, number, step = next(chunks, ""), 0, 0, 1
-    at = buffer.index(opening := buffer.lstrip()[:1]) + 1
-    while True:
-        try:
-            at = _end(_SPACE_OR_COMMA.match(buffer, at))
-            if buffer[at] in "]}":
-                return
-            key, value_at = str(number), at
-            if opening == "{":
-                name = _KEY.match(buffer, at)
-                if name is None:
-                    raise IndexError
-                key, value_at = json.loads(f'"{name[1]}"'), name.end()
-            value, at = decoder.raw_decode(buffer, value_at)
-            if at == len(buffer) and isinstance(value, (int, float)):  # the number may go on in the next chunk
-                raise IndexError
-        except (IndexError, ValueError) as error:
-            more = "".join(chunk for _, chunk in zip(range(step), chunks, strict=False))
-            if not more or len(buffer) - at > _LONGEST_MEMBER:
-                yield f"(rest of {path.name})", MedLIPError(f"the file is cut off or damaged here ({error})")
-                return
-            buffer, at, step = buffer[at:] + more, 0, step * 2  # doubled, so that a huge member is not scanned too often
-        else:
-            yield key, value
-            number, step = number + 1, 1
-
-
-def _end(match: re.Match[str] | None) -> int:
-    return match.end() if match else 0
-
-
-# --- columns ---
-
-
 class _Columns:
-    """Which columns of a table hold the text and the study's identifier."""
+    """Makes reports of the rows of one file."""
 
-    def __init__(self, path: Path, text: tuple[str, ...], study: str | None) -> None:
-        self.path, self.text, self.study = path, text, study
-        self.used: list[str] = []
-        self._last: tuple[str, str] = ("", "")
+    def __init__(self, source: _Source, names: Sequence[str]) -> None:
+        self.columns = ReportColumns.choose(names, str(source.path), source.text, source.study)
+        self.used = [*dict.fromkeys([*self.columns.text, *([self.columns.study] if self.columns.study else [])])]
+        self.names, self.prefix = names, source.prefix
 
-    def choose(self, names: Sequence[str]) -> None:
-        """Find the columns among `names`, whatever their case."""
-        by_name = {name.strip().lower(): name for name in reversed(names)}
-
-        def find(wanted: str) -> str:
-            if wanted.lower() not in by_name:
-                raise MedLIPError(f"{self.path}: no column {wanted!r}. It has: {', '.join(names) or 'none'}.")
-            return by_name[wanted.lower()]
-
-        if self.text:
-            self.text = tuple(find(name) for name in self.text)
-        else:
-            self.text = tuple(by_name[name] for name in TEXT_COLUMNS[:1] if name in by_name) or tuple(
-                by_name[name] for name in TEXT_COLUMNS[1:] if name in by_name
-            )
-        if not self.text:
-            raise MedLIPError(
-                f"{self.path}: no column of reports (report, or findings and impression). "
-                f"It has: {', '.join(names) or 'none'}. Name the column with --text."
-            )
-        self.study = (
-            find(self.study) if self.study else next((by_name[name] for name in ID_COLUMNS if name in by_name), None)
-        )
-        self.used = [*dict.fromkeys([*self.text, *([self.study] if self.study else [])])]
-
-    def report(self, row: Mapping[str, Any], number: int, note: str = "") -> Report:
-        study = str(number) if self.study is None else _cell(row.get(self.study))
+    def report(self, row: Mapping[str, object], number: int, problem: str = "", note: str = "") -> Report:
+        cells: dict[str, str] = {}
+        for name in self.used:
+            cell, stray = mended(_cell(row.get(name)))
+            cells[name], note = cell, note or stray
+            if name in self.columns.text and not isinstance(row.get(name), (str, type(None))) and cell:
+                problem = problem or f"its text is none ({type(row[name]).__name__}: {cell[:40]})"
+        study = self.columns.identify(cells)
         if not study:
-            study, note = str(number), note or "no identifier: named by its row number"
-        cells = {name.strip().lower(): _cell(row.get(name)) for name in self.text}
-        named = len(cells) > 1 or next(iter(cells)) in _SECTIONS
-        text, stray = _mended(_compose(cells) if named else next(iter(cells.values())))
-        study, note = _mended(study)[0], note or stray
-        if (study, text) == self._last and self.study:
-            return Report(study, problem="the same study and text as in the row before")
-        self._last = (study, text)
-        return Report(study, text, note=note)
+            if self.columns.study:
+                study, note = f"{self.prefix}row {number}", note or "no identifier: named by its row number"
+            else:
+                study, note = f"{self.prefix}{number}", note or self._unnamed(number)
+        return Report(study, "" if problem else self.columns.compose(cells), problem, note)
+
+    def _unnamed(self, number: int) -> str:
+        """Note once, where a file may well have identifiers, that none was taken."""
+        others = ", ".join(name for name in self.names if name and name not in self.used)
+        if number or not others:
+            return ""
+        return f"no column is called study, uid or study_id: rows are numbered ({others})"
 
 
 def _cell(value: object) -> str:
-    if value is None or value != value:
-        return ""
-    return str(value).strip()
-
-
-def _compose(sections: Mapping[str, str]) -> str:
-    return "\n\n".join(f"{name.upper()}: {text}" for name, text in sections.items() if text)
+    return "" if value is None or value != value else str(value).strip()

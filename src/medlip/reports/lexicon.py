@@ -7,13 +7,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.resources import files
+from itertools import product
 from typing import Any, NamedTuple
 
 import yaml
 
-TOKEN = re.compile(r"\w+(?:['’]\w+)?|[,;:/?=&]")
+_WORDS_AND_SIGNS = r"\w+(?:['’]\w+)?|[,;:/?=&<>+]|(?<=\s)-{1,2}(?=\s)"
+TOKEN = re.compile(
+    r"\d+(?:\.\d+)?\s?(?:[cC][mM]|[mM][mM])\b"  # a measure is one word: its "CM" is no heart
+    r"|\b(?:[A-Za-z]/[A-Za-z]{1,2}|[Ww]/|2/2)(?![\w/])|\b[Cc]a\+{1,2}"  # w/o, r/o, L/R, w/, "edema 2/2 CHF", Ca++
+    rf"|{_WORDS_AND_SIGNS}"
+)
+_PLAIN_TOKEN = re.compile(_WORDS_AND_SIGNS)
+_SIGNS = {"-": "dash", "--": "dash", ">": "compares", "<": "compares", "&": "both", "+": "both"}
 _MEANING = ""  # the key under which a branch of the tree holds what the phrase that ends there means
-_FORGIVING = 7  # words shorter than this are read as they are spelled
+_SHORT, _FORGIVING, _VERY_LONG = 5, 7, 10  # letters from which on swapped, one wrong and two wrong letters are forgiven
 _REMEMBERED = 100_000
 
 
@@ -45,16 +53,18 @@ class Lexicon:
     _spelling: dict[str, str] = field(default_factory=dict)
     _known: set[str] = field(default_factory=set)
     _near: dict[str, str] = field(default_factory=dict)
+    _long: tuple[str, ...] = ()
 
     def add(self, phrases: Iterable[str], kind: str, value: Any = None) -> None:
-        """Add phrases of one meaning; one that is there already keeps its meaning."""
+        """Add phrases of one meaning (`variants` of each); one that is there already keeps its meaning."""
         for phrase in phrases:
-            branch = self._tree
-            for token in TOKEN.findall(phrase.lower()):
-                word = singular(token)
-                self._known.add(word)
-                branch = branch.setdefault(word, {})
-            branch.setdefault(_MEANING, (kind, value))
+            for spelled in variants(phrase.lower()):
+                branch = self._tree
+                for token in TOKEN.findall(spelled):
+                    word = singular(token)
+                    self._known.add(word)
+                    branch = branch.setdefault(word, {})
+                branch.setdefault(_MEANING, (kind, value))
 
     def finish(self) -> Lexicon:
         """Learn which misspellings to forgive; call once, after the last `add`."""
@@ -62,8 +72,10 @@ class Lexicon:
             if len(word) >= _FORGIVING:
                 for near in (word, *_without_a_letter(word)):
                     self._near.setdefault(near, word)
-        self._known |= set(words("spelling")["other"])
-        self._spelling |= words("spelling")["irregular"]
+        self._long = tuple(word for word in sorted(self._known) if len(word) >= _VERY_LONG - 1)
+        spelling = words("spelling")
+        self._known |= set(spelling["other"])
+        self._spelling |= spelling["irregular"] | spelling["shortened"]
         return self
 
     def items(self, sentence: str) -> list[Item]:
@@ -74,7 +86,7 @@ class Lexicon:
         remembered, silent, phrases_from = self._spelling.get, self.silent, self._tree.get
         spelled: list[str] = []
         spans: list[tuple[int, int]] = []
-        for match in TOKEN.finditer(sentence):
+        for match in (TOKEN if _needs_care(sentence) else _PLAIN_TOKEN).finditer(sentence):
             token = match[0]
             word = remembered(token) or self.spell(token)
             if word not in silent:
@@ -86,7 +98,7 @@ class Lexicon:
             word = spelled[i]
             branch = phrases_from(word)
             if branch is None:
-                found.append(Item("" if word.isalnum() else word, word, *spans[i]))
+                found.append(Item(_SIGNS.get(word, "" if word[0].isalnum() else word), word, *spans[i]))
                 i += 1
                 continue
             meaning, last, j = ("", word), i, i
@@ -99,6 +111,10 @@ class Lexicon:
             found.append(Item(kind, word if value is None else value, spans[i][0], spans[last][1]))
             i = last + 1
         return found
+
+    def knows(self, word: str) -> bool:
+        """Tell whether a lower-case word is one of the lexicon, as it is or misspelt."""
+        return self.spell(word) in self._known
 
     def spell(self, word: str) -> str:
         """Return the singular, lower-case form of `word`; one wrong letter is forgiven where it is long."""
@@ -113,13 +129,41 @@ class Lexicon:
         return spelled
 
     def _forgive(self, word: str) -> str:
-        if len(word) < _FORGIVING or len(word) > 30 or word in self._known or not word.isalpha():
+        """Return the word of the lexicon that `word` was meant to be, or `word` itself.
+
+        One wrong letter is forgiven in a long word, two in a very long one, two swapped ones in a short one.
+        """
+        if not _SHORT <= len(word) <= 30 or word in self._known or not word.isalpha():
             return word
+        if len(word) < _FORGIVING:
+            swaps = (word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(1, len(word) - 1))
+            return word if word in _ordinary() else next((swap for swap in swaps if swap in self._known), word)
         for near in (word, *_without_a_letter(word)):
             known = self._near.get(near)
             if known and abs(len(known) - len(word)) <= 1 and known[0] == word[0] and _one_edit(word, known):
                 return known
+        if len(word) >= _VERY_LONG and word not in _ordinary():
+            return next((known for known in self._long if known[:2] == word[:2] and edits(known, word, 2)), word)
         return word
+
+
+@cache
+def lemmas() -> Mapping[str, str]:
+    """Return the lemma of each word of `words/lemmas.tsv`, the words that English reports are written in."""
+    table = (files("medlip.reports") / "words" / "lemmas.tsv").read_text(encoding="utf-8")
+    return {pair[0]: pair[-1] for pair in (line.split("\t") for line in table.splitlines())}
+
+
+@cache
+def _ordinary() -> frozenset[str]:
+    """Return words that reports use in their own right, so that they are no misspelling of another."""
+    return frozenset(lemmas()) - frozenset(words("spelling")["shortened"])
+
+
+def variants(phrase: str) -> Iterator[str]:
+    """Yield the phrases that "not seen|noted on ~|the prior" stands for: each choice of a word, "~" for none."""
+    for choice in product(*(word.split("|") for word in phrase.split(" "))):
+        yield " ".join(word for word in choice if word != "~")
 
 
 @lru_cache(maxsize=65_536)
@@ -139,6 +183,27 @@ def singular(word: str) -> str:
 
 def _without_a_letter(word: str) -> Iterator[str]:
     return (word[:i] + word[i + 1 :] for i in range(1, len(word)))
+
+
+def _needs_care(sentence: str) -> bool:
+    return "/" in sentence or "+" in sentence or "CM" in sentence
+
+
+@lru_cache(maxsize=65_536)
+def edits(a: str, b: str, most: int) -> bool:
+    """Tell whether `most` insertions, deletions, substitutions or swaps of neighbours, or fewer, turn `a` into `b`."""
+    if a == b:
+        return True
+    if not most or abs(len(a) - len(b)) > most:
+        return False
+    if most == 1:
+        return _one_edit(a, b)
+    i = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    a, b = a[i:], b[i:]
+    steps = [(a[1:], b), (a, b[1:]), (a[1:], b[1:])]
+    if a[:2] == b[:2][::-1] and len(a) > 1:
+        steps.append((a[2:], b[2:]))
+    return any(edits(x, y, most - 1) for x, y in steps)
 
 
 def _one_edit(a: str, b: str) -> bool:

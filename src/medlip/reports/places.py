@@ -46,6 +46,8 @@ _WEAK = (
 def composed(items: list[Item]) -> list[Item]:
     """Join the words of each place ("left", "and", "right", "upper", "lobe") into one item that holds its places."""
     composed: list[Item] = []
+    if "compares" in [item.kind for item in items]:
+        items = list(_compared(items))
     i = 0
     while i < len(items):
         if items[i].kind != "place":
@@ -53,9 +55,64 @@ def composed(items: list[Item]) -> list[Item]:
             i += 1
             continue
         places, end = _run(items, i)
+        places = tuple(_elided(place, composed, items[end : end + 1]) for place in places)
         composed.append(Item("places", places, items[i].start, items[end - 1].end))
         i = end
     return composed
+
+
+def _elided(place: Place, before: list[Item], following: list[Item]) -> Place:
+    """Return a side alone as the organ spoken of before: "the right hilum is enlarged, the left is normal"."""
+    if place != Place(place.side) or place.side not in ("left", "right") or not following:
+        return place
+    if following[0].kind not in ("be", "normal", "adjective"):
+        return place
+    starts = next((item for item in reversed(before) if item.kind not in ("inside", "fresh")), None)
+    spoken = next((item.value[0] for item in reversed(before) if item.kind == "places"), None)
+    opposite = spoken is not None and spoken.organ and spoken.side in ("left", "right") and spoken.side != place.side
+    if starts is None or starts.kind not in (",", "clause", "both") or not opposite or spoken is None:
+        return place
+    return Place(place.side, spoken.zone, spoken.organ)
+
+
+def _compared(items: list[Item]) -> Iterable[Item]:
+    """Read a comparison of sides as both of them ("effusions, left greater than right", "right base worse than left")."""
+    i = 0
+    while i < len(items):
+        end, place = _comparison(items, i)
+        if place is None:
+            yield items[i]
+            i += 1
+            continue
+        yield Item("place", place, items[end[0]].start, items[end[1] - 1].end)
+        i = end[1] + (end[1] < len(items) and items[end[1]].kind == "," and end[0] > i)
+
+
+def _comparison(items: list[Item], i: int) -> tuple[tuple[int, int], Place | None]:
+    """Return the bounds and the place of the comparison that begins at `i`, or behind a comma there; None for no place."""
+    start = i + (items[i].kind == ",")
+    nothing = ((i, i), None)
+    first = items[start].value if start < len(items) and items[start].kind == "place" else None
+    if first is None or first.side not in ("left", "right"):
+        return nothing
+    j, whole = start + 1, first
+    while j < len(items) and items[j].kind == "place":  # "right base"
+        whole = merged(whole, items[j].value) or whole
+        j += 1
+    while j < len(items) and items[j].kind in ("inside", "fresh", "size"):
+        j += 1
+    if j == len(items) or items[j].kind != "compares":
+        return nothing
+    j += 1
+    while j < len(items) and (items[j].kind in ("inside", "fresh", "within", "size") or items[j].value == "than"):
+        j += 1
+    other = items[j].value if j < len(items) and items[j].kind == "place" else None
+    if other is None or other.side not in ("left", "right") or other.side == first.side:
+        return nothing
+    j += 1
+    if whole.organ and j < len(items) and items[j].kind == "place" and not items[j].value.side:
+        return nothing
+    return (start, j), Place("both", whole.zone, whole.organ)
 
 
 def _run(items: list[Item], start: int) -> tuple[tuple[Place, ...], int]:
@@ -71,6 +128,8 @@ def _run(items: list[Item], start: int) -> tuple[tuple[Place, ...], int]:
     while i < len(items):
         item = items[i]
         if item.kind == "place":
+            if not joined and parts[-1].organ and item.value.side and _begins_place(items, i):
+                break  # "of the spine right lower lobe"
             whole = None if joined else merged(parts[-1], item.value)
             if whole is None:
                 if not joined and any(between.value == "xxxx" for between in items[end:i]):
@@ -99,6 +158,12 @@ def _run(items: list[Item], start: int) -> tuple[tuple[Place, ...], int]:
             break
         i += 1
     return tuple(_completed(parts, said)), end
+
+
+def _begins_place(items: list[Item], i: int) -> bool:
+    """Tell whether the side at `i` begins a place ("right lower lobe"), rather than ends one ("lung base right")."""
+    following = items[i + 1].value if i + 1 < len(items) and items[i + 1].kind == "place" else Place()
+    return items[i - 1].kind in ("place", "fresh") and bool(following.zone) and not following.side
 
 
 def _organ_follows(items: list[Item], i: int) -> bool:
@@ -149,7 +214,7 @@ def _completed(parts: list[Place], said: list[set[str]]) -> Iterable[Place]:
             yield place._replace(organ="heart border")
             if "size" not in attributes:
                 continue
-        if place.side == "both" and (place.zone == "mid" or (place.zone, place.organ) == ("upper", "lobe")):
+        if place.side == "both" and (place.zone == "mid" or (place.organ == "lobe" and place.zone in ("upper", "lower"))):
             yield from (place._replace(side=side) for side in ("left", "right"))
             continue
         yield place

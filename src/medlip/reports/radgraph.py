@@ -5,14 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
-from importlib.resources import files
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from medlip.concepts import default_vocabulary
 from medlip.errors import MedLIPError
 from medlip.reports.facts import Fact, Presence
-from medlip.reports.lexicon import words
+from medlip.reports.lexicon import lemmas, words
 from medlip.reports.places import row_of
 
 
@@ -147,16 +146,9 @@ def _columns() -> Mapping[str, str]:
     return columns
 
 
-@cache
-def _lemmas() -> Mapping[str, str]:
-    table = (files("medlip.reports") / "words" / "lemmas.tsv").read_text(encoding="utf-8")
-    pairs = (line.split("\t") for line in table.splitlines())
-    return {pair[0]: pair[-1] for pair in pairs}
-
-
 def lemma(word: str) -> tuple[str, bool]:
     """Return a lower-case word's lemma and whether the table has it; another word loses its plural ending by rule."""
-    known = _lemmas().get(word)
+    known = lemmas().get(word)
     if known is not None:
         return known, True
     for ending, instead in (

@@ -18,11 +18,13 @@ from medlip.errors import MedLIPError
 from medlip.parallel import Outcome, process
 from medlip.reports.extract import extractor
 from medlip.reports.facts import Fact, resolve
-from medlip.reports.files import Report, read_reports
+from medlip.reports.files import Report, read_reports, require_apart
 from medlip.reports.implied import implied_absent
 from medlip.reports.radgraph import read_graph
 from medlip.reports.text import sections
 
+LITTLE = 0.25  # a report of which a smaller share is read is named
+NOT_ENGLISH, LITTLE_READ = "not English", "little of it was read"
 FIELDS = ("study", "pathology", "anatomy", "presence", "sentence", "start", "end")
 NAMED_PROBLEMS = 1000
 
@@ -70,19 +72,26 @@ class Summary:
     skipped: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
     problems: list[dict[str, str]] = field(default_factory=list)
+    not_english: list[str] = field(default_factory=list)
+    little_read: list[str] = field(default_factory=list)
     unknown_words: Counter[str] = field(default_factory=Counter)
 
     def name(self, study: str, problem: str, counter: Counter[str]) -> None:
         """Count a problem under what it is, without its details, and keep it by name."""
-        counter[problem.split(" (")[0]] += 1
+        kind = problem.split(" (")[0]
+        counter[kind] += 1
         if len(self.problems) < NAMED_PROBLEMS:
             self.problems.append({"study": study, "problem": problem})
+        studies = {NOT_ENGLISH: self.not_english, LITTLE_READ: self.little_read}.get(kind)
+        if studies is not None and len(studies) < NAMED_PROBLEMS:
+            studies.append(study)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {
             "reports": self.reports, "facts": self.facts, "without_facts": self.without_facts,
             "skipped": dict(self.skipped), "notes": dict(self.notes), "problems": self.problems,
+            "not_english": self.not_english, "little_read": self.little_read,
             "unknown_words": dict(self.unknown_words.most_common()),
         }  # fmt: skip
 
@@ -95,7 +104,7 @@ class Observer(Protocol):
 
 
 def extract_file(
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     out: str | Path | None,
     *,
     text: Sequence[str] = (),
@@ -105,14 +114,14 @@ def extract_file(
     workers: int | None = None,
     observer: Observer | None = None,
 ) -> Summary:
-    """Read the facts of all reports of a file or folder into a Parquet, CSV or JSON lines file.
+    """Read the facts of all reports of files or folders into a Parquet, CSV or JSON lines file.
 
     One row a (study, pathology, anatomy) with its presence, deciding sentence and character span; rows are in the order of
     the reports. Spans count characters of the text as `medlip.reports.files` composes it. Facts of RadGraph files follow
     the published rule: a pair that is absent and uncertain keeps both.
 
     Args:
-        source: any layout of `read_reports`.
+        source: any layout of `read_reports`, one file or several.
         out: .parquet, .csv or .jsonl, which appears when it is complete; None to write nothing (an observer looks on).
         text: columns of the text, see `read_reports`.
         study: column of the identifier, see `read_reports`.
@@ -122,9 +131,11 @@ def extract_file(
         observer: sees every report that was read.
 
     Raises:
-        MedLIPError: the source can't be read at all, or the kind of `out` is unknown.
+        MedLIPError: the source can't be read at all, the kind of `out` is unknown, or `out` is among what is read.
     """
     options = options or Options()
+    if out is not None:
+        require_apart(out, source)
     _vocabulary(options.vocabulary)  # a broken vocabulary is one error, not one a report
     summary = Summary()
     with ExitStack() as stack:
@@ -133,6 +144,9 @@ def extract_file(
         )
         for outcome in _outcomes(read_reports(source, text, study), options, annotator, workers):
             report, read = outcome.item, outcome.value
+            if report.aside:
+                summary.name(report.study, report.problem, summary.notes)
+                continue
             summary.reports += 1
             if read is None:
                 summary.name(report.study, outcome.skipped, summary.skipped)
@@ -176,6 +190,10 @@ def read_report(report: Report, options: Options) -> Read:
         if not report.content.strip():
             raise MedLIPError("no text")
         reading = extractor(vocabulary).read(report.content)
+        if not reading.english:
+            raise MedLIPError(NOT_ENGLISH)
+        if reading.share < LITTLE:
+            notes.append(f"{LITTLE_READ} ({reading.share:.0%})")
         if "impression" in reading.sections and "findings" not in reading.sections:
             notes.append("no findings, all impression")
         if not {"findings", "impression"} & set(reading.sections):

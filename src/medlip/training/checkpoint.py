@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,24 @@ import torch
 from torch import Tensor
 
 from medlip.errors import MedLIPError
-from medlip.methods import Method
 from medlip.methods.base import load_strict, read_safetensors, write_safetensors
+from medlip.nn.device import random_state, set_random_state
+from medlip.training.loop import Training
 
 
-def save_checkpoint(
-    path: Path, method: Method, optimizer: torch.optim.Optimizer, step: int, manifest: dict[str, Any]
-) -> None:
-    """Write everything that the next step depends on."""
-    names = {id(parameter): name for name, parameter in method.named_parameters()}
-    tensors: dict[str, Tensor] = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
-    for parameter, state in optimizer.state.items():
+def save_checkpoint(path: Path, training: Training, manifest: Mapping[str, Any]) -> None:
+    """Write everything that the next step depends on, and what made it."""
+    names = {id(parameter): name for name, parameter in training.module.named_parameters()}
+    tensors: dict[str, Tensor] = {f"method.{name}": tensor for name, tensor in training.module.state_dict().items()}
+    for parameter, state in training.optimizer.state.items():
         tensors.update({f"optimizer.{key}.{names[id(parameter)]}": torch.as_tensor(value) for key, value in state.items()})
-    tensors["random"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    write_safetensors(tensors, path, {"step": str(step), "manifest": json.dumps(manifest)})
+    tensors |= random_state(training.device)
+    progress = {"step": str(training.step), "seconds": str(training.seconds)}
+    write_safetensors(tensors, path, {**progress, "manifest": json.dumps(manifest)})
 
 
-def load_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer, manifest: dict[str, Any]) -> int:
-    """Bring method, optimizer and random state to where `save_checkpoint` left them; return the step.
+def load_checkpoint(path: Path, training: Training, manifest: Mapping[str, Any]) -> None:
+    """Bring a training to where `save_checkpoint` left it.
 
     Raises:
         MedLIPError: the checkpoint was made with another recipe or other data.
@@ -42,20 +41,18 @@ def load_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer
                 f"{path}: made with {what}, so it can't be resumed: {_difference(made_with[key], manifest[key])}. "
                 "Use what it was made with, or start a new run in another folder."
             )
-    load_strict(
-        method, {name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")}, str(path)
-    )
-    parameters = dict(method.named_parameters())
+    weights = {name.removeprefix("method."): tensor for name, tensor in tensors.items() if name.startswith("method.")}
+    load_strict(training.module, weights, str(path))
+    parameters = dict(training.module.named_parameters())
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, key, parameter = name.split(".", 2)
-            # In the layout of its parameter: the fused update walks both side by side in memory.
-            like = torch.empty_like(parameters[parameter]) if tensor.ndim else torch.empty_like(tensor)
-            optimizer.state[parameters[parameter]][key] = like.copy_(tensor)
-    torch.set_rng_state(tensors["random"])
-    if torch.cuda.is_available() and "random.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random.cuda"])
-    return int(metadata["step"])
+            # In the place and layout of its parameter: the fused update walks both side by side in memory.
+            learned = parameters[parameter]
+            like = torch.empty_like(learned) if tensor.ndim else torch.empty_like(tensor, device=learned.device)
+            training.optimizer.state[learned][key] = like.copy_(tensor)
+    set_random_state(tensors, training.device)
+    training.step, training.seconds = int(metadata["step"]), float(metadata.get("seconds", 0))
 
 
 def _difference(old: Any, new: Any, path: str = "") -> str:

@@ -1,19 +1,24 @@
-"""Recipes: every experiment as data, found by name in the package or by path."""
+"""Recipes: every experiment as data, found by name in this package and in plugins, or by path.
+
+A recipe may build on another one: it names it under `base` and states what differs, section by section and key by key.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medlip.concepts import Vocabulary, default_vocabulary, load_vocabulary
-from medlip.errors import MedLIPError
+from medlip.errors import MedLIPError, did_you_mean
 from medlip.images.augment import Augment
 from medlip.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from medlip.plugins import entry_points
 from medlip.reports import UncertainPolicy
 
 
@@ -53,7 +58,7 @@ class TrainingSection(_Section):
         weight_decay: of matrices and kernels; biases and other 1-D parameters have none.
         betas: of AdamW.
         clip: largest gradient norm; 0 for no clipping.
-        precision: `bf16` computes the networks under autocast, `fp32` does without.
+        precision: `bf16` computes the networks under autocast, `fp32` does without; `auto` is bf16 where that is fast.
         seed: of initial weights, order, augmentation and dropout.
         checkpoint_minutes: how often the state is saved within an epoch; it is saved after every epoch anyway.
         validation_images: images of the validation split whose losses are measured after every epoch; 0 for none.
@@ -67,7 +72,7 @@ class TrainingSection(_Section):
     weight_decay: float = Field(0.02, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = Field(0.0, ge=0)
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = 0
     checkpoint_minutes: float = Field(10.0, gt=0)
     validation_images: int = Field(256, ge=0)
@@ -97,62 +102,167 @@ class Recipe(_Section):
         return Preprocessing(**self.image.model_dump())
 
     def make_augment(self) -> Augment:
-        """Return the augmentation of training images.
-
-        Raises:
-            MedLIPError: an unknown setting, or a value out of range.
-        """
-        try:
-            return Augment(size=self.image.size, **self.augment)
-        except TypeError as error:
-            raise MedLIPError(
-                f"recipe: augment: {error}. Its settings: {', '.join(Augment.__dataclass_fields__)}."
-            ) from error
+        """Return the augmentation of training images."""
+        return Augment(size=self.image.size, **self.augment)
 
     def make_vocabulary(self) -> Vocabulary:
         """Return the vocabulary."""
         return load_vocabulary(self.vocabulary) if self.vocabulary else default_vocabulary()
 
 
-def recipe_names() -> tuple[str, ...]:
-    """Return the names of the recipes in the package."""
-    return tuple(
-        sorted(Path(str(entry)).stem for entry in (files("medlip") / "recipes").iterdir() if str(entry).endswith(".yaml"))
-    )
+_FOLDERS = [Path(str(files("medlip") / "recipes"))]
+AUGMENT = tuple(name for name in Augment.__dataclass_fields__ if name != "size")
+
+
+def register_recipes(folder: str | Path) -> None:
+    """Make the YAML files of a folder known as recipes by their names; a plugin calls it."""
+    if (path := Path(folder).resolve()) not in _FOLDERS:
+        _FOLDERS.append(path)
+
+
+def recipe_files() -> dict[str, Path]:
+    """Return the files of all recipes that are known by name: of this package, then of plugins.
+
+    Raises:
+        MedLIPError: two recipes share a name, or a plugin's folder is missing.
+    """
+    for part in entry_points("medlip.recipes"):
+        for path in part.__path__ if isinstance(part, ModuleType) else [str(part)]:
+            register_recipes(path)
+    found: dict[str, Path] = {}
+    for folder in _FOLDERS:
+        if not folder.is_dir():
+            raise MedLIPError(f"{folder}: registered as a folder of recipes, but there is no such folder.")
+        for file in sorted(folder.glob("*.yaml")):
+            if file.stem in found:
+                raise MedLIPError(f"recipe {file.stem!r}: both {found[file.stem]} and {file} have this name. Rename one.")
+            found[file.stem] = file
+    return found
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
-        name: of a recipe in the package ("medslip-phantom"), or the path of a YAML file.
+        name: of a known recipe ("medslip-phantom"), or the path of a YAML file.
         overrides: "section.key=value" changes, the value as in YAML.
 
     Raises:
-        MedLIPError: there is no such recipe, or it has an unknown key or a value out of range.
+        MedLIPError: there is no such recipe, it builds on itself, or it has an unknown key or a value out of range.
     """
-    file = Path(name) if name.endswith((".yaml", ".yml")) else files("medlip") / "recipes" / f"{name}.yaml"
-    if not file.is_file():
-        raise MedLIPError(f"recipe {name!r}: no such recipe. Give a YAML file or one of: {', '.join(recipe_names())}.")
-    try:
-        content = parse_value(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise MedLIPError(f"recipe {name}: not readable as YAML ({error}).") from error
-    if not isinstance(content, dict):
-        raise MedLIPError(f"recipe {name}: expected sections ({', '.join(Recipe.model_fields)}), found something else.")
+    content = _resolve(find_recipe(name))
     for override in overrides:
         _override(content, override)
     return parse_recipe(content, name)
 
 
-def parse_recipe(content: Any, where: str) -> Recipe:
-    """Validate a recipe given as plain data; `where` names it in errors."""
+def find_recipe(name: str, beside: Path | None = None) -> Path:
+    """Return a recipe's file.
+
+    Args:
+        name: of a known recipe, or the path of a YAML file.
+        beside: the folder that a relative path starts from; None for the current one.
+
+    Raises:
+        MedLIPError: there is no such recipe.
+    """
+    if name.endswith((".yaml", ".yml")):
+        file = (beside or Path()) / name
+        if not file.is_file():
+            raise MedLIPError(f"recipe {file}: there is no such file.")
+        return file
+    known = recipe_files()
+    if name not in known:
+        raise MedLIPError(
+            f"recipe {name!r}: there is no such recipe.{did_you_mean(name, known)} "
+            f"Give a YAML file or one of: {', '.join(known)}."
+        )
+    return known[name]
+
+
+def about_recipe(file: Path) -> str:
+    """Return the first sentence of the comment that a recipe's file begins with."""
+    comment: list[str] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        comment.append(line.removeprefix("#").strip())
+    return " ".join(comment).partition(". ")[0].removesuffix(".")
+
+
+def base_of(file: Path) -> str | None:
+    """Return what a recipe's file builds on, as it names it."""
+    base = _read(file).get("base")
+    return None if base is None else str(base)
+
+
+def _resolve(file: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a recipe's file over what it builds on."""
+    trail = (*trail, file.resolve())
+    if trail[-1] in trail[:-1]:
+        raise MedLIPError(f"recipe {file.stem}: builds on itself: {' -> '.join(each.stem for each in trail)}.")
+    own = _read(file)
+    base = own.pop("base", None)
+    return own if base is None else _merge(_resolve(find_recipe(str(base), file.parent), trail), own)
+
+
+def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Put a recipe's own settings over those of its base; another method inherits no settings of the base's method."""
+    merged = {**base, **own}
+    for section in base.keys() & own.keys():
+        ours, theirs = own[section], base[section]
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            other_method = section == "method" and ours.get("name", theirs.get("name")) != theirs.get("name")
+            merged[section] = ours if other_method else {**theirs, **ours}
+    return merged
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
-        return Recipe.model_validate(content)
+        content = parse_value(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise MedLIPError(f"recipe {file}: not readable as YAML ({error}).") from error
+    if not isinstance(content, dict):
+        raise MedLIPError(f"recipe {file}: expected sections ({', '.join(Recipe.model_fields)}), found something else.")
+    return content
+
+
+def parse_recipe(content: object, where: str) -> Recipe:
+    """Validate a recipe given as plain data; `where` names it in errors.
+
+    Raises:
+        MedLIPError: names the first setting that is unknown or out of range.
+    """
+    try:
+        recipe = Recipe.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise MedLIPError(f"recipe {where}: {place}: {first['msg']}. See medlip/recipes for examples.") from error
+        path = ".".join(str(part) for part in first["loc"])
+        problem = _unknown(path) if first["type"] == "extra_forbidden" else f"{path}: {first['msg']}."
+        raise MedLIPError(f"recipe {where}: {problem}") from error
+    for name in recipe.augment:
+        if name not in AUGMENT:
+            raise MedLIPError(f"recipe {where}: {_unknown(f'augment.{name}')}")
+    return recipe
+
+
+def _unknown(path: str) -> str:
+    """Say that there is no such setting, which one may be meant, and which there are beside it."""
+    settings = {section: tuple(_settings(section)) for section in Recipe.model_fields}
+    full = [f"{section}.{name}" for section, names in settings.items() for name in names]
+    section, _, name = path.rpartition(".")
+    elsewhere = [each for each in full if each.endswith(f".{name}")]
+    meant = f" Did you mean {elsewhere[0]!r}?" if elsewhere else did_you_mean(path, [*full, *settings])
+    known = settings.get(section) or tuple(settings)
+    return f"{path}: there is no such setting.{meant} Settings of {section or 'a recipe'}: {', '.join(known)}."
+
+
+def _settings(section: str) -> Iterable[str]:
+    """Return the names of a section's settings; none for a value, nor for a method, which has settings of its own."""
+    kind = Recipe.model_fields[section].annotation
+    if section == "augment":
+        return AUGMENT
+    return kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else ()
 
 
 class _Loader(yaml.SafeLoader):

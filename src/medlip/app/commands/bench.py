@@ -2,81 +2,109 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated
 
 import typer
 
-from medlip.app.output import Answer, Data, Json, answers, describe_results, table
+from medlip.app.answer import Answer
+from medlip.app.options import Data, Device, ImageSize, Precision, Seed, Split
+from medlip.app.output import describe_results
+from medlip.tables import aligned
 
-bench = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
 
-
-@bench.command()
-@answers
-def step(
-    method: Annotated[str, typer.Option(help="Name of the method.")] = "medslip",
-    backbone: Annotated[str | None, typer.Option(help="timm model of the image encoder.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step.", min=1)] = None,
-    image_size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=32)] = 224,
-    as_json: Json = False,
+def bench_step(
+    method: Annotated[str, typer.Option("--method", help="Method to time.", metavar="NAME")] = "medslip",
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", help="timm model of the image encoder. Default: by method.", metavar="NAME"),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Images per step. Default: by method.", min=1, metavar="N")
+    ] = None,
+    image_size: ImageSize = 224,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    seed: Seed = 0,
 ) -> Answer:
-    """Time a training step. Beside it stand its networks alone."""
-    from medlip.training.bench import bench_step
+    """Time a training step, and its networks alone."""
+    from medlip.training.bench import bench_step as measure
 
-    return _measured(bench_step(method, backbone, batch, image_size))
+    return _measured(measure(method, backbone, batch, image_size, precision=precision, seed=seed, device=device))
 
 
-@bench.command()
-@answers
-def facts(
-    reports: Annotated[int, typer.Option(help="Generated reports.", min=1)] = 20_000,
-    graphs: Annotated[int, typer.Option(help="Generated RadGraph graphs.", min=1)] = 5_000,
-    seed: int = 0,
-    as_json: Json = False,
+def bench_facts(
+    reports: Annotated[int, typer.Option("--reports", help="Reports to generate.", min=1, metavar="N")] = 20_000,
+    graphs: Annotated[int, typer.Option("--graphs", help="RadGraph graphs to generate.", min=1, metavar="N")] = 5_000,
+    seed: Seed = 0,
 ) -> Answer:
-    """Time reports to facts. From a file of reports, and of RadGraph graphs, to a file of facts, on one core."""
-    from medlip.reports.bench import bench_facts
+    """Time the extraction of facts from reports.
 
-    return _measured(bench_facts(reports, graphs, seed))
+    From a file of reports, and from a file of RadGraph graphs, to a file of facts, on one core.
+    """
+    from medlip.reports.bench import bench_facts as measure
+
+    return _measured(measure(reports, graphs, seed))
 
 
-@bench.command()
-@answers
-def supervised(
+def bench_store(
+    images: Annotated[int, typer.Option("--images", help="Images to store.", min=1, metavar="N")] = 512,
+) -> Answer:
+    """Time reading images from a store, and from their original files."""
+    from medlip.data.bench import bench_store as measure
+
+    return _measured(measure(images))
+
+
+def bench_transport(
+    images: Annotated[int, typer.Option("--images", help="Images to match.", min=1, metavar="N")] = 64,
+    reports: Annotated[
+        int, typer.Option("--reports", help="Reports to match, each with every image.", min=1, metavar="N")
+    ] = 64,
+    epsilon: Annotated[float, typer.Option("--epsilon", help="Weight of the entropy.", min=0, metavar="X")] = 0.05,
+    seed: Seed = 0,
+) -> Answer:
+    """Time transport plans: all pairs at once, and one at a time with POT."""
+    from medlip.nn.transport_bench import bench_transport as measure
+
+    return _measured(measure(images, reports, epsilon=epsilon, seed=seed))
+
+
+def bench_supervised(
     data: Data,
-    seconds: Annotated[float, typer.Option(help="Time to train.", min=1)] = 420,
-    backbone: Annotated[str, typer.Option(help="timm model.")] = "resnet18",
-    weights: Annotated[str | None, typer.Option(help="Initial weights: timm, or a file; none for random.")] = None,
-    image_size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=32)] = 128,
-    split: Annotated[str | None, typer.Option(help="Split to evaluate.", metavar="NAME")] = None,
-    seed: int = 0,
-    as_json: Json = False,
+    seconds: Annotated[float, typer.Option("--seconds", help="Seconds to train.", min=1, metavar="X")] = 420,
+    backbone: Annotated[str, typer.Option("--backbone", help="timm model to train.", metavar="NAME")] = "resnet18",
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", help="Initial weights: timm, or a file. Default: random.", metavar="NAME"),
+    ] = None,
+    image_size: ImageSize = 128,
+    split: Split = None,
+    device: Device = "auto",
+    seed: Seed = 0,
 ) -> Answer:
-    """Train on labels instead. A classifier of the train split's labels: the yardstick for what reports alone give."""
+    """Train a classifier on labels and evaluate it, as a yardstick.
+
+    It learns from the labels of the train split, so it says what zero-shot results from reports alone are up against.
+    """
     from medlip.app.input import evaluation_store
-    from medlip.experiments.supervised import bench_supervised
+    from medlip.evaluation.results import Result
+    from medlip.experiments.supervised import bench_supervised as measure
 
     with evaluation_store(data) as store:
-        result = bench_supervised(
-            store, split=split, seed=seed, seconds=seconds, backbone=backbone, weights=weights, size=image_size
+        measured = measure(
+            store,
+            split=split,
+            seed=seed,
+            seconds=seconds,
+            backbone=backbone,
+            weights=weights,
+            size=image_size,
+            device=device,
         )
-    return Answer(result, describe_results(result))
+    result = Result.model_validate({key: value for key, value in measured.items() if key != "supervised"})
+    return Answer(measured, describe_results(result), notes=result.notes)
 
 
-@bench.command()
-@answers
-def transport(
-    images: Annotated[int, typer.Option(help="Images.", min=1)] = 64,
-    reports: Annotated[int, typer.Option(help="Reports; every image is matched with every report.", min=1)] = 64,
-    epsilon: Annotated[float, typer.Option(help="Weight of the entropy.", min=0)] = 0.05,
-    seed: int = 0,
-    as_json: Json = False,
-) -> Answer:
-    """Time transport plans. All pairs of images and reports at once, beside POT one by one."""
-    from medlip.nn.transport_bench import bench_transport
-
-    return _measured(bench_transport(images, reports, epsilon=epsilon, seed=seed))
-
-
-def _measured(result: dict[str, Any]) -> Answer:
-    return Answer(result, table(list(result.items())))
+def _measured(result: Mapping[str, object]) -> Answer:
+    return Answer(result, aligned(list(result.items())))

@@ -2,62 +2,78 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from medlip.app.output import NOT_A_DEVICE, Answer, Json, answers, table
+from medlip.about import DISCLAIMER
+from medlip.app.answer import Answer, warn_skipped
+from medlip.app.options import Vocabulary, Workers
 from medlip.errors import MedLIPError
+from medlip.tables import aligned
 
 SHOWN_PROBLEMS = 10
 
 
-@answers
 def facts(
     reports: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            help="CSV, JSON lines, Parquet, RadGraph JSON, Open-i XML, .txt, or a folder; with --show also the text itself.",
+            help="CSV, JSON lines, Parquet, RadGraph JSON, Open-i XML, .txt, folders or patterns of them, or - for stdin; "
+            "with --show or --explain also a text.",
             metavar="REPORTS",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="File of facts: .parquet, .csv or .jsonl.", metavar="FILE")
+        Path | None, typer.Option("--out", help="File to write: .parquet, .csv or .jsonl.", metavar="FILE")
     ] = None,
     text: Annotated[
-        list[str] | None, typer.Option("--text", help="Column of the report; several are its sections.", metavar="COLUMN")
+        list[str] | None,
+        typer.Option("--text", help="Column with the report; repeat it for one column per section.", metavar="COLUMN"),
     ] = None,
-    study: Annotated[str | None, typer.Option("--id", help="Column of the study's identifier.", metavar="COLUMN")] = None,
-    mentions: Annotated[bool, typer.Option("--mentions", help="All mentions, not one row a pathology and anatomy.")] = False,
-    implied: Annotated[
-        bool, typer.Option("--implied", help="Add what normal statements entail (clear lungs: no consolidation).")
+    study: Annotated[str | None, typer.Option("--id", help="Column with the study's identifier.", metavar="COLUMN")] = None,
+    mentions: Annotated[
+        bool, typer.Option("--mentions", help="Write every mention, not one fact per pathology and anatomy.")
     ] = False,
-    extractor: Annotated[str, typer.Option(help="built-in, or radgraph: run that package.", metavar="NAME")] = "built-in",
-    vocabulary: Annotated[
-        Path | None, typer.Option("--vocabulary", help="YAML file with your own concepts and synonyms.", metavar="FILE")
-    ] = None,
+    implied: Annotated[
+        bool, typer.Option("--implied", help="Add what normal statements imply (clear lungs: no consolidation).")
+    ] = False,
+    extractor: Annotated[
+        Literal["built-in", "radgraph"], typer.Option("--extractor", help="What extracts them; radgraph runs that package.")
+    ] = "built-in",
+    vocabulary: Vocabulary = None,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Write a page to review the extraction.", metavar="FILE")
+        Path | None, typer.Option("--html", help="Also write a page to review the extraction.", metavar="FILE")
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Print a report with its facts marked.")] = False,
-    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.", min=0)] = None,
-    as_json: Json = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the first report with its facts marked.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Print how each fact of the first report was read: section, sentence, clause, cue, rule."
+        ),
+    ] = False,
+    workers: Workers = None,
 ) -> Answer:
-    """Read the facts of reports: what is present, absent or uncertain, where, and the words that say so."""
+    """Extract facts from radiology reports.
+
+    A fact says which pathology is present, absent or uncertain, in which anatomy, and which words say so.
+    """
     from medlip.reports.stream import Options
 
     options = Options(mentions, implied, str(vocabulary) if vocabulary else None)
-    if show:
-        return _show(reports, options, tuple(text or ()), study)
+    if show or explain:
+        report = _one_report(reports, tuple(text or ()), study)
+        return _explain(report, options) if explain else _show(report, options)
     if out is None and html is None:
-        raise MedLIPError("nothing to write: give --out facts.parquet (or .csv, .jsonl), --html review.html, or --show.")
+        raise MedLIPError(
+            "nothing to write: give --out facts.parquet (or .csv, .jsonl), --html review.html, --show or --explain."
+        )
     return _convert(reports, out, html, options, tuple(text or ()), study, extractor, workers)
 
 
 def _convert(
-    reports: str,
+    reports: list[str],
     out: Path | None,
     html: Path | None,
     options: Any,
@@ -67,24 +83,27 @@ def _convert(
     workers: int | None,
 ) -> Answer:
     from medlip.concepts import load_vocabulary
+    from medlip.reports.files import require_apart
     from medlip.reports.review import Review
     from medlip.reports.stream import extract_file
 
+    if html:
+        require_apart(html, reports)
     review = Review(load_vocabulary(options.vocabulary) if options.vocabulary else None) if html else None
     summary = extract_file(
         reports, out, text=text, study=study, options=options, annotator=extractor, workers=workers, observer=review
     )
-    for problem in summary.problems[:SHOWN_PROBLEMS]:
-        print(f"note: {problem['study']}: {problem['problem']}", file=sys.stderr)
-    if (more := sum(summary.skipped.values()) + sum(summary.notes.values()) - SHOWN_PROBLEMS) > 0:
-        print(f"note: and {more:,} more of that kind; --json names the first ones.", file=sys.stderr)
+    skipped, odd = (
+        [f"{entry['study']}: {entry['problem']}" for entry in summary.problems if entry["problem"] in kind]
+        for kind in (summary.skipped, summary.notes)
+    )
     written = {name: path for name, path in (("out", out), ("html", html)) if path}
     if review and html:
-        html.write_text(review.html(Path(reports).name, summary), encoding="utf-8")
+        html.write_text(review.html(", ".join(Path(path).name for path in reports), summary), encoding="utf-8")
     rows: list[list[object]] = [
         ["reports", summary.reports],
         ["facts", summary.facts],
-        ["without any", summary.without_facts],
+        ["reports without facts", summary.without_facts],
     ]
     rows += [[f"skipped: {reason}", count] for reason, count in summary.skipped.most_common()]
     rows += [[f"note: {reason}", count] for reason, count in summary.notes.most_common()]
@@ -93,33 +112,68 @@ def _convert(
         rows.append([f"words without a known lemma ({words})", sum(summary.unknown_words.values())])
     rows += [[name, str(path)] for name, path in written.items()]
     nothing = summary.reports > 0 and sum(summary.skipped.values()) == summary.reports
-    failure = f"no report of {reports} could be read; the first: {summary.problems[0]['problem']}" if nothing else ""
-    return Answer({**summary.to_dict(), **written}, f"{table(rows)}\n{NOT_A_DEVICE}", failure)
+    failure = (
+        f"no report of {', '.join(reports)} could be read; the first: {summary.problems[0]['problem']}" if nothing else ""
+    )
+    if not failure:
+        warn_skipped("reports were", skipped, sum(summary.skipped.values()))
+    return Answer({**summary.to_dict(), **written}, f"{aligned(rows)}\n{DISCLAIMER}", odd[:SHOWN_PROBLEMS], failure)
 
 
-def _show(reports: str, options: Any, text: tuple[str, ...], study: str | None) -> Answer:
+def _one_report(reports: list[str], text: tuple[str, ...], study: str | None) -> Any:
+    """Return the report that is given as text, or the first of the files."""
+    from medlip.reports.files import Report, read_reports
+
+    (first, *_) = reports
+    if " " in first.strip() and not _is_path(first):
+        return Report("text", first)
+    found = next((one for one in read_reports(reports, text, study) if not one.aside), None)
+    if found is None:
+        raise MedLIPError(f"{first}: holds no report.")
+    return found
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:  # a text that is too long for a name
+        return False
+
+
+def _show(report: Any, options: Any) -> Answer:
     from rich.console import Console
 
-    from medlip.reports.files import Report, read_reports
     from medlip.reports.review import marked
     from medlip.reports.stream import read_report
 
-    if reports == "-":
-        report = Report("stdin", sys.stdin.read())
-    elif not Path(reports).exists() and " " in reports.strip():
-        report = Report("text", reports)
-    else:
-        first = next(read_reports(reports, text, study), None)
-        if first is None:
-            raise MedLIPError(f"{reports}: holds no report.")
-        report = first
     read = read_report(report, options)
     content = report.content if isinstance(report.content, str) else str(report.content["text"])
     console = Console()
     with console.capture() as capture:
         console.print(marked(content, read.facts), soft_wrap=True)
     document = {"study": report.study, "report": content, "facts": [_plain(fact) for fact in read.facts]}
-    return Answer(document, f"{capture.get().rstrip()}\n\n{NOT_A_DEVICE}")
+    return Answer(document, f"{capture.get().rstrip()}\n\n{DISCLAIMER}")
+
+
+def _explain(report: Any, options: Any) -> Answer:
+    from medlip.concepts import default_vocabulary, load_vocabulary
+    from medlip.reports.extract import extractor
+    from medlip.reports.rules import explained
+    from medlip.reports.stream import read_report
+
+    if not isinstance(report.content, str):
+        raise MedLIPError(
+            f"{report.study}: holds a RadGraph graph, whose facts follow the published rules. Give a text to explain."
+        )
+    read_report(report, options)  # what can't be read is an error here, too
+    vocabulary = load_vocabulary(options.vocabulary) if options.vocabulary else default_vocabulary()
+    traced = extractor(vocabulary).explain(report.content)
+    facts = [
+        {**_plain(one.fact), "section": one.section, "clause": one.clause, "cue": one.cue}
+        | {"presence_rule": one.presence_rule, "place_rule": one.place_rule}
+        for one in traced
+    ]
+    return Answer({"study": report.study, "report": report.content, "facts": facts}, f"{explained(traced)}\n\n{DISCLAIMER}")
 
 
 def _plain(fact: Any) -> dict[str, object]:

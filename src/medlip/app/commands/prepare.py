@@ -4,48 +4,62 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from warnings import warn
 
 import typer
 
-from medlip.app.output import Answer, Json, answers
+from medlip.app.answer import Answer
+from medlip.app.options import Vocabulary, Workers
+from medlip.errors import MedLIPWarning
+from medlip.tables import aligned
 
 
-@answers
 def prepare(
     sources: Annotated[
-        list[str], typer.Argument(help="openi:DIR, nih:DIR, phantom:N … (see: medlip data list).", metavar="SOURCE...")
+        list[str], typer.Argument(help="openi:DIR, nih:DIR, phantom:N … (`medlip data list`).", metavar="SOURCE")
     ],
-    out: Annotated[Path, typer.Option("--out", help="The store's folder; the same command goes on in it.", metavar="STORE")],
-    size: Annotated[int, typer.Option(help="Short side of the stored images in pixels.")] = 256,
-    views: Annotated[str, typer.Option(help="frontal (unknown ones are kept), or all.")] = "frontal",
-    vocabulary: Annotated[Path | None, typer.Option(help="A vocabulary of your own.", metavar="YAML")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; one for each core unless given.")] = None,
-    as_json: Json = False,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the store; the same command resumes in it.", metavar="STORE")
+    ],
+    image_size: Annotated[
+        int, typer.Option("--image-size", help="Shorter side of the stored images in pixels.", min=1, metavar="PIXELS")
+    ] = 256,
+    views: Annotated[
+        str,
+        typer.Option("--views", help="Views to keep: some of frontal, lateral, other and unknown, or all.", metavar="KINDS"),
+    ] = "frontal,unknown",
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Prepare all studies of these sources again, not only what changed.")
+    ] = False,
+    vocabulary: Vocabulary = None,
+    workers: Workers = None,
 ) -> Answer:
-    """Read and shrink images once, extract facts from reports once, into a store to train and evaluate on.
+    """Read data sets into a store of images, reports and facts.
 
-    What can't be read is named with its reason in STORE/skipped.csv, and the rest goes on. Exit code: 0 when all was
-    prepared, 3 when the store is good but something was skipped, 1 when there is no store.
+    Resizes every image and extracts the facts of every report once, for training and evaluation. Images and studies that
+    can't be read are skipped; STORE/skipped.csv names them with the reason.
     """
     from medlip.concepts import load_vocabulary
     from medlip.data.prepare import SKIPPED
     from medlip.data.prepare import prepare as prepare_store
 
     own = load_vocabulary(vocabulary) if vocabulary else None
-    summary = prepare_store(sources, out, size=size, views=views, workers=workers, vocabulary=own)
+    summary = prepare_store(sources, out, size=image_size, views=views, workers=workers, vocabulary=own, rebuild=rebuild)
     splits = ", ".join(f"{count:,} {split}" for split, count in summary["splits"].items())
     counts = summary["counts"]
     views_found = ", ".join(
-        f"{count:,} {name.removeprefix('view ')}" for name, count in counts.items() if name.startswith("view ")
+        f"{count:,} {name.removeprefix('view ')}" for name, count in counts.items() if name.startswith("view ") and count
     )
     lines = [
-        f"{out}: {summary['images']:,} images ({splits}), {summary['added']:,} of them new; "
-        f"{counts['facts']:,} facts, {counts['boxes']:,} boxes, {counts['masks']:,} masks.",
-        f"Views: {views_found}; {summary['lateral']:,} lateral ones were left out.",
-        f"{summary['already']:,} studies were there already; {counts['without_report']:,} have no report.",
-        f"{summary['skipped']:,} images or studies were skipped.",
+        aligned([["images found", f"{summary['found']:,}"], *([what, f"{n:,}"] for what, n in summary["account"].items())]),
+        f"{out}: {summary['images']:,} images ({splits}; {views_found}), {counts['facts']:,} facts, "
+        f"{counts['boxes']:,} boxes, {counts['masks']:,} masks; "
+        f"{counts['without_report']:,} of {counts['studies']:,} studies have no report.",
+        *summary["remarks"],
     ]
-    skipped = (
-        f"{summary['skipped']:,} images or studies were skipped: {out / SKIPPED} says why." if summary["skipped"] else ""
-    )
-    return Answer(summary, "\n".join(lines), skipped=skipped)
+    notes = list(summary["notes"])
+    if skipped := summary["skipped"]:
+        notes.append(f"{skipped:,} images or studies were skipped: {out / SKIPPED} says which and why.")
+    for note in notes:
+        warn(note, MedLIPWarning, stacklevel=1)
+    return Answer(summary, "\n".join(lines))

@@ -1,14 +1,18 @@
-"""`medlip transfer`: what a run's image encoder is worth once there are labels."""
+"""`medlip transfer`: what a run's image encoder is worth when there are labels to learn from."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medlip.app.output import NOT_A_DEVICE, Answer, Data, Json, answers, table
+from medlip.about import DISCLAIMER
+from medlip.app.answer import Answer
+from medlip.app.options import Changes, Data, Device, Seed
+from medlip.errors import MedLIPError
+from medlip.tables import aligned
 
 if TYPE_CHECKING:
     from medlip.data.store import Store
@@ -23,50 +27,52 @@ def _show_protocols(wanted: bool) -> None:
         raise typer.Exit
 
 
-@answers
 def transfer(
     run: Annotated[
-        str, typer.Argument(help="Folder of a trained run; with --untrained a recipe, name or file.", metavar="RUN")
+        str, typer.Argument(help="Folder of a trained run; with --untrained, a recipe by name or file.", metavar="RUN")
     ],
     data: Data,
     protocol: Annotated[
-        str, typer.Option(help="A named protocol, or a YAML file of your own.", metavar="NAME")
+        str, typer.Option("--protocol", help="A named protocol, or a YAML file of your own.", metavar="NAME")
     ] = "linear-probe",
     classes: Annotated[
-        str | None, typer.Option(help="Which labels, separated by commas; all by default.", metavar="A,B")
+        str | None, typer.Option("--classes", help="Labels to use, separated by commas. Default: all.", metavar="A,B")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the labelled patients and of all that is drawn.")] = 0,
+    seed: Seed = 0,
     untrained: Annotated[
-        bool, typer.Option("--untrained", help="Take a recipe's encoder as it is before pre-training.")
+        bool, typer.Option("--untrained", help="Use a recipe's image encoder as it is before pre-training.")
     ] = False,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting of the recipe.", metavar="KEY=VALUE")
-    ] = None,
+    changes: Changes = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the results; the same command goes on in it.", metavar="DIR")
+        Path | None, typer.Option("--out", help="Folder of the results; the same command resumes in it.", metavar="DIR")
     ] = None,
     list_protocols: Annotated[
-        bool, typer.Option("--list-protocols", callback=_show_protocols, is_eager=True, help="List the named protocols.")
+        bool,
+        typer.Option("--list-protocols", callback=_show_protocols, is_eager=True, help="List the named protocols and exit."),
     ] = False,
-    as_json: Json = False,
+    device: Device = "auto",
 ) -> Answer:
-    """Learn from labels on a run's encoder. Probes, few shots, fine-tuning and segmentation with 1, 10, 100 % of labels."""
+    """Train on labels with a run's image encoder.
+
+    Linear probes, few-shot learning, fine-tuning and segmentation, with 1, 10 and 100 % of the labels.
+    """
     from medlip.app.input import evaluation_store
     from medlip.data.prepare import SHARES
-    from medlip.errors import MedLIPError
     from medlip.experiments.transfer import transfer as learn
     from medlip.experiments.transfer_protocols import load_transfer_protocol
     from medlip.training import load_run
 
     named = load_transfer_protocol(protocol)
     if changes and not untrained:
-        raise MedLIPError("--set changes a recipe: it goes with --untrained alone. A trained run is what it is.")
+        raise MedLIPError("--set changes a recipe, and a trained run has been made already: use it with --untrained.")
     with evaluation_store(data, SHARES) as store:
-        method = _untrained(run, changes or (), store) if untrained else load_run(run)
+        method = (
+            _untrained(run, [f"training.seed={seed}", *(changes or ())], store, device)
+            if untrained
+            else load_run(run, device)
+        )
         wanted = classes.split(",") if classes else None
-        result = learn(method, store, named, classes=wanted, seed=seed, out=out)
-    for note in result["notes"]:
-        print(note if note.startswith("WARNING") else f"note: {note}", file=sys.stderr)
+        result = learn(method, store, named, classes=wanted, seed=seed, out=out).model_dump(mode="json")
     rows: list[list[object]] = [["labels", "images", "patients", result["levels"][0]["measure"], "95 % interval, or range"]]
     rows += [
         [
@@ -78,11 +84,12 @@ def transfer(
         ]
         for level in result["levels"]
     ]
-    return Answer(result, f"{named.name}: {named.title}\n{table(rows)}\n{NOT_A_DEVICE}")
+    return Answer(result, f"{named.name}: {named.title}\n{aligned(rows)}\n{DISCLAIMER}", notes=result["notes"])
 
 
-def _untrained(recipe: str, changes: list[str] | tuple[()], store: Store) -> Method:
+def _untrained(recipe: str, changes: Sequence[str], store: Store, device: str) -> Method:
     from medlip.methods import build_method
+    from medlip.nn.device import resolve_device
     from medlip.training import load_recipe
 
     settings = load_recipe(recipe, changes)
@@ -93,4 +100,4 @@ def _untrained(recipe: str, changes: list[str] | tuple[()], store: Store) -> Met
         lambda: (" ".join(sentences) for sentences in store.column("sentences")),
     )
     method.made_by = {"recipe": settings.model_dump(mode="json"), "seed": settings.training.seed, "data": None}
-    return method
+    return method.to(resolve_device(device))

@@ -2,60 +2,55 @@
 
 from __future__ import annotations
 
-import io
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medlip.app.commands.compare import tables
-from medlip.app.output import NOT_A_DEVICE
+from medlip.about import DISCLAIMER
+from medlip.app.pages.curves import Curve, Panel, draw
 from medlip.app.pages.templates import fill_template
-from medlip.evaluation.grounding import enlarge, peak
-from medlip.metrics.classification import Array, reliability, roc_curve
+from medlip.evaluation.regions import enlarge
+from medlip.evaluation.tables import comparison_tables
+from medlip.metrics import Array, peak, reliability, roc_curve
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from medlip.evaluation.cases import Case
-    from medlip.evaluation.compare import Evaluated
+    from medlip.evaluation.compare import Comparison, Evaluated
 
-Curve = tuple[Array, Array]
-COLUMNS = 4
+Points = tuple[Array, Array]
 POINTS = 200  # of a curve: more can't be seen
 
 
-def render_page(document: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> str:
+def render_page(comparison: Comparison, evaluated: Sequence[Evaluated]) -> str:
     """Return the page of a comparison.
 
     Args:
-        document: as `medlip.evaluation.compare.compare` returns it.
+        comparison: of them.
         evaluated: what was compared; curves and cases are drawn of those that kept predictions and cases.
     """
-    from markupsafe import Markup
-
     drawn = [entry for entry in evaluated if entry.predictions is not None]
     classes = _drawable(drawn[0]) if drawn else []
     plots = []
     if classes:
+        roc, calibration = _panels(drawn, classes, _roc, "-"), _panels(drawn, classes, _calibration, ".")
         plots = [
-            ("ROC curves", "1 - specificity and sensitivity; the diagonal is chance.", _grid(drawn, classes, _roc)),
+            ("ROC curves", "1 - specificity and sensitivity; the diagonal is chance.", draw(roc, "roc")),
             (
                 "Calibration",
                 "Mean probability and share of present findings in 15 equally wide bins; the diagonal is perfect.",
-                _grid(drawn, classes, _calibration),
+                draw(calibration, "calibration"),
             ),
         ]
     return fill_template(
         "compare.html",
-        tables=list(tables(document)),
-        plots=[(title, text, Markup(svg)) for title, text, svg in plots],  # drawn here, from numbers
+        tables=list(comparison_tables(comparison)),
+        plots=plots,
         findings=_findings(evaluated),
         without_cases=[entry.name for entry in evaluated if not entry.cases],
-        protocol=document["protocol"],
-        runs=[(row["name"], row["run"]) for row in document["results"] if row["run"]],
-        disclaimer=NOT_A_DEVICE,
+        protocol=comparison.protocol.model_dump(mode="json"),
+        runs=[(row.name, row.run) for row in comparison.results if row.run],
+        disclaimer=DISCLAIMER,
     )
 
 
@@ -96,44 +91,27 @@ def _drawable(entry: Evaluated) -> list[str]:
     return [name for name, has_both in zip(entry.predictions.classes, both, strict=True) if has_both]
 
 
-def _grid(evaluated: Sequence[Evaluated], classes: Sequence[str], curve: Callable[[Array, Array], Curve]) -> str:
-    """Draw a panel for each class with a curve of each result; return the SVG element."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+def _panels(
+    evaluated: Sequence[Evaluated], classes: Sequence[str], curve: Callable[[Array, Array], Points], style: str
+) -> list[Panel]:
+    """Return a panel for each class with a curve of each result."""
 
-    columns = min(COLUMNS, len(classes))
-    rows = math.ceil(len(classes) / columns)
-    with rc_context({"svg.hashsalt": curve.__name__, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(2.6 * columns, 2.6 * rows + 0.3 + 0.2 * len(evaluated)), layout="constrained")
-        panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for panel, name in zip(panels, classes, strict=False):
-            panel.plot([0, 1], [0, 1], color="0.75", linewidth=0.8)
-            for entry in evaluated:
-                assert entry.predictions is not None
-                c = list(entry.predictions.classes).index(name)
-                across, up = curve(entry.predictions.scores[:, c], entry.predictions.labels[:, c])
-                panel.plot(across, up, linewidth=1.3, label=entry.name, marker="." if curve is _calibration else "")
-            panel.set_title(name.replace("$", r"\$"), fontsize=9)
-            panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-            panel.tick_params(labelsize=7)
-        for panel in panels[len(classes) :]:
-            panel.set_axis_off()
-        handles, labels = panels[0].get_legend_handles_labels()
-        texts = [label.replace("$", r"\$") for label in labels]
-        figure.legend(handles, texts, loc="outside lower center", fontsize=8, frameon=False)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    svg = file.getvalue()
-    return svg[svg.index("<svg") :]
+    def curves(name: str) -> Iterator[Curve]:
+        for entry in evaluated:
+            assert entry.predictions is not None
+            c = list(entry.predictions.classes).index(name)
+            yield Curve(entry.name, *curve(entry.predictions.scores[:, c], entry.predictions.labels[:, c]), style)
+
+    return [Panel(name, list(curves(name)), diagonal=True) for name in classes]
 
 
-def _roc(scores: Array, labels: Array) -> Curve:
+def _roc(scores: Array, labels: Array) -> Points:
     across, up = roc_curve(scores, labels)
     shown = np.unique(np.linspace(0, len(across) - 1, min(POINTS, len(across))).round().astype(int))
     return across[shown], up[shown]
 
 
-def _calibration(scores: Array, labels: Array) -> Curve:
+def _calibration(scores: Array, labels: Array) -> Points:
     if (scores < 0).any() or (scores > 1).any():
         return np.empty(0), np.empty(0)
     means, shares, _ = reliability(scores, labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +10,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medlip.app.commands.disentangle import tables
-from medlip.app.output import NOT_A_DEVICE
+from medlip.about import DISCLAIMER
 from medlip.app.pages.pictures import jpeg, paint
 from medlip.app.pages.templates import fill_template
 from medlip.concepts.vocabulary import is_place
-from medlip.evaluation.basis import inference
-from medlip.evaluation.grounding import enlarge
+from medlip.evaluation.driver import inference
+from medlip.evaluation.regions import enlarge
+from medlip.evaluation.tables import estimate
+from medlip.tables import Table
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from medlip.data.store import Store
+    from medlip.experiments.composition import CompositionResult
+    from medlip.experiments.disentanglement import Disentanglement
+    from medlip.experiments.probes import FactorProbes, HeldOutProbes
+    from medlip.experiments.stream_maps import MapOverlap
 
 CASES = 6
+FACTORS = {"pathology": "what: pathologies", "anatomy": "where: anatomies with a finding"}
+REPRESENTATIONS = {
+    "pathology": "pathology stream",
+    "anatomy": "anatomy stream",
+    "encoder": "image encoder, before the streams",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +96,95 @@ def picture_cases(method: Any, store: Store, count: int = CASES) -> list[Picture
     return cases
 
 
-def render_page(result: Mapping[str, Any], cases: Sequence[Pictures]) -> str:
+def disentanglement_tables(result: Disentanglement) -> Iterator[Table]:
+    """Yield what was measured as tables of text."""
+    if result.probes:
+        yield _probes(result, result.probes)
+    if result.held_out:
+        yield _held_out(result.held_out)
+    if result.maps:
+        yield _maps(result.maps)
+    if result.composition:
+        yield _composition(result.composition)
+
+
+def _probes(result: Disentanglement, probes: Mapping[str, FactorProbes]) -> Table:
+    rows = [
+        [title, *(estimate(probes[factor].macro_auroc[name]) for factor in FACTORS)]
+        for name, title in REPRESENTATIONS.items()
+    ]
+    rows.append(["own stream less the other", *(estimate(probes[factor].own_minus_other, "+") for factor in FACTORS)])
+    rows.append(["classes", *(str(len(probes[factor].per_class)) for factor in FACTORS)])
+    rare = [
+        f"too rare {factor} classes: {', '.join(probes[factor].left_out)}" for factor in FACTORS if probes[factor].left_out
+    ]
+    return Table(
+        "What can be read off each stream: macro AUROC of linear probes (chance 0.5), trained on "
+        f"{result.n_train:,} images, tested on {result.n_images:,} of {result.split}",
+        ["representation", *FACTORS.values()],
+        rows,
+        "; ".join(rare),
+    )
+
+
+def _held_out(held_out: Mapping[str, HeldOutProbes]) -> Table:
+    rows = [
+        [f"{FACTORS[factor]}; {title}", estimate(values.seen), estimate(values.held_out), estimate(values.loss, "+")]
+        for factor, part in held_out.items()
+        for values, title in ((part.macro_auroc[name], title) for name, title in REPRESENTATIONS.items())
+    ]
+    rows += [
+        [f"{FACTORS[factor]}; own stream less the other", "", estimate(part.own_minus_other, "+"), ""]
+        for factor, part in held_out.items()
+    ]
+    return Table(
+        "With the other factor held out: macro AUROC with partners that a probe learned from, and with others",
+        ["factor; representation", "seen", "held out", "loss"],
+        rows,
+        "; ".join(f"{factor} classes: {', '.join(part.classes) or 'none'}" for factor, part in held_out.items()),
+    )
+
+
+def _maps(maps: MapOverlap) -> Table:
+    return Table(
+        f"Do the streams look at the same locations? Cosine of their maps, {maps.n:,} present findings",
+        ["map of the finding and", "cosine"],
+        [
+            ["that of its own anatomy", estimate(maps.own)],
+            ["those of other anatomies (control)", estimate(maps.control)],
+            ["difference", estimate(maps.difference, "+")],
+        ],
+        f"{maps.left_out:,} more have a map that is the same everywhere, or no control" if maps.left_out else "",
+    )
+
+
+def _composition(composition: CompositionResult) -> Table:
+    place = composition.place
+    return Table(
+        f"Pairs that training never showed together ({len(composition.pairs)}), and others of their pathologies",
+        ["measure", "seen pairs", "held-out pairs", "loss"],
+        [
+            [name, estimate(values.seen), estimate(values.held_out), estimate(values.loss, "+")]
+            for name, values in (
+                (f"macro AUROC of {len(composition.classes)} pathologies (chance 0.5)", composition.auroc),
+                ("right anatomy among the highest third (chance 0.333)", place),
+            )
+        ],
+        f"{place.n_seen:,} findings in seen pairs, {place.n_held_out:,} in held-out ones"
+        + (f"; too rare: {', '.join(composition.left_out)}" if composition.left_out else ""),
+    )
+
+
+def render_page(result: Disentanglement, cases: Sequence[Pictures]) -> str:
     """Return the page of a result.
 
     Args:
-        result: as `medlip.experiments.disentanglement.disentanglement` returns it.
+        result: what was measured.
         cases: images to show; they carry no name.
     """
     return fill_template(
         "disentangle.html",
-        tables=list(tables(result)),
+        tables=list(disentanglement_tables(result)),
         cases=[
             {
                 "title": f"{case.pathology}, {case.anatomy.lower()}",
@@ -106,8 +196,8 @@ def render_page(result: Mapping[str, Any], cases: Sequence[Pictures]) -> str:
             }
             for case in cases
         ],
-        result=result,
-        disclaimer=NOT_A_DEVICE,
+        result=result.model_dump(mode="json"),
+        disclaimer=DISCLAIMER,
     )
 
 

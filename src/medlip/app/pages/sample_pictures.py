@@ -1,74 +1,33 @@
-"""What a method that matches sentences with patches, and predicts hidden ones, shows on the demo's page."""
+"""What a method shows of an image beyond findings and places, drawn for the demo's page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from medlip.app.pages.pictures import paint, relative
 from medlip.data.store import Record
-from medlip.evaluation.grounding import enlarge
+from medlip.evaluation.regions import enlarge
+from medlip.methods.base import Method, SamplePicture, ShowsSamples
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-@runtime_checkable
-class MatchesSentences(Protocol):
-    """A method that says which patches a sentence goes to."""
-
-    def match(self, images: Tensor, reports: Sequence[Sequence[str]]) -> Tensor:
-        """Return transport plans (B, M, h, w)."""
-
-
-@runtime_checkable
-class PredictsPatches(Protocol):
-    """A method that predicts hidden patches."""
-
-    def hide_and_predict(self, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Return which pixels were hidden, bool (B, S, S), and the grey values predicted for all, in [0, 1]."""
-
-
-def own_pictures(method: Any, record: Record) -> list[tuple[str, Image]]:
-    """Return what this kind of method can show of a record beyond findings and places, with captions; maybe nothing."""
-    with torch.inference_mode():
-        return [*_prediction_pictures(method, record), *_matching_pictures(method, record)]
-
-
-def _matching_pictures(method: Any, record: Record) -> list[tuple[str, Image]]:
-    if not isinstance(method, MatchesSentences) or len(record.sentences) < 2:  # one sentence alone gets every patch
+def own_pictures(method: Method, record: Record) -> list[tuple[str, Image]]:
+    """Return the pictures that this kind of method has of a record, with captions; maybe none."""
+    if not isinstance(method, ShowsSamples):
         return []
-    plans = method.match(_input(method, record), [record.sentences])[0].float().cpu().numpy()
-    return [
-        (sentence, paint(record.image, relative(enlarge(plan, record.image.shape))))
-        for sentence, plan in zip(record.sentences, plans, strict=True)
-        if plan.any()
-    ]
+    image = method.preprocessing(torch.from_numpy(record.image)[None]).to(method.device)[0]
+    return [(picture.caption, _draw(picture, record)) for picture in method.sample_pictures(image, record.sentences)]
 
 
-def _prediction_pictures(method: Any, record: Record) -> list[tuple[str, Image]]:
+def _draw(picture: SamplePicture, record: Record) -> Image:
     from PIL import Image
 
-    if not isinstance(method, PredictsPatches) or getattr(method, "decoder", None) is None:
-        return []
-    hidden, predicted = (values[0].cpu().numpy() for values in method.hide_and_predict(_input(method, record), 0))
-    side = hidden.shape[0]
-    grey = np.asarray(Image.fromarray(record.image).resize((side, side)), np.float32) / 255
-    filled = np.where(hidden, predicted, grey)
-    return [(name, _grey(values)) for name, values in (("Hidden", grey * ~hidden), ("Predicted", filled))]
-
-
-def _input(method: Any, record: Record) -> Tensor:
-    tensor: Tensor = method.preprocessing(torch.from_numpy(record.image)[None])
-    return tensor
-
-
-def _grey(values: NDArray[np.floating[Any]]) -> Image:
-    from PIL import Image
-
+    values = picture.values.float().numpy()
+    if picture.kind == "map":
+        return paint(record.image, relative(enlarge(values, record.image.shape)))
     return Image.fromarray(np.uint8(255 * values.clip(0, 1)))

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from medlip.data.sources import Source, canonical, combine, files_by_stem, hold_back
+from medlip.data.image_files import ImageFile, ImageFiles
+from medlip.data.labels import canonical, combine, hold_back
+from medlip.data.sources import Source
 from medlip.data.study import Box, Mask, Study, View
 from medlip.errors import MedLIPError
 
@@ -37,17 +39,17 @@ def chestxdet(folder: str | Path) -> Source:
     tables = [folder / name for name in TABLES if (folder / name).exists()]
     if not tables:
         raise MedLIPError(f"{folder}: none of {', '.join(TABLES)} is there. Complete the download.")
-    items: dict[str, tuple[Path, str, Path, Mapping[str, Any]]] = {}
+    items: dict[str, tuple[str, str, ImageFile, Mapping[str, Any]]] = {}
     for table in tables:
         split = TABLES[table.name]
         images = folder / f"{split}_data" / split
-        files = files_by_stem(images) or files_by_stem(folder)
+        files = ImageFiles(images if images.is_dir() else folder)
         for entry in _entries(table):
             name = entry["file_name"]
             stem = Path(name).stem
             if stem in items:
                 raise MedLIPError(f"{table}: {name} is listed twice, there or in the other file. Get the files again.")
-            items[stem] = (table, split, files.get(stem, images / name), entry)
+            items[stem] = (table.name, split, files.find(stem, images / name), entry)
     return Source("chestxdet", items, _study)
 
 
@@ -66,7 +68,7 @@ def _entries(table: Path) -> list[Mapping[str, Any]]:
     return entries
 
 
-def _study(item: tuple[Path, str, Path, Mapping[str, Any]]) -> Study:
+def _study(item: tuple[str, str, ImageFile, Mapping[str, Any]]) -> Study:
     table, split, file, entry = item
     where = f"{table}: {entry['file_name']}"
     found, corners, outlines = (entry[key] for key in LISTS)
@@ -81,11 +83,11 @@ def _study(item: tuple[Path, str, Path, Mapping[str, Any]]) -> Study:
     names = [canonical(label) for label in found]
     boxes = tuple(_box(name, box, where) for name, box in zip(names, corners, strict=True))
     masks = tuple(Mask(name, paint_polygon(outline, where)) for name, outline in zip(names, outlines, strict=True))
-    patient = f"chestxdet:{file.stem}"
+    patient = f"chestxdet:{Path(entry['file_name']).stem}"
     return Study(
-        id=file.stem,
+        id=Path(entry["file_name"]).stem,
         patient=patient,
-        views=(View(file, boxes=boxes, masks=masks, frame=(SIDE, SIDE)),),
+        views=(View(file.path, boxes=boxes, masks=masks, frame=(SIDE, SIDE), problem=file.problem),),
         labels=combine((canonical(label), "present" if label in found else "absent") for label in LABELS),
         split=hold_back(patient) if split == "train" else split,
     )

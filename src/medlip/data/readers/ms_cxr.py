@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from medlip.data.sources import Source, canonical, number, read_table
+from medlip.data.labels import canonical
+from medlip.data.sources import Source
 from medlip.data.study import Box, Study, View
+from medlip.delimited import number, read_table
 from medlip.errors import MedLIPError
 
 COLUMNS = ("dicom_id", "category_name", "label_text", "x", "y", "w", "h", "image_width", "image_height", "path")

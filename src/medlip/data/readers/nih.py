@@ -7,8 +7,12 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from medlip.data.sources import Source, canonical, combine, files_by_stem, hold_back, number, read_table
+from medlip.data.image_files import ImageFiles
+from medlip.data.labels import canonical, combine, hold_back
+from medlip.data.sources import Source
 from medlip.data.study import Box, Study, View
+from medlip.data.views import view_of
+from medlip.delimited import number, read_table
 from medlip.errors import MedLIPError
 from medlip.reports import Presence
 
@@ -42,11 +46,12 @@ def _published(folder: Path, table: Path) -> Source:
             x, y, width, height = (number(row, column, box_table) for column in ("Bbox [x", "y", "w", "h]"))
             boxes.setdefault(row["Image Index"], []).append(Box(label_name(row["Finding Label"]), x, y, width, height))
     lists = {name: _list(folder / f"{name}_list.txt") for name in ("train_val", "test")}
-    files = files_by_stem(folder)
+    files = ImageFiles(folder)
     studies = {}
     for row in read_table(table, ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")):
         name = row["Image Index"]
         stem = Path(name).stem
+        file = files.find(stem, folder / name)
         patient = f"nih:{int(number(row, 'Patient ID', table))}"
         split = "test" if name in lists["test"] else hold_back(patient) if name in lists["train_val"] else ""
         sex = row.get("Patient Gender") or row.get("Patient Sex", "")
@@ -55,10 +60,11 @@ def _published(folder: Path, table: Path) -> Source:
             patient=patient,
             views=(
                 View(
-                    files.get(stem, folder / name),
-                    row["View Position"],
+                    file.path,
+                    view_of(row["View Position"]),
                     tuple(boxes.get(name, ())),
                     frame=(PUBLISHED, PUBLISHED),
+                    problem=file.problem,
                 ),
             ),
             labels=finding_labels(row["Finding Labels"]),
@@ -97,7 +103,7 @@ def _listed(folder: Path) -> Source:
         studies[row["image_index"]] = Study(
             id=Path(row["image_index"]).stem,
             patient=f"nih:{row['patient_id']}",
-            views=(View(folder / "images" / row["file"], row["view"], scaled),),
+            views=(View(folder / "images" / row["file"], view_of(row["view"]), scaled),),
             labels=finding_labels(row["finding_labels"]),
             split="test",
             attributes={name: row[name] for name in ("age", "sex") if row.get(name)},

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files as resources
 from pathlib import Path
-from xml.etree import ElementTree
 
-from medlip.data.sources import Source, files_by_stem, read_table
+from medlip.data.image_files import ImageFiles
+from medlip.data.sources import Source
 from medlip.data.study import Study, View
+from medlip.data.views import view_of
+from medlip.delimited import read_table
 from medlip.errors import MedLIPError
 from medlip.reports import Presence
-
-SECTIONS = ("indication", "comparison", "findings", "impression")
+from medlip.reports.compose import SECTIONS, OpeniReport, compose_report, parse_openi
 
 
 def openi(folder: str | Path) -> Source:
@@ -34,22 +34,25 @@ def openi(folder: str | Path) -> Source:
     classes = _classes(folder)
     if (folder / "studies.csv").exists():
         return _listed(folder, classes)
-    files = {stem.partition(".")[0]: path for stem, path in files_by_stem(folder).items()}  # some end with .dcm.png
+    files = ImageFiles(folder, lambda name: name.partition(".")[0])  # some end with .dcm.png
     table = folder / "indiana_projections.csv"
     views: dict[str, dict[str, str]] = {}
     for row in read_table(table, ("uid", "filename", "projection")) if table.exists() else ():
-        position = "lateral" if row["projection"] == "Lateral" else ""
+        position = view_of(row["projection"])
         views.setdefault(row["uid"], {})[row["filename"].partition(".")[0]] = position
     if (folder / "indiana_reports.csv").exists():
         rows = read_table(folder / "indiana_reports.csv", ("uid", "MeSH", "findings", "impression"))
-        reports = [_Report(row["uid"], row, row["MeSH"].replace(";", "|"), list(views.get(row["uid"], ()))) for row in rows]
+        reports = [
+            OpeniReport(row["uid"], _sections(row), tuple(row["MeSH"].split(";")), tuple(views.get(row["uid"], ())))
+            for row in rows
+        ]
     else:
         reports = [_parse(path) for path in sorted(folder.rglob("*.xml"))]
     if not reports:
         raise MedLIPError(
             f"{folder}: neither studies.csv, indiana_reports.csv nor XML reports are there. Complete the download."
         )
-    return Source("openi", {report.uid: report.study(folder, files, views, classes) for report in reports})
+    return Source("openi", {report.uid: _study(report, folder, files, views, classes) for report in reports})
 
 
 def _listed(folder: Path, classes: Mapping[str, Sequence[str]]) -> Source:
@@ -63,7 +66,7 @@ def _listed(folder: Path, classes: Mapping[str, Sequence[str]]) -> Source:
             id=uid,
             patient=f"openi:{uid}",
             views=tuple(View(folder / row["image"]) for row in images),
-            report=compose_report({name: first.get(name, "") for name in SECTIONS}),
+            report=compose_report(_sections(first)),
             labels=mesh_labels(first["mesh"], classes),
             split=first.get("split", ""),
             attributes={"licence": first["license"]} if first.get("license") else {},
@@ -71,57 +74,41 @@ def _listed(folder: Path, classes: Mapping[str, Sequence[str]]) -> Source:
     return Source("openi", studies)
 
 
-@dataclass(frozen=True, slots=True)
-class _Report:
-    uid: str
-    sections: Mapping[str, str]
-    mesh: str
-    images: Sequence[str]
-
-    def study(
-        self,
-        folder: Path,
-        files: Mapping[str, Path],
-        views: Mapping[str, Mapping[str, str]],
-        classes: Mapping[str, Sequence[str]],
-    ) -> Study:
-        positions = views.get(self.uid, {})
-        return Study(
-            id=self.uid,
-            patient=f"openi:{self.uid}",
-            views=tuple(
-                # Published image ids read CXR1_1_IM-0001-3001; some copies drop the leading CXR1_.
-                View(files.get(name) or files.get(name.partition("_")[2]) or folder / f"{name}.png", positions.get(name, ""))
-                for name in self.images
-            ),
-            report=compose_report({name: self.sections.get(name, "") for name in SECTIONS}),
-            labels=mesh_labels(self.mesh, classes),
-        )
-
-
-def _parse(path: Path) -> _Report:
-    try:
-        root = ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError) as error:
-        raise MedLIPError(f"{path}: not readable XML ({error}). Get the file again.") from error
-    uid = root.find("uId")
-    if uid is None:
-        raise MedLIPError(f"{path}: no Open-i report (it has no uId). Leave the file out.")
-    sections = {(text.get("Label") or "").lower(): (text.text or "").strip() for text in root.iter("AbstractText")}
-    mesh = "|".join((code.text or "").strip() for code in root.iterfind("MeSH/major"))
-    return _Report(
-        (uid.get("id") or "").removeprefix("CXR"),
-        sections,
-        mesh,
-        [image.get("id") or "" for image in root.iter("parentImage")],
+def _study(
+    report: OpeniReport,
+    folder: Path,
+    files: ImageFiles,
+    views: Mapping[str, Mapping[str, str]],
+    classes: Mapping[str, Sequence[str]],
+) -> Study:
+    positions = views.get(report.uid, {})
+    return Study(
+        id=report.uid,
+        patient=f"openi:{report.uid}",
+        views=tuple(_view(name, folder, files, positions.get(name, "")) for name in report.images),
+        report=report.text,
+        labels=mesh_labels("|".join(report.codes), classes),
     )
 
 
-def compose_report(sections: Mapping[str, str]) -> str:
-    """Join sections to one text, "INDICATION: … FINDINGS: …"; "" unless findings or impression say something."""
-    if not (sections.get("findings") or sections.get("impression")):
-        return ""
-    return "\n".join(f"{name.upper()}: {text}" for name, text in sections.items() if text)
+def _view(name: str, folder: Path, files: ImageFiles, position: str) -> View:
+    short = name.partition("_")[2]  # published identifiers read CXR1_1_IM-0001-3001; some copies drop the leading CXR1_
+    file = files.find(short if name not in files and short in files else name, folder / f"{name}.png")
+    return View(file.path, position, problem=file.problem)
+
+
+def _parse(path: Path) -> OpeniReport:
+    try:
+        report = parse_openi(path.read_bytes())
+    except (OSError, MedLIPError) as error:
+        raise MedLIPError(f"{path}: not readable XML ({error}). Get the file again.") from error
+    if not report.uid:
+        raise MedLIPError(f"{path}: no Open-i report (it has no uId). Leave the file out.")
+    return report
+
+
+def _sections(row: Mapping[str, str]) -> dict[str, str]:
+    return {name: row.get(name, "") for name in SECTIONS}
 
 
 def mesh_labels(mesh: str, classes: Mapping[str, Sequence[str]]) -> dict[str, Presence]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from medlip.data.sources import Source, files_by_stem, number, read_table
+from medlip.data.image_files import ImageFiles
+from medlip.data.sources import Source
 from medlip.data.study import Box, Study, View
+from medlip.delimited import number, read_table
 from medlip.errors import MedLIPError
 
 PUBLISHED = (1024, 1024)
@@ -35,11 +37,12 @@ def rsna(folder: str | Path) -> Source:
         if row["Target"] == "1":
             x, y, width, height = (number(row, column, table) for column in ("x", "y", "width", "height"))
             found.append(Box("pneumonia", x, y, width, height))
-    files, people = files_by_stem(folder), nih_images(folder)
+    files, people = ImageFiles(folder), nih_images(folder)
     studies = {}
     for image, found in boxes.items():
         person = people.get(image, "").partition("_")[0]
-        view = View(files.get(image, folder / f"{image}.dcm"), "", tuple(found), frame=PUBLISHED)
+        file = files.find(image, folder / f"{image}.dcm")
+        view = View(file.path, "", tuple(found), frame=PUBLISHED, problem=file.problem)
         studies[image] = Study(
             id=image,
             patient=f"nih:{int(person)}" if person.isdigit() else f"rsna:{image}",

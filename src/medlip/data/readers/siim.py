@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medlip.data.sources import Source, files_by_stem, read_table
+from medlip.data.image_files import ImageFile, ImageFiles
+from medlip.data.sources import Source
 from medlip.data.study import Mask, Study, View
+from medlip.delimited import read_table
 from medlip.errors import MedLIPError
 
 SIDE = 1024
@@ -28,18 +30,18 @@ def siim(folder: str | Path) -> Source:
     runs: dict[str, list[str]] = {}
     for row in read_table(table, ("ImageId", "EncodedPixels")):
         runs.setdefault(row["ImageId"], []).append(row["EncodedPixels"])
-    files = files_by_stem(folder)
-    items = {image: (image, files.get(image, folder / f"{image}.dcm"), tuple(found)) for image, found in runs.items()}
+    files = ImageFiles(folder)
+    items = {image: (image, files.find(image, folder / f"{image}.dcm"), tuple(found)) for image, found in runs.items()}
     return Source("siim", items, _study)
 
 
-def _study(item: tuple[str, Path, tuple[str, ...]]) -> Study:
+def _study(item: tuple[str, ImageFile, tuple[str, ...]]) -> Study:
     image, file, runs = item
     masks = tuple(Mask("pneumothorax", decode_runs(text)) for text in runs if text not in ("-1", ""))
     return Study(
         id=image,
         patient=f"siim:{image}",
-        views=(View(file, masks=masks, frame=(SIDE, SIDE)),),
+        views=(View(file.path, masks=masks, frame=(SIDE, SIDE), problem=file.problem),),
         labels={"pneumothorax": "present" if masks else "absent"},
     )
 

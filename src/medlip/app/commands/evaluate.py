@@ -1,0 +1,59 @@
+"""`medlip evaluate`: how well a run recognizes findings and localizes them, without labels to learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medlip.app.answer import Answer
+from medlip.app.options import Data, Device, Precision, Run, Split
+from medlip.app.output import describe_results
+
+
+def _show_protocols(wanted: bool) -> None:
+    if wanted:
+        from medlip.evaluation.protocols import named_protocols
+
+        width = max(map(len, named_protocols()))
+        print("\n".join(f"{name.ljust(width)}  {entry.title}" for name, entry in named_protocols().items()))
+        raise typer.Exit
+
+
+def evaluate(
+    run: Run,
+    data: Data,
+    split: Split = None,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="A named protocol, or a YAML file of your own.", metavar="NAME")
+    ] = None,
+    split_list: Annotated[
+        Path | None, typer.Option("--split-list", help="Evaluate only the images listed in a file.", metavar="FILE")
+    ] = None,
+    list_protocols: Annotated[
+        bool,
+        typer.Option("--list-protocols", callback=_show_protocols, is_eager=True, help="List the named protocols and exit."),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the result and the scores of every image.", metavar="DIR")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+) -> Answer:
+    """Evaluate a run zero-shot: classification and localization.
+
+    Every number comes with a 95 % interval over patients and what chance gives.
+    """
+    from medlip import evaluation
+    from medlip.app.input import evaluation_store
+    from medlip.evaluation.protocols import load_protocol, read_split_list
+    from medlip.nn.device import autocast
+    from medlip.training import load_run
+
+    named = load_protocol(protocol) if protocol else None
+    listed = read_split_list(split_list) if split_list else None
+    method = load_run(run, device)
+    with evaluation_store(data) as store, autocast(method.device, precision):
+        result = evaluation.evaluate(method, store, split=split, protocol=named, images=listed, out=out)
+    return Answer(result, describe_results(result), notes=result.notes)

@@ -1,0 +1,58 @@
+"""`medlip pretrain`: a recipe and a store to a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from medlip.app.answer import Answer
+from medlip.app.options import Changes, Data, Device, RecipeName
+from medlip.errors import MedLIPError
+
+
+def pretrain(
+    recipe: RecipeName,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run.", metavar="RUN")],
+    changes: Changes = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Random seed, in place of the recipe's training.seed.", metavar="N")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    without: Annotated[
+        Path | None,
+        typer.Option("--without", help="Leave out images with these pairs (`medlip data hold-out`).", metavar="FILE"),
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"] | None,
+        typer.Option("--precision", help="Numerical precision, in place of the recipe's training.precision."),
+    ] = None,
+) -> Answer:
+    """Pre-train a model on images and reports.
+
+    Trains on the train split of SOURCE and logs the losses of its val split after every epoch.
+    """
+    from medlip.app.input import training_store
+    from medlip.methods.base import method_config
+    from medlip.training import fit, load_recipe
+
+    shortcuts = {"training.seed": seed, "training.precision": precision}
+    settings = load_recipe(
+        recipe, [*(changes or ()), *(f"{key}={value}" for key, value in shortcuts.items() if value is not None)]
+    )
+    method_config(settings.method)  # a mistyped setting is found before the data are prepared
+    store = training_store(data, out)
+    validation = store.select("val") if "val" in store.splits else None
+    train = store.select("train")
+    if without:
+        from medlip.experiments.composition import read_pairs, without_pairs
+
+        if settings.make_augment().mirror:
+            raise MedLIPError("a mirrored image may show a held-out pair: with --without, add --set augment.mirror=0.")
+        train = without_pairs(train, read_pairs(without, store.vocabulary))
+    summary = fit(settings, train, out, validation=validation, resume=resume, device=device)
+    speed = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
+    return Answer(summary, f"{out}: {summary['steps']:,} steps in {summary['seconds']:.0f} s{speed}.")

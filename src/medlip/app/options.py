@@ -1,0 +1,67 @@
+"""Options that several commands share: one meaning, one name, one text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from medlip.plugins import load_plugin
+
+
+def _load_plugins(names: list[str] | None) -> list[str] | None:
+    for name in names or ():
+        load_plugin(name)
+    return names
+
+
+RecipeName = Annotated[
+    str, typer.Argument(help="Name of a recipe (`medlip recipes list`), or a YAML file.", metavar="RECIPE")
+]
+Run = Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data", help="A prepared store, phantom:N, or NAME:DIR (`medlip data list` shows the names).", metavar="SOURCE"
+    ),
+]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting of the recipe; repeatable.", metavar="KEY=VALUE")
+]
+Split = Annotated[
+    str | None,
+    typer.Option("--split", help="Split to evaluate. Default: test if present, otherwise val.", metavar="NAME"),
+]
+Pairs = Annotated[
+    Path | None,
+    typer.Option("--pairs", help="Pairs held out of training, from `medlip data hold-out`.", metavar="FILE"),
+]
+ImageSize = Annotated[int, typer.Option("--image-size", help="Side of the input in pixels.", min=32, metavar="PIXELS")]
+Vocabulary = Annotated[
+    Path | None,
+    typer.Option("--vocabulary", help="YAML file with your own pathologies, anatomies and synonyms.", metavar="FILE"),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed.", metavar="N")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Number of processes. Default: one per core.", min=0, metavar="N")
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    typer.Option("--device", help="Device to compute on; auto uses a GPU if available."),
+]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16"],
+    typer.Option("--precision", help="Numerical precision; bf16 is mixed precision, auto uses it where it is fast."),
+]
+Plugin = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        help="Load an installed module or a .py file with your own methods, sources or measures first; repeatable.",
+        metavar="MODULE",
+        is_eager=True,
+        callback=_load_plugins,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]

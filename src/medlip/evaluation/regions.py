@@ -1,0 +1,63 @@
+"""Boxes and masks as pixels, and maps as large as their image.
+
+A pixel belongs to a box when its centre lies in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch.nn import functional as F
+
+from medlip.data.study import Box, Mask
+from medlip.errors import MedLIPError
+from medlip.metrics import Array, Pixels
+
+
+def paint_boxes(boxes: Iterable[Box], shape: tuple[int, int]) -> Pixels:
+    """Return the union of boxes as (H, W): the pixels whose centre lies in one."""
+    union = np.zeros(shape, bool)
+    rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
+    for box in boxes:
+        inside_rows = (box.y <= rows) & (rows <= box.y + box.height)
+        union |= np.outer(inside_rows, (box.x <= columns) & (columns <= box.x + box.width))
+    return union
+
+
+def paint_masks(masks: Iterable[Mask], shape: tuple[int, int]) -> Pixels:
+    """Return the union of masks as (H, W).
+
+    Raises:
+        MedLIPError: a mask has another shape.
+    """
+    union = np.zeros(shape, bool)
+    for mask in masks:
+        if mask.pixels.shape != shape:
+            raise MedLIPError(
+                f"a mask of {mask.pathology} has shape {mask.pixels.shape}, its image {shape}: masks must have the size of "
+                "their image."
+            )
+        union |= mask.pixels
+    return union
+
+
+def enlarge(heat: ArrayLike, shape: tuple[int, int]) -> Array:
+    """Return an (h, w) map bilinearly enlarged to (H, W); cell centres keep their place (corners not aligned)."""
+    tensor = torch.as_tensor(np.asarray(heat, float))[None, None]
+    large: Array = F.interpolate(tensor, shape, mode="bilinear", align_corners=False)[0, 0].numpy()
+    return large
+
+
+def checked_map(heat: ArrayLike, finding: str) -> Array:
+    """Return a map as numbers.
+
+    Raises:
+        MedLIPError: it is not a finite (h, w) array; names its finding.
+    """
+    heat = np.asarray(heat, float)
+    if heat.ndim != 2 or not np.isfinite(heat).all():
+        raise MedLIPError(f"the map of {finding} has shape {heat.shape} or is not finite: it must be (h, w) numbers.")
+    return heat

@@ -1,0 +1,113 @@
+"""Which labels a transfer learns from: levels of a protocol, and the patients that keep their labels at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medlip.data.store import Store
+from medlip.data.study import Box, Mask
+from medlip.errors import MedLIPError
+from medlip.evaluation.regions import paint_boxes
+from medlip.experiments.transfer_protocols import TransferProtocol
+from medlip.metrics import Array
+from medlip.parallel import track
+from medlip.reports import Presence
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """So many labels.
+
+    Attributes:
+        name: such as "10 %" or "4 shots".
+        share: of the patients; 1 with shots.
+        shots: positive and negative patients a class; 0 for a share.
+        draw: which drawing of labelled patients.
+    """
+
+    name: str
+    share: float
+    shots: int
+    draw: int
+
+    @property
+    def folder(self) -> str:
+        """The name without spaces."""
+        return self.name.replace(" ", "")
+
+
+def levels(protocol: TransferProtocol) -> list[Level]:
+    """Return the levels of a protocol, all draws of each."""
+    steps = [(f"{shots} shot{'s' if shots > 1 else ''}", 1.0, shots) for shots in protocol.shots] or [
+        (f"{100 * share:g} %", share, 0) for share in protocol.shares
+    ]
+    return [Level(name, share, shots, draw) for name, share, shots in steps for draw in range(protocol.draws)]
+
+
+def nested_share(patients: Sequence[str], share: float, seed: int) -> NDArray[np.int64]:
+    """Return the rows of a share of the patients, at least one, in order; a smaller share is within each larger one."""
+    order = np.random.default_rng(seed).permutation(sorted(set(patients)))
+    return np.flatnonzero(np.isin(patients, order[: max(1, round(share * len(order)))]))
+
+
+def nested_shots(labels: Array, patients: Sequence[str], shots: int, seed: int) -> NDArray[np.int64]:
+    """Return rows of an image each of up to k positive and k negative patients, labels (N,); a smaller k is within each."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    rows: list[int] = []
+    for value in (1.0, 0.0):
+        known: dict[str, int] = {}
+        for row in order[labels[order] == value].tolist():
+            known.setdefault(patients[row], row)
+        rows += list(known.values())[:shots]
+    return np.array(rows, np.int64)
+
+
+def labelled_classes(train: Store, classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the classes to learn from image labels: those named, or all with a positive.
+
+    Raises:
+        MedLIPError: one that is named has no positive, or there is none at all; names those there are.
+    """
+    found = {name for labels in train.column("labels") for name, presence in labels.items() if presence == "present"}
+    return _chosen(train, found, classes, "positive")
+
+
+def outlined_classes(train: Store, classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the classes to learn to outline: those named, or all with a mask or box.
+
+    Raises:
+        MedLIPError: one that is named has neither, or there is none at all; names those there are.
+    """
+    found: set[str] = set()
+    for record in track(train, "reading masks and boxes", len(train)):
+        found |= {mask.pathology for mask in record.masks} | {box.pathology for box in record.boxes}
+    return _chosen(train, found, classes, "mask or box")
+
+
+def outline(
+    masks: Sequence[Mask], boxes: Sequence[Box], labels: Mapping[str, Presence], name: str, shape: tuple[int, ...]
+) -> tuple[NDArray[np.bool_], bool]:
+    """Return where a finding is, (H, W), and whether that is known: it has a mask or box, or is known to be absent."""
+    pixels = np.zeros(shape, bool)
+    own_masks = [mask for mask in masks if mask.pathology == name]
+    own_boxes = [box for box in boxes if box.pathology == name]
+    for mask in own_masks:
+        pixels |= mask.pixels
+    if not own_masks and own_boxes:
+        pixels = paint_boxes(own_boxes, (shape[0], shape[1]))
+    return pixels, bool(own_masks or own_boxes) or labels.get(name) == "absent"
+
+
+def _chosen(train: Store, found: set[str], classes: Sequence[str] | None, what: str) -> tuple[str, ...]:
+    wanted = tuple(sorted(found) if classes is None else classes)
+    lacking = [name for name in wanted if name not in found]
+    if lacking or not wanted:
+        raise MedLIPError(
+            f"{train.root}: the split 'train' has no {what} of {', '.join(lacking) or 'anything'}, so there is nothing to "
+            f"learn from. It has {', '.join(sorted(found)) or 'none at all'}."
+        )
+    return wanted

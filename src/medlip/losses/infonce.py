@@ -1,0 +1,55 @@
+"""InfoNCE in both directions: an image's report among all reports, and a report's image among all images.
+
+    L = sum_i w_i l_i / sum_i w_i,  l_i = a CE_i(S) + (1 - a) CE_i(S^T)
+
+S are similarities over a temperature. With w = 1 this is the loss of ConVIRT (arXiv 2010.00747, where a = 0.75) and CLIP
+(arXiv 2103.00020, a = 0.5); MLIP (arXiv 2401.01591) weighs each pair by its semantic integrity.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medlip.errors import MedLIPError
+
+
+def info_nce(
+    logits: Tensor, weights: Tensor | None = None, present: Tensor | None = None, *, to_reports: float = 0.5
+) -> Tensor:
+    """Return the bidirectional InfoNCE loss; 0 where no pair takes part.
+
+    >>> info_nce(torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
+    tensor(0.1269)
+
+    Args:
+        logits: S (B, B), similarities over temperature; pair i matches on the diagonal.
+        weights: w (B,), None for 1.
+        present: bool (B,), pairs that take part at all, as positives or negatives; None for all.
+        to_reports: a, the share of finding an image's report among all; the rest is finding a report's image.
+
+    Raises:
+        MedLIPError: the logits are not square.
+    """
+    if logits.ndim != 2 or logits.shape[0] != logits.shape[1]:
+        raise MedLIPError(f"logits are {tuple(logits.shape)}. Pass (B, B), each image with each report, in one order.")
+    if present is not None:
+        logits = logits[present][:, present]
+        weights = None if weights is None else weights[present]
+    if not len(logits):
+        return logits.sum()
+    matching = logits.diagonal()
+    losses = to_reports * logits.logsumexp(1) + (1 - to_reports) * logits.logsumexp(0) - matching
+    if weights is None:
+        return losses.mean()
+    return (weights * losses).sum() / weights.sum()
+
+
+def reference_info_nce(logits: Tensor, weights: Tensor, to_reports: float = 0.5) -> Tensor:
+    """Plain form of `info_nce`, as the equation reads."""
+    total = logits.new_zeros(())
+    for i in range(len(logits)):
+        report = -torch.log(logits[i, i].exp() / logits[i].exp().sum())
+        image = -torch.log(logits[i, i].exp() / logits[:, i].exp().sum())
+        total = total + weights[i] * (to_reports * report + (1 - to_reports) * image)
+    return total / weights.sum()

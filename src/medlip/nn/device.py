@@ -1,0 +1,92 @@
+"""Where networks compute, and in which precision: the one place that knows devices by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from medlip.errors import MedLIPError
+
+Precision = Literal["auto", "fp32", "bf16"]
+"""How networks compute: in full, in mixed precision, or `auto`: mixed where the device is fast at it."""
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """Return a device by name.
+
+    Args:
+        name: "auto" (cuda if available, else mps, else cpu), "cpu", "mps", "cuda", or "cuda:N" for one GPU of several.
+
+    Raises:
+        MedLIPError: an unknown name, or a device that this machine or this PyTorch does not have; says which there are.
+    """
+    text = str(name)
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if text == "auto":
+        return torch.device(next(kind for kind, available in there.items() if available))
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in there:
+        raise MedLIPError(f"device {text!r} is unknown. Choose auto, cpu, cuda, cuda:N or mps.")
+    if not there[device.type]:
+        why = {
+            "cuda": "PyTorch finds no NVIDIA GPU: is the driver installed (nvidia-smi), and PyTorch built with CUDA",
+            "mps": "PyTorch finds no Apple GPU: that takes a Mac with Apple silicon",
+        }[device.type]
+        usable = ", ".join(kind for kind, available in there.items() if available)
+        raise MedLIPError(f"device {text!r} can't be used here ({why}). Choose auto or one of: {usable}.")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.index is not None and device.index >= count:
+        raise MedLIPError(f"device {text!r}: there is no such device, only {count}, counted from 0. Choose {device.type}:0.")
+    return device
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all that it was given, so that the clock can be read."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device on which a module computes: that of its first parameter or buffer."""
+    return next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """Return the precision in which a device computes: `auto` is bf16 where that is fast, else fp32.
+
+    A processor without instructions for bfloat16 emulates it, and takes about ten times as long as in float32.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return "bf16" if fast else "fp32"
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return a context in which networks compute in `precision`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=resolve_precision(precision, device) == "bf16")
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return the state of the generators that computations on a device draw from: `random`, and `random.TYPE` beside it."""
+    states = {"random": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[f"random.{device.type}"] = torch.get_device_module(device).get_rng_state()
+    return states
+
+
+def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Bring the generators to where `random_state` found them; those of other devices, and other tensors, are left out."""
+    torch.set_rng_state(states["random"])
+    if f"random.{device.type}" in states:
+        torch.get_device_module(device).set_rng_state(states[f"random.{device.type}"])

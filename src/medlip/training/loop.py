@@ -1,0 +1,271 @@
+"""The one training loop of the package: whatever has named losses is optimised here.
+
+So resuming, precision, clipping, several processes and interruption exist once. Pre-training, fine-tuning, U-Net and the
+supervised yardstick differ in what they hand over.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from medlip.data.batch import Batch
+from medlip.errors import MedLIPError
+from medlip.nn.device import Precision, device_of, resolve_precision
+from medlip.parallel import track
+from medlip.training.schedule import Budget, Schedule
+
+
+class Learner(Protocol):
+    """What the loop trains: an `nn.Module` with named losses; a method of pre-training is one by its verbs."""
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """Factor of every named loss term in the total."""
+        ...
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the named, unweighted loss terms (0-d) of a batch."""
+        ...
+
+
+class Epochs(Protocol):
+    """Batches that come again in another order every epoch, and can be gone on with at any of them."""
+
+    def __len__(self) -> int:
+        """Return how many batches an epoch has."""
+        ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from batch `start` on."""
+        ...
+
+
+class Callback:
+    """What happens beside the steps; in every process."""
+
+    def after_step(self, training: Training) -> None:
+        """Look at the training after a step, and do something."""
+
+    def at_end(self, training: Training) -> None:
+        """Do something once training is over; not if it was interrupted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parameters that are trained alike.
+
+    Attributes:
+        parameters: which.
+        lr: their highest learning rate.
+        weight_decay: of AdamW.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    lr: float
+    weight_decay: float
+
+
+class Training:
+    """One training, from the first step to the last: what it consists of, and how far it is.
+
+    Attributes:
+        module: what is trained, on the device where it is to be trained.
+        model: the module's losses as a forward pass, as autocast and data parallelism wrap it.
+        batches: what it is trained on.
+        processes: that train together, see `processes`.
+        optimizer: AdamW.
+        schedule: of the rates.
+        budget: when it is over.
+        clip: largest gradient norm; 0 for no clipping.
+        step: how many are done.
+        seconds: that it has taken.
+        step_seconds: that the last step took, with what came between it and the one before.
+        rate: learning rate of the last step, of the first group.
+        terms: named losses (0-d tensors) of the last step, unweighted.
+        images: in the last step's batch.
+        interrupted: a signal that came to any of the processes, 0 for none; training stops after this step.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        batches: Epochs,
+        processes: Accelerator,
+        groups: Sequence[Group],
+        *,
+        schedule: Schedule,
+        budget: Budget,
+        betas: tuple[float, float] = (0.9, 0.999),
+        clip: float = 0.0,
+    ) -> None:
+        assert isinstance(learner, nn.Module)
+        self.module = learner.to(memory_format=torch.channels_last)
+        self.model: nn.Module = _Forward(learner)
+        self.batches, self.processes = batches, processes
+        self.schedule, self.budget, self.clip = schedule, budget, clip
+        self._highest = [group.lr for group in groups]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": list(g.parameters), "lr": g.lr, "weight_decay": g.weight_decay} for g in groups],
+            betas=betas,
+            fused=True,
+        )
+        self.step, self.seconds, self.step_seconds, self.rate = 0, 0.0, 0.0, 0.0
+        self.terms: dict[str, Tensor] = {}
+        self.images = self.interrupted = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        return device_of(self.module)
+
+    @property
+    def over(self) -> bool:
+        """Whether the last step was taken."""
+        return self.budget.spent(self.step, self.seconds)
+
+    def losses(self) -> dict[str, float]:
+        """Return the named losses of the last step; on an accelerator, this waits for it."""
+        return {name: term.item() for name, term in self.terms.items()}
+
+    def total(self, losses: Mapping[str, float]) -> float:
+        """Return the weighted sum of named losses: what is minimised."""
+        return float(sum(self.module.loss_weights[name] * value for name, value in losses.items()))
+
+    def run(self, description: str, callbacks: Sequence[Callback] = ()) -> None:
+        """Train, from the step that is reached to the last one.
+
+        Args:
+            description: shown beside the progress bar.
+            callbacks: run after each step in this order.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C, once the callbacks of the step have run. SIGTERM is put off likewise and then
+                does what it would have done at once. In several processes, the signal of one stops all.
+        """
+        self.model, optimizer = self.processes.prepare(self.model, self.optimizer)
+        self.model.train()
+        before, began = self.seconds, None
+        with _signals_put_off() as received:
+            previous = time.monotonic()
+            for batch in track(self._remaining(), description, self.budget.steps, completed=self.step):
+                began = time.monotonic() if began is None else began
+                share = self.budget.share(self.step, self.seconds)
+                for group, highest in zip(optimizer.param_groups, self._highest, strict=True):
+                    group["lr"] = self.schedule(highest, self.step, share)
+                self.terms = self._learn(optimizer, batch)
+                self.images, self.rate = len(batch), optimizer.param_groups[0]["lr"]
+                self.step += 1
+                now = time.monotonic()
+                self.seconds, self.step_seconds = before + now - began, now - previous
+                self.interrupted = self._highest_of_all(max(received, default=0))
+                for callback in callbacks:
+                    callback.after_step(self)
+                previous = time.monotonic()
+                if self.interrupted and not self.over:
+                    break
+        if self.interrupted and not self.over:
+            self.processes.wait_for_everyone()  # a launcher ends the others once one has ended
+            signal.raise_signal(self.interrupted)
+            raise KeyboardInterrupt  # whoever handles the signal may want to go on, but this training doesn't
+        for callback in callbacks:
+            callback.at_end(self)
+
+    def _remaining(self) -> Iterator[Batch]:
+        first, start = divmod(self.step, len(self.batches))
+        for epoch in count(first):
+            if self.over:
+                return
+            for batch in self.batches.epoch(epoch, start if epoch == first else 0):
+                yield batch
+                if self.over:
+                    return
+
+    def _learn(self, optimizer: Any, batch: Batch) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = self.model(batch.to(self.device))
+        self.processes.backward(sum(self.module.loss_weights[name] * term for name, term in terms.items()))
+        if self.clip:
+            self.processes.clip_grad_norm_(self.model.parameters(), self.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _highest_of_all(self, here: int) -> int:
+        """Return the highest value of any process: all must stop after the same step, or one would wait for the others."""
+        if self.processes.num_processes == 1:
+            return here
+        return int(self.processes.gather(torch.tensor([here], device=self.processes.device)).max())
+
+
+class _Forward(nn.Module):
+    """The losses as a forward pass, which is what autocast and data parallelism wrap."""
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self.learner.losses(batch)
+
+
+@contextmanager
+def processes(device: torch.device, precision: Precision = "fp32") -> Iterator[Accelerator]:
+    """Give the processes that train together: those of a launcher such as `torchrun`, or this one alone.
+
+    Args:
+        device: where to compute. Of several GPUs, each process of a launcher takes its own.
+        precision: `bf16` computes the networks under autocast, `fp32` does without; see `resolve_precision`.
+
+    Raises:
+        MedLIPError: the device doesn't compute in that precision.
+    """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    resolved = resolve_precision(precision, device)
+    try:
+        accelerator = Accelerator(mixed_precision="no" if resolved == "fp32" else resolved, cpu=device.type == "cpu")
+    except ValueError as error:
+        raise MedLIPError(f"precision {precision!r} is not possible on {device} ({error}). Use fp32.") from error
+    try:
+        if accelerator.num_processes == 1:
+            accelerator.state.device = device
+        yield accelerator
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)  # the next training may want another precision
+
+
+@contextmanager
+def _signals_put_off() -> Iterator[list[int]]:
+    """List the first Ctrl-C or SIGTERM instead of obeying it, for the loop to read between steps; a second one is obeyed."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        restore()
+
+    for number in previous:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        restore()

@@ -1,0 +1,217 @@
+"""The loop trains whatever has named losses: at its rates, in its precision, clipped, until its budget is spent."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medlip.errors import MedLIPError
+from medlip.nn.device import random_state, set_random_state
+from medlip.training.callbacks import Checkpoint, KeepBest, Log
+from medlip.training.loop import Callback, Group, Training, processes
+from medlip.training.schedule import Seconds, Shaped, Steps, WarmupCosine
+
+CPU = torch.device("cpu")
+MANIFEST = {"recipe": {"name": "line"}, "data": {"hash": "none"}}
+
+
+class Numbers:
+    """Batches of numbers and their doubles, four an epoch, the same ones every time."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        for number in range(start, 4):
+            yield Pair(torch.full((2, 3), number + 1.0))
+
+
+class Pair(SimpleNamespace):
+    def __init__(self, values: Tensor) -> None:
+        super().__init__(values=values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def to(self, device: torch.device) -> Pair:
+        return Pair(self.values.to(device))
+
+
+class Line(nn.Module):
+    """A linear layer that is to double its input, with dropout, and a term without a weight in the total."""
+
+    loss_weights: ClassVar = {"error": 2.0, "other": 0.0}
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3, 3)
+        self.dtypes: list[torch.dtype] = []
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        outputs = self.layer(nn.functional.dropout(batch.values, 0.1, self.training))
+        self.dtypes.append(outputs.dtype)
+        error = (outputs - 2 * batch.values).square().mean()
+        return {"error": error, "other": error.detach()}
+
+
+def train(
+    module: Line, steps: int = 8, callbacks: Sequence[Callback] = (), precision: Any = "fp32", **settings: Any
+) -> Training:
+    settings = {"schedule": Shaped("constant"), "budget": Steps(steps)} | settings
+    with processes(CPU, precision) as ranks:
+        training = Training(module, Numbers(), ranks, [Group(list(module.parameters()), 1e-2, 0.0)], **settings)
+        for callback in callbacks:
+            if isinstance(callback, Checkpoint):
+                callback.restore(training)
+        training.run("learning", callbacks)
+    return training
+
+
+class Watch(Callback):
+    """Keeps what was seen after every step, and may raise a signal."""
+
+    def __init__(self, at: int = 0, number: int = signal.SIGINT) -> None:
+        self.at, self.number = at, number
+        self.rates: list[float] = []
+        self.ended = False
+
+    def after_step(self, training: Training) -> None:
+        self.rates.append(training.rate)
+        if training.step == self.at:
+            signal.raise_signal(self.number)
+
+    def at_end(self, training: Training) -> None:
+        self.ended = True
+
+
+def test_the_weighted_losses_go_down_over_as_many_steps_as_asked_for() -> None:
+    short, long = train(Line(), 1), train(Line(), 200)
+    assert (short.step, long.step) == (1, 200)
+    assert long.losses()["error"] < short.losses()["error"]
+    assert short.total(short.losses()) == pytest.approx(2 * short.losses()["error"])
+
+
+def test_a_warm_up_rises_in_equal_steps_and_a_cosine_ends_at_the_lowest_rate() -> None:
+    watch = Watch()
+    train(Line(), 40, [watch], schedule=WarmupCosine(40, 4, 1e-3))
+    assert watch.rates[:4] == pytest.approx([2.5e-3, 5e-3, 7.5e-3, 1e-2])
+    assert watch.rates[4] == pytest.approx(1e-2)
+    assert watch.rates[22] == pytest.approx((1e-2 + 1e-3) / 2)
+    assert 1e-3 < watch.rates[-1] < 1.02e-3
+    assert watch.rates[4:] == sorted(watch.rates[4:], reverse=True)
+
+
+def test_a_warm_up_takes_a_tenth_of_a_short_training_at_most() -> None:
+    schedule = WarmupCosine(20, 1000)
+    assert [schedule(1.0, step, 0.0) for step in (0, 1, 2)] == [0.5, 1.0, 1.0]
+
+
+def test_a_shape_over_shares_rises_and_falls() -> None:
+    assert [Shaped("constant", 0.5)(2.0, 0, share) for share in (0.25, 0.5, 1.0)] == [1.0, 2.0, 2.0]
+    assert [Shaped()(2.0, 0, share) for share in (0.0, 0.5, 1.0)] == pytest.approx([2.0, 1.0, 0.0])
+    assert Shaped("cosine", 0.5)(1.0, 0, 0.25) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)) / 2)
+
+
+def test_training_by_time_ends_when_the_time_has_passed() -> None:
+    training = train(Line(), budget=Seconds(0.05))
+    assert training.step >= 1
+    assert training.seconds >= 0.05
+    assert training.over
+
+
+def test_gradients_are_clipped_to_their_norm() -> None:
+    def first_moment(**settings: Any) -> float:
+        training = train(Line(), 1, **settings)
+        moments = [state["exp_avg"].flatten() for state in training.optimizer.state.values()]
+        return float(torch.cat(moments).norm()) / (1 - 0.9)
+
+    assert first_moment() > 1
+    assert first_moment(clip=0.25) == pytest.approx(0.25, rel=1e-3)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_networks_compute_in_the_precision_asked_for_and_losses_in_full(precision: str, dtype: torch.dtype) -> None:
+    module = Line()
+    training = train(module, 1, precision=precision)
+    assert module.dtypes == [dtype]
+    assert training.terms["error"].dtype == torch.float32
+
+
+def test_the_best_weights_are_kept_and_of_undefined_values_the_last() -> None:
+    for values, best in (([0.2, 0.9, 0.5], 4), ([math.nan, math.nan, math.nan], 6)):
+        module, left = Line(), iter(values)
+        train(module, 6, [KeepBest({2, 4, 6}, lambda left=left: next(left))])  # type: ignore[misc]
+        expected = Line()
+        train(expected, best)
+        assert torch.equal(module.layer.weight, expected.layer.weight)
+
+
+def test_a_training_goes_on_from_its_checkpoint_bit_by_bit(tmp_path: Path) -> None:
+    whole = Line()
+    train(whole, 8)
+    parts = Line()  # from the same seed again
+    for at in (2, 5):
+        watch = Watch(at)
+        with pytest.raises(KeyboardInterrupt):
+            train(parts, 8, [Checkpoint(tmp_path / "c.safetensors", MANIFEST, 10), watch])
+        assert not watch.ended
+    resumed = train(Line(), 8, [Checkpoint(tmp_path / "c.safetensors", MANIFEST, 10)])
+    assert resumed.step == 8
+    assert torch.equal(resumed.module.layer.weight, whole.layer.weight)  # type: ignore[union-attr,arg-type]
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    train(Line(), 4, [Checkpoint(tmp_path / "c.safetensors", MANIFEST, 10)])
+    other = MANIFEST | {"recipe": {"name": "curve"}}
+    with pytest.raises(MedLIPError, match="name was 'line', now 'curve'"):
+        train(Line(), 4, [Checkpoint(tmp_path / "c.safetensors", other, 10)])
+
+
+def test_a_second_signal_is_obeyed_at_once() -> None:
+    class Impatient(Callback):
+        def after_step(self, training: Training) -> None:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    watch = Watch()
+    with pytest.raises(KeyboardInterrupt):
+        train(Line(), 8, [Impatient(), watch])
+    assert watch.rates == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_during_the_last_step_does_not_undo_it() -> None:
+    watch = Watch(at=8)
+    assert train(Line(), 8, [watch]).step == 8
+    assert watch.ended
+
+
+def test_a_loss_that_is_not_finite_is_written_and_stops_the_training(tmp_path: Path) -> None:
+    module = Line()
+    module.layer.weight.data.fill_(math.inf)
+    with pytest.raises(MedLIPError, match=r"step 4: the loss is .*training\.lr"):
+        train(module, 8, [Log(tmp_path / "metrics.jsonl")])
+    assert '"step": 4' in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_the_generators_of_a_gpu_are_kept_and_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, kept, restored = torch.device("cuda"), torch.arange(16, dtype=torch.uint8), []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: kept)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restored.append)
+    states = random_state(gpu)
+    assert set(states) == {"random", "random.cuda"}
+    expected = torch.rand(3)
+    set_random_state(states, gpu)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(restored[0], kept)
+    set_random_state(states, CPU)  # a run that goes on elsewhere
+    assert len(restored) == 1

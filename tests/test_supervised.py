@@ -1,0 +1,64 @@
+"""The supervised yardstick: learns from labels in the time it is given, and is evaluated as a method is."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from medlip.data.prepare import prepare
+from medlip.data.sources import Source
+from medlip.data.store import Store
+from medlip.data.study import Box, Study, View
+from medlip.errors import MedLIPError
+from medlip.experiments.supervised import bench_supervised, train_supervised
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A finding that a classifier learns in seconds: effusion is a bright lower half."""
+    rng, studies = np.random.default_rng(0), []
+    for i in range(48):
+        image = rng.integers(0, 80, (48, 48), dtype=np.uint8)
+        present = i % 2 == 0
+        if present:
+            image[24:] += 120
+        labels = {"effusion": "present" if present else "absent", "nodule": "uncertain" if i % 3 else "present"}
+        boxes = (Box("effusion", 0, 24, 48, 24),) if present else ()
+        split = "train" if i < 24 else "val"
+        studies.append(Study(str(i), f"p{i}", (View(image, "PA", boxes, ()),), "", (), labels, split))
+    out = tmp_path_factory.mktemp("bright") / "store"
+    prepare([Source("bright", {study.id: study for study in studies})], out, workers=0, size=48)
+    return Store.open(out)
+
+
+def test_it_learns_and_is_evaluated_as_a_method_is(store: Store) -> None:
+    result = bench_supervised(
+        store, backbone="resnet10t", size=32, steps=60, batch_size=8, resamples=20, precision="fp32", device="cpu"
+    )
+    assert result["split"] == "val"
+    assert result["zero_shot"]["per_class"]["effusion"]["auroc"]["value"] > 0.9
+    assert result["grounding"]["pointing_game"]["n"] == 12
+    assert result["supervised"]["size"] == 32
+    json.dumps(result, allow_nan=False)
+
+
+def test_it_trains_for_the_time_it_is_given(store: Store) -> None:
+    model = train_supervised(store, ["effusion"], backbone="resnet10t", size=32, seconds=0.1, batch_size=8, device="cpu")
+    assert not model.training
+    assert model.classes == ("effusion",)
+
+
+def test_it_knows_only_its_own_classes(store: Store) -> None:
+    quick = {"backbone": "resnet10t", "size": 32, "steps": 1, "batch_size": 8, "device": "cpu"}
+    model = train_supervised(store, ["effusion"], **quick)  # type: ignore[arg-type]
+    images = model.preprocessing(torch.zeros(1, 48, 48, dtype=torch.uint8))
+    assert model.score(images, ["Pleural Effusion"]).shape == (1, 1)
+    with pytest.raises(MedLIPError, match="only its own"):
+        model.score(images, ["edema"])
+    with pytest.raises(MedLIPError, match=r"'train' has no positive of edema.* effusion, nodule"):
+        train_supervised(store, ["edema"], **quick)  # type: ignore[arg-type]
+    with pytest.raises(MedLIPError, match="train"):
+        train_supervised(store.select("val"), **quick)  # type: ignore[arg-type]

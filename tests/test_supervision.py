@@ -1,0 +1,52 @@
+"""What a store has to learn from is known before the first step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medlip.data.prepare import prepare
+from medlip.data.sources import Source
+from medlip.data.store import Store
+from medlip.data.study import Study, View
+from medlip.data.supervision import require_classes, require_facts, require_sentences, supervision
+from medlip.errors import MedLIPError
+from medlip.reports import Presence
+
+
+def store(out: Path, reports: list[str], labels: list[Presence] | None = None) -> Store:
+    draw = np.random.default_rng(0)
+    items = {
+        str(number): Study(
+            str(number), str(number), (View(draw.integers(0, 256, (20, 20)).astype(np.uint8)),) * 2, report,
+            labels={"mass": labels[number]} if labels else {}, split="train",
+        )
+        for number, report in enumerate(reports)
+    }  # fmt: skip
+    prepare([Source("made", items)], out, workers=0, size=16)
+    return Store.open(out)
+
+
+def test_studies_with_facts_are_counted_and_not_images(tmp_path: Path) -> None:
+    found = supervision(store(tmp_path / "s", ["Left effusion.", "Whatever else.", "", ""]))
+    assert (found.studies, found.with_report, found.with_facts, found.with_sentences) == (4, 2, 1, 2)
+    assert str(found) == "of 4 studies 1 (25%) have facts, 2 (50%) have sentences"
+
+
+def test_training_on_nothing_is_an_error(tmp_path: Path) -> None:
+    nothing = store(tmp_path / "s", ["", ""])
+    with pytest.raises(MedLIPError, match=r"not one of 2 studies \(0 with a report\) states a fact"):
+        require_facts(nothing)
+    with pytest.raises(MedLIPError, match="has a sentence"):
+        require_sentences(nothing)
+
+
+def test_one_class_is_too_few(tmp_path: Path) -> None:
+    one = store(tmp_path / "one", ["", ""], ["present", "present"])
+    with pytest.raises(MedLIPError, match="'mass' has 4 present, none absent"):
+        require_classes(one, "mass")
+    with pytest.raises(MedLIPError, match=r"'nodule' has not one image.*Its labels are mass"):
+        require_classes(one, "nodule")
+    assert require_classes(store(tmp_path / "two", ["", ""], ["present", "absent"]), "mass").labels["mass"]["absent"] == 2
