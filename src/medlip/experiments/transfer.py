@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +41,7 @@ from medlip.evaluation.tasks.segmentation import (
     segmentation_result,
 )
 from medlip.evaluation.tasks.zero_shot import Tuning, zero_shot_result
-from medlip.experiments.finetune import Classifier, Segmenter, finetune, pooled
+from medlip.experiments.finetune import Classifier, Network, Segmenter, finetune, pooled
 from medlip.experiments.labels import Level, labelled_classes, levels, nested_share, nested_shots, outline, outlined_classes
 from medlip.experiments.probes import best_probe
 from medlip.experiments.transfer_protocols import TransferProtocol
@@ -231,6 +231,21 @@ class _Setting:
             for batch in evaluation_batches(store, self.preprocessing, self.batch_size):
                 yield batch.to(self.device)
 
+    def train(
+        self, network: Network, level: Level, rows: NDArray[np.int64], seed: int, measure: Callable[[], float]
+    ) -> None:
+        """Train a network on some rows of `train`; it ends as it was when `measure` was highest."""
+        assert self.protocol.training is not None
+        finetune(
+            network.to(self.device),
+            self.parts["train"].take(rows),
+            self.preprocessing,
+            self.protocol.training,
+            seed=seed,
+            measure=measure,
+            description=f"learning from {level.name}",
+        )
+
 
 class _Classification:
     """Whether findings are there, from labels of images."""
@@ -308,8 +323,7 @@ class _Classification:
         self, level: Level, rows: NDArray[np.int64], seed: int
     ) -> tuple[dict[str, Array], NDArray[np.int64], list[str]]:
         """Train a network; return what `_probe` does."""
-        setting, training = self.setting, self.setting.protocol.training
-        assert training is not None
+        setting = self.setting
         normalised = setting.protocol.head == "normalised"
         network = Classifier(setting.encoder, setting.classes, frozen=setting.frozen, normalised=normalised)
 
@@ -317,15 +331,7 @@ class _Classification:
             labels = self.labels["val"][: len(setting.few)]
             return float(mean_defined(auroc(self._scores(network, setting.few), labels)[None])[0])
 
-        finetune(
-            network.to(setting.device),
-            setting.parts["train"].take(rows),
-            setting.preprocessing,
-            training,
-            seed=seed,
-            measure=measure,
-            description=f"learning from {level.name}",
-        )
+        setting.train(network, level, rows, seed, measure)
         scores = {split: self._scores(network, setting.parts[split]) for split in ("val", "test")}
         known = self.labels["train"][rows]
         return scores, rows, [name for c, name in enumerate(setting.classes) if not (known[:, c] == 1).any()]
@@ -346,8 +352,7 @@ class _Segmentation:
 
     def learn(self, level: Level) -> _Learned:
         """Train a U-Net on a level's masks and boxes."""
-        setting, training, seed = self.setting, self.setting.protocol.training, self.setting.seed + level.draw
-        assert training is not None
+        setting, seed = self.setting, self.setting.seed + level.draw
         rows = nested_share(setting.patients["train"], level.share, seed)
         network = Segmenter(setting.encoder, setting.classes, frozen=setting.frozen)
 
@@ -355,15 +360,7 @@ class _Segmentation:
             cases = self._counted(network, setting.few)
             return float(np.max(np.mean([case.dice for case in cases], axis=0))) if cases else 0.0
 
-        finetune(
-            network.to(setting.device),
-            setting.parts["train"].take(rows),
-            setting.preprocessing,
-            training,
-            seed=seed,
-            measure=measure,
-            description=f"learning from {level.name}",
-        )
+        setting.train(network, level, rows, seed, measure)
         threshold = choose_threshold(self._counted(network, setting.parts["val"]))
         cases = list(self._cases(network, setting.parts["test"]))
         result = segmentation_result(cases, threshold, rule=FROM_VALIDATION, resamples=setting.resamples, seed=setting.seed)
