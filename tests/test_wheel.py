@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -49,7 +51,6 @@ SMALLER = """
 from dataclasses import replace
 from medlip.app import cli, demo
 
-pytestmark = pytest.mark.processes
 demo.QUICK = replace(demo.QUICK, phantoms=60)
 cli.main()
 """
