@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medlip.delimited import Table, decode, plain_id, read_table
+from medlip.delimited import TableReader, decode, plain_id, read_table
 from medlip.errors import MedLIPError
 
 CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20).map(str.strip)
@@ -18,7 +18,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20).map
 
 def rows(text: str | bytes) -> list[tuple[dict[str, str], str]]:
     content = text.encode() if isinstance(text, str) else text
-    return [(dict(row.cells), row.problem) for row in Table(io.BytesIO(content), "t.csv")]
+    return [(dict(row.cells), row.problem) for row in TableReader(io.BytesIO(content), "t.csv")]
 
 
 def good(text: str | bytes) -> list[dict[str, str]]:
@@ -93,7 +93,7 @@ def test_delimiters_and_line_ends_are_told(end: str, delimiter: str) -> None:
 )  # fmt: skip
 def test_encodings_are_told_and_said(encoding: str, text: str) -> None:
     content = f'study,report\ns1,"{text}"\n'.encode(encoding)
-    (row,) = Table(io.BytesIO(content), "t.csv")
+    (row,) = TableReader(io.BytesIO(content), "t.csv")
     assert row.cells == {"study": "s1", "report": text}
     assert row.note.startswith("not UTF-8: read as") is not encoding.startswith("utf")
     assert decode(text.encode(encoding))[0] == text
@@ -101,7 +101,7 @@ def test_encodings_are_told_and_said(encoding: str, text: str) -> None:
 
 def test_lines_of_several_encodings_are_each_read() -> None:
     content = "study,report\ns1,é\n".encode() + "s2,é\n".encode("cp1252")
-    assert [row.cells["report"] for row in Table(io.BytesIO(content), "t.csv")] == ["é", "é"]
+    assert [row.cells["report"] for row in TableReader(io.BytesIO(content), "t.csv")] == ["é", "é"]
 
 
 def test_two_columns_of_one_name_are_refused() -> None:

@@ -223,7 +223,6 @@ def test_what_every_method_has_may_be_named(line: str) -> None:
     assert _names_a_method(line, "medlip.app.reader") == []
 
 
-@pytest.mark.xfail(reason="some names are still shared", strict=False)
 def test_no_two_classes_have_one_name() -> None:
     places: dict[str, list[str]] = {}
     for module, node in _classes(_modules()):

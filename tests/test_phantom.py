@@ -15,8 +15,8 @@ from medlip.concepts import default_vocabulary
 from medlip.data.study import Study
 from medlip.errors import MedLIPError
 from medlip.phantom import PATHOLOGIES, contact_sheet, phantom, phantoms, truth
-from medlip.phantom.cases import Case, anatomies_of, draw_case
-from medlip.phantom.findings import Finding, side_of
+from medlip.phantom.cases import PhantomCase, anatomies_of, draw_case
+from medlip.phantom.findings import PhantomFinding, side_of
 from medlip.phantom.generator import render
 
 SIZE = 128
@@ -28,13 +28,13 @@ def studies() -> tuple[Study, ...]:
 
 
 @lru_cache(maxsize=1)
-def cases() -> tuple[Case, ...]:
+def cases() -> tuple[PhantomCase, ...]:
     return tuple(draw_case(np.random.default_rng([7, index])) for index in range(4000))
 
 
-def every_finding(severity: float) -> list[Finding]:
+def every_finding(severity: float) -> list[PhantomFinding]:
     return [
-        Finding(
+        PhantomFinding(
             pathology,
             anatomy,
             severity,
@@ -118,7 +118,7 @@ def test_the_patients_right_is_on_the_images_left() -> None:
 @pytest.mark.parametrize("severity", [0.0, 1.0])
 def test_every_finding_shows_inside_its_mask_and_hardly_outside(severity: float) -> None:
     for finding in every_finding(severity):
-        case = Case("M", 60, "PA", (finding,))
+        case = PhantomCase("M", 60, "PA", (finding,))
         seen, (region,) = render(case, 11, 0, SIZE)
         bare, _ = render(case, 11, 0, SIZE, without=0)
         change = np.abs(seen.astype(int) - bare)
@@ -129,7 +129,12 @@ def test_every_finding_shows_inside_its_mask_and_hardly_outside(severity: float)
 
 
 def test_leaving_a_finding_out_keeps_the_others() -> None:
-    two = Case("F", 50, "PA", (Finding("nodule", "left_upper_lung", 0.5, 1), Finding("effusion", "right_pleural", 0.7, -1)))
+    two = PhantomCase(
+        "F",
+        50,
+        "PA",
+        (PhantomFinding("nodule", "left_upper_lung", 0.5, 1), PhantomFinding("effusion", "right_pleural", 0.7, -1)),
+    )
     _, (nodule, effusion) = render(two, 4, 0, SIZE)
     _, (left,) = render(two, 4, 0, SIZE, without=0)
     assert np.array_equal(left, effusion)
@@ -143,7 +148,9 @@ def test_more_severe_is_larger() -> None:
         ("nodule", "left_mid_lung"),
     ):
         areas = [
-            render(Case("M", 60, "PA", (Finding(pathology, anatomy, severity, side_of(anatomy)),)), 2, 0, SIZE)[1][0].sum()
+            render(
+                PhantomCase("M", 60, "PA", (PhantomFinding(pathology, anatomy, severity, side_of(anatomy)),)), 2, 0, SIZE
+            )[1][0].sum()
             for severity in (0.0, 0.5, 1.0)
         ]
         assert areas == sorted(areas), pathology

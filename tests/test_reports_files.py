@@ -22,7 +22,7 @@ from medlip.reports.bench import bench_facts
 from medlip.reports.files import read_reports
 from medlip.reports.generate import generated_graphs, generated_reports
 from medlip.reports.review import Review, marked
-from medlip.reports.stream import Options, Summary, extract_file
+from medlip.reports.stream import ExtractionOptions, Summary, extract_file
 
 ROWS = [("a", "Small left pleural effusion."), ("b", "Clear lungs."), ("c", "No pneumothorax.")]
 XML = """<?xml version="1.0"?><eCitation><MedlineCitation><Article><Abstract>
@@ -143,11 +143,11 @@ def test_mentions_are_given_on_request(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     path.write_text(json.dumps({"report": "FINDINGS: No effusion. IMPRESSION: No effusion."}))
     assert len(_facts(path, tmp_path / "f.jsonl")[0]) == 1
-    assert len(_facts(path, tmp_path / "f.jsonl", options=Options(mentions=True))[0]) == 2
+    assert len(_facts(path, tmp_path / "f.jsonl", options=ExtractionOptions(mentions=True))[0]) == 2
 
 
 def test_implied_facts_are_marked(tmp_path: Path) -> None:
-    facts, _ = _facts(_csv(tmp_path / "r.csv"), tmp_path / "f.jsonl", options=Options(implied=True))
+    facts, _ = _facts(_csv(tmp_path / "r.csv"), tmp_path / "f.jsonl", options=ExtractionOptions(implied=True))
     clear = [row for row in facts if row["study"] == "b"]
     assert [row["pathology"] for row in clear if not row["implied"]] == ["clear"]
     assert {"consolidation", "nodule"} <= {row["pathology"] for row in clear if row["implied"]}

@@ -44,7 +44,7 @@ class Row(NamedTuple):
     note: str = ""
 
 
-class Table:
+class TableReader:
     """A table with a header, whose rows are read one at a time."""
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
@@ -137,7 +137,7 @@ class Table:
 
 
 @contextmanager
-def open_table(path: Path) -> Iterator[Table]:
+def open_table(path: Path) -> Iterator[TableReader]:
     """Open a table file, which may be gzipped.
 
     Raises:
@@ -145,7 +145,7 @@ def open_table(path: Path) -> Iterator[Table]:
     """
     try:
         with open_bytes(path) as stream:
-            yield Table(stream, str(path))
+            yield TableReader(stream, str(path))
     except FileNotFoundError as error:
         raise MedLIPError(f"{path}: there is no such file. Complete the download.") from error
     except (OSError, csv.Error, EOFError, zlib.error) as error:
@@ -168,7 +168,7 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
         return rows
 
 
-def require_columns(table: Table, columns: Iterable[str], hint: str) -> None:
+def require_columns(table: TableReader, columns: Iterable[str], hint: str) -> None:
     """Raise a `MedLIPError` that names the columns there are, unless a table has all of `columns`."""
     missing = [name for name in dict.fromkeys(columns) if name not in table.header]
     if missing:

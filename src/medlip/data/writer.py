@@ -76,7 +76,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredStudy:
     """A study in the store: what it was made from ("" where an earlier version made it), its shard, its images."""
 
     origin: str
@@ -117,12 +117,12 @@ class StoreWriter:
         self.out, self.shard_size = out, shard_size
         self.manifest = self._resume(settings, vocabulary)
         self._skips = dict.fromkeys(self._read_skips())
-        self.stored: dict[str, Stored] = {}
+        self.stored: dict[str, StoredStudy] = {}
         for shard in self.manifest["shards"]:
             origins = self._read_origins(shard["file"])
             ids = pq.read_table(out / shard["file"], columns=["id"])["id"].to_pylist()
             for name, images in Counter(id.rpartition(":")[0] for id in ids).items():
-                self.stored[name] = Stored(origins.get(name, ""), shard["file"], images)
+                self.stored[name] = StoredStudy(origins.get(name, ""), shard["file"], images)
         self._waiting: dict[str, list[Prepared]] = {}
         self._dropped: set[str] = set()
         self._forgotten: dict[tuple[str, str], list[Skip]] = {}

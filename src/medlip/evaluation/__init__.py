@@ -4,7 +4,17 @@ from medlip.evaluation.driver import evaluate, retrieve
 from medlip.evaluation.protocols import Protocol
 from medlip.evaluation.record import EvaluationRecord
 from medlip.evaluation.results import Result
-from medlip.evaluation.selection import Options
+from medlip.evaluation.selection import EvaluationOptions
 from medlip.evaluation.tasks import measure, measures, tasks
 
-__all__ = ["EvaluationRecord", "Options", "Protocol", "Result", "evaluate", "measure", "measures", "retrieve", "tasks"]
+__all__ = [
+    "EvaluationOptions",
+    "EvaluationRecord",
+    "Protocol",
+    "Result",
+    "evaluate",
+    "measure",
+    "measures",
+    "retrieve",
+    "tasks",
+]

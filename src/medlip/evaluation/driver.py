@@ -21,7 +21,7 @@ from medlip.evaluation.results import RESULT, Result
 from medlip.evaluation.selection import (
     ON_REPORTED,
     Cohort,
-    Options,
+    EvaluationOptions,
     Questions,
     Selection,
     canonical_prompts,
@@ -45,7 +45,7 @@ QUERIES = "queries.parquet"
 def evaluate(
     method: Method,
     store: Store,
-    options: Options | None = None,
+    options: EvaluationOptions | None = None,
     *,
     tasks: Sequence[str] | None = None,
     out: Path | None = None,
@@ -58,7 +58,7 @@ def evaluate(
     Args:
         method: what is evaluated, on the device that it is on.
         store: the data.
-        options: see `Options`; each can be given by its name instead.
+        options: see `EvaluationOptions`; each can be given by its name instead.
         tasks: which tasks, by name; None for all but retrieval, and those that plugins add.
         out: a folder to write result.json and outcomes.parquet (of every case) into, beside what a task keeps:
             predictions.parquet (scores of every image) and, where there is grounding, cases.npz (images with their maps).
@@ -75,14 +75,14 @@ def evaluate(
 
 
 def retrieve(
-    method: Method, store: Store, options: Options | None = None, *, out: Path | None = None, **changes: object
+    method: Method, store: Store, options: EvaluationOptions | None = None, *, out: Path | None = None, **changes: object
 ) -> Result:
     """Rank reports for every image, images for every report, and images for every class; see the task `retrieval`.
 
     Args:
         method: what is evaluated, on the device that it is on.
         store: the data. Images whose study has no report are left out of recall, and counted in the notes.
-        options: see `Options`; each can be given by its name instead.
+        options: see `EvaluationOptions`; each can be given by its name instead.
         out: a folder to write retrieval.json and queries.parquet (what became of every query) into.
         changes: options by name.
 
@@ -114,8 +114,8 @@ class _Files:
     outcomes: str
 
 
-def _changed(options: Options | None, changes: Mapping[str, object]) -> Options:
-    return replace(options or Options(), **changes)  # type: ignore[arg-type]  # a wrong name or kind is refused there
+def _changed(options: EvaluationOptions | None, changes: Mapping[str, object]) -> EvaluationOptions:
+    return replace(options or EvaluationOptions(), **changes)  # type: ignore[arg-type]  # refused there
 
 
 def _chosen(names: Sequence[str] | None) -> list[type[Task]]:
@@ -124,7 +124,9 @@ def _chosen(names: Sequence[str] | None) -> list[type[Task]]:
     return [find_task(name) for name in dict.fromkeys(names)]
 
 
-def _evaluate(method: Method, store: Store, options: Options, chosen: Sequence[type[Task]], files: _Files) -> Result:
+def _evaluate(
+    method: Method, store: Store, options: EvaluationOptions, chosen: Sequence[type[Task]], files: _Files
+) -> Result:
     start = perf_counter()
     if files.folder is not None and (files.folder / files.result).exists():
         raise MedLIPError(f"{files.folder}: holds a {files.result} already. Give another folder.")
@@ -186,7 +188,7 @@ def _evaluate(method: Method, store: Store, options: Options, chosen: Sequence[t
     return found
 
 
-def _pass(method: Method, cohort: Cohort, side: Sequence[Task], options: Options, description: str) -> None:
+def _pass(method: Method, cohort: Cohort, side: Sequence[Task], options: EvaluationOptions, description: str) -> None:
     """Go over the images of a side once: each is decoded once, and asked for all that any task wants."""
     needs = _needs(side)
     starts = range(0, len(cohort), options.batch_size)
@@ -228,7 +230,7 @@ def _needs(side: Iterable[Task]) -> Needs:
     return needs
 
 
-def _record_name(options: Options, chosen: Sequence[type[Task]]) -> str:
+def _record_name(options: EvaluationOptions, chosen: Sequence[type[Task]]) -> str:
     if options.protocol is not None:
         return options.protocol.name
     if [task.name for task in chosen] == ["retrieval"]:
@@ -251,7 +253,9 @@ def _require_disjoint(evaluated: Cohort, tuning: Cohort) -> None:
         )
 
 
-def _notes(selection: Selection, questions: Questions, options: Options, evaluated: Iterable[Task]) -> Iterator[str]:
+def _notes(
+    selection: Selection, questions: Questions, options: EvaluationOptions, evaluated: Iterable[Task]
+) -> Iterator[str]:
     protocol, images = options.protocol, len(selection.evaluated)
     if protocol is not None and options.on_reported:
         yield f"{protocol.name}: thresholds are {ON_REPORTED}"

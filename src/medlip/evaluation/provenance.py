@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from medlip.about import DISCLAIMER
 from medlip.data.overlap import SAME, Fingerprints, find_overlap, fingerprint
-from medlip.evaluation.results import Overlap, Provenance
+from medlip.evaluation.results import Provenance, TrainingOverlap
 
 if TYPE_CHECKING:
     from medlip.data.store import Store
@@ -31,12 +31,12 @@ def provenance(method: Method, evaluated: Store, notes: Iterable[str]) -> Proven
     )
 
 
-def count_overlap(method: Method, store: Store) -> Overlap | None:
+def count_overlap(method: Method, store: Store) -> TrainingOverlap | None:
     """Count the patients and images that the method was trained on; None where that is not known."""
     if method.seen is None:
         return None
     shared = find_overlap(method.seen, fingerprint(store).anonymous(), SAME)
-    return Overlap(patients=len(shared.patients), images=len({image for _, image in shared.images}))
+    return TrainingOverlap(patients=len(shared.patients), images=len({image for _, image in shared.images}))
 
 
 def hash_names(ids: Iterable[str]) -> str:
@@ -50,7 +50,7 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
-def _overlap_notes(seen: Fingerprints | None, overlap: Overlap | None, images: int) -> Iterator[str]:
+def _overlap_notes(seen: Fingerprints | None, overlap: TrainingOverlap | None, images: int) -> Iterator[str]:
     """Say for people what `count_overlap` found among so many images."""
     if seen is not None and seen.ids and not len(seen.hashes):
         yield "trained by an early version, whose fingerprints can't be compared: images were not looked for, patients were"

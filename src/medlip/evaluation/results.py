@@ -24,7 +24,7 @@ SCHEMA_VERSION = 2
 RESULT = "result.json"
 
 
-class Overlap(BaseModel):
+class TrainingOverlap(BaseModel):
     """How much of what is evaluated the method was trained on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,7 +33,7 @@ class Overlap(BaseModel):
     images: int
 
 
-class Level(BaseModel):
+class TransferLevel(BaseModel):
     """Which part of a transfer a result is.
 
     Attributes:
@@ -66,7 +66,7 @@ class Provenance(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    overlap: Overlap | None = None
+    overlap: TrainingOverlap | None = None
     run: dict[str, JsonValue] | None = None
     versions: dict[str, str] = {}
     notes: list[str] = []
@@ -100,7 +100,7 @@ class Result(Provenance):
     n_patients: int
     seconds: float | None = None
     protocol: EvaluationRecord
-    level: Level | None = None
+    level: TransferLevel | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -29,7 +29,7 @@ _LABEL_VALUES: dict[Presence | None, float] = {"present": 1.0, "absent": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class EvaluationOptions:
     """How a method is evaluated.
 
     Attributes:
@@ -178,7 +178,7 @@ class Selection:
     rule: str
 
 
-def select(store: Store, options: Options, vocabulary: Vocabulary) -> Selection:
+def select(store: Store, options: EvaluationOptions, vocabulary: Vocabulary) -> Selection:
     """Choose the evaluated images, and those that thresholds are chosen on; `vocabulary` is the method's.
 
     Raises:
@@ -251,7 +251,7 @@ def select_listed(store: Store, images: Sequence[str], split: str) -> Store:
     return store.take(sorted({row for key in keys.values() for row in rows[key]}))
 
 
-def choose_questions(cohort: Cohort, options: Options) -> Questions:
+def choose_questions(cohort: Cohort, options: EvaluationOptions) -> Questions:
     """Return what a method is asked about the evaluated images.
 
     Raises:

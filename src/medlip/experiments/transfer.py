@@ -29,8 +29,7 @@ from medlip.evaluation.outcomes import OUTCOMES, Outcomes, save_outcomes
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
 from medlip.evaluation.provenance import hash_names, provenance, versions
 from medlip.evaluation.record import EvaluationRecord
-from medlip.evaluation.results import RESULT, Provenance, Result
-from medlip.evaluation.results import Level as ResultLevel
+from medlip.evaluation.results import RESULT, Provenance, Result, TransferLevel
 from medlip.evaluation.selection import label_matrix
 from medlip.evaluation.task_result import TaskResult
 from medlip.evaluation.tasks.segmentation import (
@@ -161,7 +160,7 @@ def transfer(
                     "n_images": len(parts["test"]),
                     "n_patients": len(set(setting.patients["test"])),
                     "protocol": record.model_copy(update={"hash": f"{record.hash}-{level.folder}"}),
-                    "level": ResultLevel(
+                    "level": TransferLevel(
                         name=level.name, draw=level.draw, made_with=made_with, **setting.counted(learned.rows)
                     ),
                     "zero_shot": None,

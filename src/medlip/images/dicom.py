@@ -91,7 +91,7 @@ def read(elements: Elements) -> tuple[NDArray[np.uint8], orientation.Turn]:
     return np.asarray(turn.apply(grey)), turn
 
 
-def _from_colour(found: stored.Stored) -> NDArray[np.uint8]:
+def _from_colour(found: stored.StoredPixels) -> NDArray[np.uint8]:
     values = found.codes if found.bits == found.allocated else found.values(found.codes)
     luminance = values @ display.LUMINANCE
     if found.allocated > 8:
@@ -99,7 +99,7 @@ def _from_colour(found: stored.Stored) -> NDArray[np.uint8]:
     return display.scale(luminance, 0, 2**found.bits - 1)
 
 
-def _through_palette(elements: Elements, found: stored.Stored) -> NDArray[np.uint8]:
+def _through_palette(elements: Elements, found: stored.StoredPixels) -> NDArray[np.uint8]:
     from pydicom.pixels import apply_color_lut
 
     try:

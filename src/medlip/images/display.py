@@ -14,7 +14,7 @@ from PIL import Image
 
 from medlip.images.elements import Elements
 from medlip.images.kind import is_for_processing
-from medlip.images.stored import Stored
+from medlip.images.stored import StoredPixels
 
 ELEMENTS = """
     RescaleSlope RescaleIntercept ModalityLUTSequence VOILUTSequence VOILUTFunction WindowCenter WindowWidth
@@ -52,7 +52,7 @@ def scale(values: Numbers, low: float, high: float) -> NDArray[np.uint8]:
     return np.asarray(unit.clip(0, 255).round().astype(np.uint8))
 
 
-def show(elements: Elements, stored: Stored) -> NDArray[np.uint8]:
+def show(elements: Elements, stored: StoredPixels) -> NDArray[np.uint8]:
     """Show the stored values of a grey image (H, W) as its DICOM says, with a note of what it says in vain."""
     codes = stored.codes
     if codes.dtype.kind == "f" or codes.dtype.itemsize > 2:
@@ -75,7 +75,7 @@ def _put(greys: NDArray[np.uint8], codes: Numbers) -> NDArray[np.uint8]:
     return np.asarray(greys[codes])
 
 
-def _greys(elements: Elements, stored: Stored, codes: Numbers, counts: Numbers | None) -> NDArray[np.uint8]:
+def _greys(elements: Elements, stored: StoredPixels, codes: Numbers, counts: Numbers | None) -> NDArray[np.uint8]:
     """Return the grey of each code (N). `counts`: how many pixels have it; one each when None."""
     values = stored.values(codes)
     seen = np.ones(len(codes), bool) if counts is None else counts > 0
@@ -122,7 +122,7 @@ def _quantiles(values: Numbers, counts: Numbers | None, tail: float) -> tuple[fl
     return float(low), float(high)
 
 
-def _padding(elements: Elements, stored: Stored, codes: Numbers, values: Numbers) -> NDArray[np.bool_]:
+def _padding(elements: Elements, stored: StoredPixels, codes: Numbers, values: Numbers) -> NDArray[np.bool_]:
     """Return which codes are padding, whether its value is written with the sign of the pixels or without."""
     value = elements.number("PixelPaddingValue")
     if value is None:

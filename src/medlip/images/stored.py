@@ -29,7 +29,7 @@ _SEVERAL = "holds {frames} frames, though it says one. Give a single image."
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredPixels:
     """What a DICOM stores, as its file or decoder gives it.
 
     Attributes:
@@ -60,7 +60,7 @@ class Stored:
         return values
 
 
-def read_stored(elements: Elements) -> Stored:
+def read_stored(elements: Elements) -> StoredPixels:
     """Decode the one frame of a DICOM.
 
     Raises:
@@ -103,7 +103,7 @@ def _in_items(elements: Elements, data: bytes, undefined: bool, syntax: str) -> 
     return items
 
 
-def _native(elements: Elements, data: bytes, syntax: str, keyword: str) -> Stored:
+def _native(elements: Elements, data: bytes, syntax: str, keyword: str) -> StoredPixels:
     """Read pixel data that are not compressed."""
     floats = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword, 0)
     header = _header(elements, len(data), allocated=floats)
@@ -123,11 +123,11 @@ def _native(elements: Elements, data: bytes, syntax: str, keyword: str) -> Store
     options = {"pixel_keyword": keyword, "pixel_vr": elements.dataset[keyword].VR}
     codes = _decode(_BIG if big else _EXPLICIT, data, header, header.allocated, options)
     if floats:
-        return Stored(codes, header.photometric, floats, floats)
+        return StoredPixels(codes, header.photometric, floats, floats)
     return _with_bits(elements, codes, header, header.allocated)
 
 
-def _compressed(elements: Elements, data: bytes, syntax: str) -> Stored:
+def _compressed(elements: Elements, data: bytes, syntax: str) -> StoredPixels:
     """Decompress the only frame."""
     from pydicom.encaps import encapsulate, generate_fragments, parse_basic_offsets
 
@@ -206,7 +206,7 @@ def _header(elements: Elements, length: int, stream: Codestream | None = None, a
     return _Header(rows, columns, samples, photometric, planar, allocated)
 
 
-def _with_bits(elements: Elements, codes: NDArray[Any], header: _Header, precision: int) -> Stored:
+def _with_bits(elements: Elements, codes: NDArray[Any], header: _Header, precision: int) -> StoredPixels:
     """Say which bits of the codes hold the value, of those that the file or the compressed data have."""
     bits = elements.required("BitsStored", range(1, header.allocated + 1), precision)
     highest = elements.required("HighBit", range(bits - 1, header.allocated), bits - 1)
@@ -218,7 +218,7 @@ def _with_bits(elements: Elements, codes: NDArray[Any], header: _Header, precisi
     if shift and _fits(codes, bits, signed):
         elements.note(f"{label('HighBit')} is wrong: the values lie in the lowest bits")
         shift = 0
-    return Stored(codes, header.photometric, header.allocated, bits, shift, signed)
+    return StoredPixels(codes, header.photometric, header.allocated, bits, shift, signed)
 
 
 def _fits(codes: NDArray[Any], bits: int, signed: bool) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medlip.phantom.film import Canvas, Chest, Film, Map, Points, Table, root, shell, step, table
+from medlip.phantom.film import Canvas, Chest, Film, LookupTable, Map, Points, root, shell, step, table
 
 
 def draw_chest(rng: np.random.Generator, sex: str, age: int, position: str) -> Chest:
@@ -194,9 +194,9 @@ def _rib_profile(level: Map, steepness: Map, half: float, cortex: float, inner: 
     return profile
 
 
-def rib_drop(film: Film) -> Table:
+def rib_drop(film: Film) -> LookupTable:
     """Return by how much a rib falls from the spine to the flank, over v."""
-    drop: Table = np.float32(film.chest.rib_drop) * np.clip(0.35 + 0.9 * film.tau_table, 0.25, 1.1)
+    drop: LookupTable = np.float32(film.chest.rib_drop) * np.clip(0.35 + 0.9 * film.tau_table, 0.25, 1.1)
     return drop
 
 

@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 import yaml
 
-from medlip.phantom.findings import PATHOLOGIES, Finding, side_of
+from medlip.phantom.findings import PATHOLOGIES, PhantomFinding, side_of
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class PhantomCase:
     """A person before the detector: sex ("M", "F"), age (years), projection ("PA", "AP") and true findings."""
 
     sex: str
     age: int
     position: str
-    findings: tuple[Finding, ...]
+    findings: tuple[PhantomFinding, ...]
 
 
-def draw_case(rng: np.random.Generator) -> Case:
+def draw_case(rng: np.random.Generator) -> PhantomCase:
     """Draw a person and 0 to 4 pathologies (one may be on both sides), in the order in which they are painted."""
     tables = _tables()
-    findings: list[Finding] = []
+    findings: list[PhantomFinding] = []
     for pathology in _choose(rng):
         findings += _place(rng, pathology, findings)
     findings = [_shallow(finding, findings) for finding in findings]
@@ -36,7 +36,7 @@ def draw_case(rng: np.random.Generator) -> Case:
     age = int(np.clip(rng.normal(years["mean"] + shift, years["spread"]), 18, 95))
     in_bed = any(finding.pathology in tables["bedside"] for finding in findings)
     position = "AP" if rng.random() < (0.85 if in_bed else 0.15) else "PA"
-    return Case("M" if rng.random() < 0.52 else "F", age, position, tuple(findings))
+    return PhantomCase("M" if rng.random() < 0.52 else "F", age, position, tuple(findings))
 
 
 def anatomies_of(pathology: str) -> dict[str, float]:
@@ -72,7 +72,7 @@ def _choose(rng: np.random.Generator) -> list[str]:
     return chosen
 
 
-def _place(rng: np.random.Generator, pathology: str, others: list[Finding]) -> list[Finding]:
+def _place(rng: np.random.Generator, pathology: str, others: list[PhantomFinding]) -> list[PhantomFinding]:
     tables = _tables()
     entry = tables["findings"][pathology]
     shares = dict(entry["anatomies"])
@@ -92,11 +92,11 @@ def _place(rng: np.random.Generator, pathology: str, others: list[Finding]) -> l
         if pathology in tables["left_share"]:
             left = rng.random() < tables["left_share"][pathology]
             side = allowed.copy().pop() if len(allowed) == 1 else 1 if left else -1
-        found.append(Finding(pathology, anatomy, round(float(rng.uniform(0.0, 1.0)), 3), side))
+        found.append(PhantomFinding(pathology, anatomy, round(float(rng.uniform(0.0, 1.0)), 3), side))
     return found
 
 
-def _shallow(finding: Finding, others: list[Finding]) -> Finding:
+def _shallow(finding: PhantomFinding, others: list[PhantomFinding]) -> PhantomFinding:
     """Return an effusion shallow enough not to drown another finding at the base of the same lung."""
     if finding.pathology == "effusion":
         beside = [other.anatomy.split("_") for other in others if other.side == finding.side]

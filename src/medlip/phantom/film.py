@@ -18,13 +18,13 @@ from PIL import Image, ImageDraw
 from scipy.interpolate import CubicSpline
 
 Map = NDArray[np.float32]
-Table = NDArray[np.float32]
+LookupTable = NDArray[np.float32]
 Region = NDArray[np.bool_]
 Points = NDArray[np.float64]
 Window = tuple[slice, slice]
 
 TABLE_FROM, TABLE_TO, TABLE_STEPS = -1.6, 1.6, 1024
-AXIS: Table = np.linspace(TABLE_FROM, TABLE_TO, TABLE_STEPS, dtype=np.float32)
+AXIS: LookupTable = np.linspace(TABLE_FROM, TABLE_TO, TABLE_STEPS, dtype=np.float32)
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ def shell(q: Map, cortex: float, inner: float) -> Map:
     return profile
 
 
-def table(knots: tuple[float, ...], values: Sequence[float] | NDArray[np.floating]) -> Table:
+def table(knots: tuple[float, ...], values: Sequence[float] | NDArray[np.floating]) -> LookupTable:
     """Return a smooth curve through `values` at `knots`, sampled along the axis; constant beyond the ends."""
     return _spline_basis(knots) @ np.asarray(values, np.float32)
 
@@ -154,11 +154,11 @@ class Film:
     def _blank(self) -> Map:
         return np.zeros((self.size, self.size), np.float32)
 
-    def rows(self, values: Table, window: Window | None = None) -> Map:
+    def rows(self, values: LookupTable, window: Window | None = None) -> Map:
         """Look a table over v up for every pixel (of the window)."""
         return values.take(self._rows if window is None else self._rows[window])
 
-    def columns(self, values: Table, window: Window | None = None) -> Map:
+    def columns(self, values: LookupTable, window: Window | None = None) -> Map:
         """Look a table over u up for every pixel (of the window)."""
         return values.take(self._columns if window is None else self._columns[window])
 
@@ -269,7 +269,7 @@ class Film:
     def _shape(self) -> None:
         """Tabulate the outlines of lungs and mediastinum over v, and of the diaphragm over u."""
         chest = self.chest
-        self.tau_table: Table = (AXIS - np.float32(chest.apex)) / np.float32(chest.height)
+        self.tau_table: LookupTable = (AXIS - np.float32(chest.apex)) / np.float32(chest.height)
         below = 1 - np.clip(self.tau_table, 0, 1)
         outside = self.tau_table < 0
         self.lateral_table = np.where(outside, 0.02, 0.25 + (chest.width - 0.25) * (1 - below**2.7) ** 0.52).astype(
@@ -279,7 +279,7 @@ class Film:
         self.dome_table = dome_table(chest, chest.domes)
         self.border_tables = self._borders()
 
-    def _borders(self) -> tuple[Table, Table]:
+    def _borders(self) -> tuple[LookupTable, LookupTable]:
         """Return the right (negative u) and left borders of mediastinum and heart over v."""
         chest = self.chest
         knots = (-1.0, -0.72, -0.55, -0.42, -0.33, -0.24, -0.15, -0.05, 0.07, 0.2, 0.33, 0.45, 0.6)
@@ -295,7 +295,7 @@ class Film:
         return moved[0], moved[1]
 
 
-def dome_table(chest: Chest, domes: tuple[float, float]) -> Table:
+def dome_table(chest: Chest, domes: tuple[float, float]) -> LookupTable:
     """Return the height v of the diaphragm over u, for domes of these heights."""
     a, peak = np.abs(AXIS), 0.34
     outward = np.clip((a - peak) / (chest.width + 0.02 - peak), 0, 1)
@@ -303,7 +303,7 @@ def dome_table(chest: Chest, domes: tuple[float, float]) -> Table:
     drop = chest.dome_depth * (1.2 * (1 - np.sqrt(1 - 0.98 * outward**2.2)) + 0.35 * inward**2)
     left = np.clip(0.5 + AXIS / 0.24, 0, 1)
     left = left * left * (3 - 2 * left)
-    heights: Table = domes[0] * (1 - left) + domes[1] * left + drop
+    heights: LookupTable = domes[0] * (1 - left) + domes[1] * left + drop
     return heights.astype(np.float32)
 
 

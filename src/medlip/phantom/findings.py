@@ -44,7 +44,7 @@ LOBES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class PhantomFinding:
     """One finding: what and where (names of the vocabulary), how severe (0 to 1), which side (-1 right, 1 left, 0 none)."""
 
     pathology: str
@@ -59,13 +59,13 @@ def side_of(anatomy: str) -> int:
     return -1 if "right" in words else 1 if "left" in words else 0
 
 
-def reshape(chest: Chest, finding: Finding) -> None:
+def reshape(chest: Chest, finding: PhantomFinding) -> None:
     """Change the shape of a chest by a finding that does so."""
     if finding.pathology in _RESHAPE:
         _RESHAPE[finding.pathology](chest, finding.severity, finding.side)
 
 
-def paint(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def paint(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Paint a finding on a film and return its mask (size, size) within the open field."""
     region = _PAINT[finding.pathology](film, finding, rng)
     field = film.field()
@@ -104,12 +104,12 @@ _RESHAPE: dict[str, Callable[[Chest, float, int], None]] = {
 }
 
 
-def _cardiomegaly(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _cardiomegaly(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     region: Region = (film.heart_chord > 0) & (film.v > np.float32(-0.12 + film.chest.heart_level)) & (film.above_dome > 0)
     return region
 
 
-def _elevation(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _elevation(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     right, left = film.chest.domes
     fall = 0.16 + 0.2 * finding.severity
     usual = dome_table(film.chest, (right + fall, left) if finding.side < 0 else (right, left + fall))
@@ -119,7 +119,7 @@ def _elevation(film: Film, finding: Finding, rng: np.random.Generator) -> Region
     return region
 
 
-def _hyperinflate(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _hyperinflate(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     region: Region = (film.lung > 0.5) & (film.heart_chord == 0)
     return region
 
@@ -127,7 +127,7 @@ def _hyperinflate(film: Film, finding: Finding, rng: np.random.Generator) -> Reg
 # Findings of the pleura
 
 
-def _effusion(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _effusion(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     side, chest, amount = finding.side, film.chest, finding.severity**1.3
     angle = film.dome(side * (chest.width - 0.02))
     level = (1 - amount) * (angle - 0.07) + amount * (film.dome(0.36 * side) - 0.5)
@@ -142,7 +142,7 @@ def _effusion(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     return film.mask(window, (fluid > 0.5) & (film.above_dome[window] > 0) & (film.heart_chord[window] < 0.55))
 
 
-def _pneumothorax(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _pneumothorax(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw air between the chest wall and the outline of the smaller lung, which has sunk and come away from the wall."""
     side, chest, severity = finding.side, film.chest, finding.severity
     fall, gap, reach = 0.15 + 0.22 * severity, 0.055 + 0.13 * severity, 0.6 + 0.35 * severity
@@ -164,7 +164,7 @@ def _pneumothorax(film: Film, finding: Finding, rng: np.random.Generator) -> Reg
     return film.mask(window, (free > 0.5) & (film.heart_chord[window] < 0.3))
 
 
-def _thicken(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _thicken(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     side, chest = finding.side, film.chest
     low, high = rng.uniform(0.1, 0.26), rng.uniform(0.62, 0.82)
     window = film.side_window(side, chest.apex + low * chest.height, chest.apex + high * chest.height)
@@ -181,7 +181,7 @@ def _thicken(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
 # Findings of the lungs
 
 
-def _consolidation(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _consolidation(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     side, severity = finding.side, finding.severity
     (tau, sigma), (tall, wide), (above, below) = LOBES[finding.anatomy]
     grow = 0.72 + 0.38 * severity
@@ -200,7 +200,7 @@ def _consolidation(film: Film, finding: Finding, rng: np.random.Generator) -> Re
     return film.mask(window, weight > 0.45)
 
 
-def _opacity(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _opacity(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     centre = _spot(film, finding, rng, 0.12)
     wide, tall = (0.15 + 0.08 * finding.severity) * rng.uniform(0.9, 1.3, 2)
     window, weight = blob(film, rng, centre, wide, tall, rough=0.25, blur=0.8)
@@ -210,7 +210,7 @@ def _opacity(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     return film.mask(window, weight > 0.4)
 
 
-def _atelectasis(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _atelectasis(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw plates: straight or gently bent bands above the diaphragm."""
     side, severity = finding.side, finding.severity
     mask = np.zeros((film.size, film.size), bool)
@@ -231,7 +231,7 @@ def _atelectasis(film: Film, finding: Finding, rng: np.random.Generator) -> Regi
     return mask
 
 
-def _edema(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _edema(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw bat's wings around the hila, blurred vessels, and Kerley lines at the flanks of the bases."""
     severity = finding.severity
     mask = np.zeros((film.size, film.size), bool)
@@ -253,7 +253,7 @@ def _edema(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     return mask
 
 
-def _nodule(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _nodule(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     radius = 0.056 + 0.034 * finding.severity
     window, distance = disc(film, *_spot(film, finding, rng, radius), radius)
     distance += np.float32(0.1) * noise(rng, window, 4)
@@ -261,7 +261,7 @@ def _nodule(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     return film.mask(window, distance < 1)
 
 
-def _mass(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _mass(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     radius = 0.13 + 0.07 * finding.severity
     u, v = _spot(film, finding, rng, radius)
     canvas = Canvas(film, film.window(u - 1.6 * radius, v - 1.6 * radius, u + 1.6 * radius, v + 1.6 * radius))
@@ -277,7 +277,7 @@ def _mass(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     return film.mask(window, weight > 0.5)
 
 
-def _calcification(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _calcification(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     severity, side, zone = finding.severity, finding.side, finding.anatomy.split("_", 1)[-1]
     if zone == "aorta":
         window = film.window(0, -0.6, 0.5, 0)
@@ -299,7 +299,7 @@ def _calcification(film: Film, finding: Finding, rng: np.random.Generator) -> Re
     return outline.region()
 
 
-def _emphysema(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _emphysema(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw lucent upper lungs with few vessels, and bullae with thin walls."""
     chest, severity = film.chest, finding.severity
     low = chest.apex + 0.5 * chest.height
@@ -321,7 +321,7 @@ def _emphysema(film: Film, finding: Finding, rng: np.random.Generator) -> Region
     return mask
 
 
-def _scar(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _scar(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw strands that run from an apical cap towards the hilum."""
     side, chest = finding.side, film.chest
     window = film.side_window(side, chest.apex - 0.05, chest.apex + 0.5 * chest.height)
@@ -342,7 +342,7 @@ def _scar(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     return region
 
 
-def _hernia(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _hernia(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw the stomach behind the heart: a round density with gas above a fluid level."""
     radius = 0.15 + 0.07 * finding.severity
     u, squeeze, level = rng.uniform(-0.02, 0.12), rng.uniform(0.8, 1.0), rng.uniform(-0.15, 0.2)
@@ -359,7 +359,7 @@ def _hernia(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
 # Bones
 
 
-def _fracture(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _fracture(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     outline = Canvas(film, film.everywhere, 1)
     if finding.anatomy == "clavicle":
         _break_clavicle(film, finding, rng, outline)
@@ -368,7 +368,7 @@ def _fracture(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     return outline.region()
 
 
-def _break_clavicle(film: Film, finding: Finding, rng: np.random.Generator, outline: Canvas) -> None:
+def _break_clavicle(film: Film, finding: PhantomFinding, rng: np.random.Generator, outline: Canvas) -> None:
     side = finding.side
     u, v = film.clavicle(side, rng.uniform(0.4, 0.6))
     drop = 0.07 + 0.04 * finding.severity
@@ -378,7 +378,7 @@ def _break_clavicle(film: Film, finding: Finding, rng: np.random.Generator, outl
     outline.ellipse((u + 0.02 * side, v + drop / 2), 0.085, 0.06 + drop / 2, 1)
 
 
-def _break_ribs(film: Film, finding: Finding, rng: np.random.Generator, outline: Canvas) -> None:
+def _break_ribs(film: Film, finding: PhantomFinding, rng: np.random.Generator, outline: Canvas) -> None:
     """Break neighbouring ribs at the flank: the outer part steps down, callus grows around the break."""
     side, chest, severity = finding.side, film.chest, finding.severity
     drop_table, angle = rib_drop(film), rng.uniform(0.55, 0.78)
@@ -407,7 +407,7 @@ def _shift(film: Film, bones: Map, window: Window, drop: float, start: float, re
 # Devices
 
 
-def _pacemaker(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _pacemaker(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     side = finding.side
     u, v = side * rng.uniform(0.46, 0.56), rng.uniform(-0.46, -0.34)
     half = 0.09 + 0.025 * finding.severity
@@ -429,7 +429,7 @@ def _pacemaker(film: Film, finding: Finding, rng: np.random.Generator) -> Region
     return outline.region()
 
 
-def _tube(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _tube(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw an endotracheal tube, or a chest tube that enters at the flank and ends near the apex."""
     side = finding.side
     if finding.anatomy == "trachea":
@@ -449,7 +449,7 @@ def _tube(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
     return outline.region()
 
 
-def _catheter(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
+def _catheter(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw a central venous catheter, from the neck or the arm."""
     side, low = finding.side, finding.anatomy == "cavoatrial_junction"
     tip = (-0.115 + rng.normal(0, 0.01), -0.2 + rng.uniform(-0.08, 0.04) + 0.2 * low)
@@ -464,7 +464,7 @@ def _catheter(film: Film, finding: Finding, rng: np.random.Generator) -> Region:
 
 
 # In the order in which they are painted: the lungs' texture first, what lies on the film last.
-_PAINT: dict[str, Callable[[Film, Finding, np.random.Generator], Region]] = {
+_PAINT: dict[str, Callable[[Film, PhantomFinding, np.random.Generator], Region]] = {
     "cardiomegaly": _cardiomegaly,
     "elevation": _elevation,
     "hyperinflate": _hyperinflate,
@@ -496,7 +496,7 @@ def _boards(film: Film, points: Points) -> tuple[Canvas, Canvas]:
     return Canvas(film, window), Canvas(film, window, 1)
 
 
-def _spot(film: Film, finding: Finding, rng: np.random.Generator, radius: float) -> tuple[float, float]:
+def _spot(film: Film, finding: PhantomFinding, rng: np.random.Generator, radius: float) -> tuple[float, float]:
     """Return a place (u, v) for a lesion in its zone, clear of the diaphragm; for a hilar one, beside the hilum."""
     side, zone = finding.side, finding.anatomy.split("_", 1)[1]
     if zone == "hilar":

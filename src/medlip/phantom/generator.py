@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medlip.data.study import Box, Mask, Study, View
 from medlip.errors import MedLIPError
 from medlip.phantom.anatomy import draw_chest, expose
-from medlip.phantom.cases import Case, draw_case
+from medlip.phantom.cases import PhantomCase, draw_case
 from medlip.phantom.film import Region
 from medlip.phantom.findings import PATHOLOGIES, paint, reshape
 from medlip.phantom.reporting import write_report
@@ -73,7 +73,7 @@ def truth(study: Study) -> tuple[Fact, ...]:
 
 
 def render(
-    case: Case, index: int, seed: int, size: int, without: int | None = None
+    case: PhantomCase, index: int, seed: int, size: int, without: int | None = None
 ) -> tuple[NDArray[np.uint8], tuple[Region, ...]]:
     """Render a case to pixels (size, size) and one mask a finding; `without` leaves that finding out and nothing else."""
     rng = _stream(seed, index, _FILM)

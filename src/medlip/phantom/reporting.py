@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from medlip.phantom.cases import Case, anatomies_of
-from medlip.phantom.findings import Finding, side_of
+from medlip.phantom.cases import PhantomCase, anatomies_of
+from medlip.phantom.findings import PhantomFinding, side_of
 
 # Small things that readers pass over now and then.
 MINOR = (
@@ -33,7 +33,7 @@ FALSE_HEDGES = 0.12
 USUAL_NEGATIVES = ("pneumothorax", "effusion", "consolidation", "edema", "fracture", "nodule", "opacity")
 
 
-def write_report(case: Case, rng: np.random.Generator) -> str:
+def write_report(case: PhantomCase, rng: np.random.Generator) -> str:
     """Write a report with INDICATION, TECHNIQUE, COMPARISON, FINDINGS and IMPRESSION.
 
     Now and then a minor finding is left out, a subtle one is hedged, and something that is not there is hedged too.
@@ -58,7 +58,7 @@ def _words() -> dict[str, Any]:
 
 
 class _Writer:
-    def __init__(self, case: Case, rng: np.random.Generator) -> None:
+    def __init__(self, case: PhantomCase, rng: np.random.Generator) -> None:
         self.case, self.rng = case, rng
         stated = [f for f in case.findings if not (f.pathology in MINOR and rng.random() < OMITTED)]
         self.hedged = [
@@ -75,21 +75,21 @@ class _Writer:
     def pick(self, options: list[str]) -> str:
         return options[int(self.rng.integers(len(options)))]
 
-    def _imagined(self, present: set[str]) -> Finding:
+    def _imagined(self, present: set[str]) -> PhantomFinding:
         """Return a finding that is not there."""
         words = _words()["findings"]
         pathology = self.pick([name for name, entry in words.items() if name not in present and entry.get("hedged")])
         anatomy = self.pick(list(anatomies_of(pathology)))
         side = side_of(anatomy) or (1 if self.rng.random() < 0.5 else -1)
-        return Finding(pathology, anatomy, 0.1, side)
+        return PhantomFinding(pathology, anatomy, 0.1, side)
 
-    def _templates(self, finding: Finding, kind: str) -> list[str]:
+    def _templates(self, finding: PhantomFinding, kind: str) -> list[str]:
         templates: list[str] | dict[str, list[str]] = _words()["findings"][finding.pathology].get(kind, [])
         if isinstance(templates, dict):
             return next(options for place, options in templates.items() if place in finding.anatomy.split("_"))
         return templates
 
-    def sentence(self, finding: Finding, kind: str = "present") -> str:
+    def sentence(self, finding: PhantomFinding, kind: str = "present") -> str:
         words = _words()
         template = self.pick(self._templates(finding, kind))
         band = min(int(finding.severity * 3), 2)

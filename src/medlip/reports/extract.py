@@ -59,14 +59,14 @@ def forget_sentences() -> None:
         kept.forget()
 
 
-class Reading(NamedTuple):
+class SentenceReading(NamedTuple):
     """What a sentence says: its mentions, and whether it goes on about what the sentence before it says."""
 
     mentions: tuple[Mention, ...]
     refers: bool
 
 
-_NOTHING = Reading((), refers=False)
+_NOTHING = SentenceReading((), refers=False)
 
 
 class Placed(NamedTuple):
@@ -208,7 +208,7 @@ class Extractor:
                 start, end = clean.span(sentence.start + mention.start, sentence.start + mention.end)
                 yield Fact(mention.pathology, row, mention.presence, text[begin:stop], start, end), placed, rule
 
-    def _read_sentence(self, sentence: str) -> Reading:
+    def _read_sentence(self, sentence: str) -> SentenceReading:
         items = plain(self._lexicon.items(sentence))
         if not items:
             return _NOTHING
@@ -225,7 +225,7 @@ class Extractor:
             mentions += _carried(found, mentions) if goes_on else found
         if any(mention.sense.part for mention in mentions):
             mentions = list(_with_parts(mentions))
-        return Reading(tuple(mentions), refers)
+        return SentenceReading(tuple(mentions), refers)
 
 
 _GOES_ON = frozenset([";", "-", "but", "although", "though"])  # "left base atelectasis; infection not excluded"

@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from medlip.delimited import Table, decode, open_bytes, text_encoding
+from medlip.delimited import TableReader, decode, open_bytes, text_encoding
 from medlip.errors import MedLIPError
 from medlip.reports.compose import ID_COLUMNS, TEXT_COLUMNS, ReportColumns, parse_openi
 from medlip.reports.json_files import json_lines, members, mended
@@ -253,7 +253,7 @@ def read_text_report(path: Path) -> str:
 
 
 def _csv(stream: IO[bytes], source: _Source) -> Iterator[Report]:
-    table = Table(stream, str(source.path))
+    table = TableReader(stream, str(source.path))
     columns = _Columns(source, table.header)
     for number, row in enumerate(table):
         yield columns.report(row.cells, number, row.problem, row.note)

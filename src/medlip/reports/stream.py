@@ -30,7 +30,7 @@ NAMED_PROBLEMS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ExtractionOptions:
     """What is asked of every report.
 
     Attributes:
@@ -109,7 +109,7 @@ def extract_file(
     *,
     text: Sequence[str] = (),
     study: str | None = None,
-    options: Options | None = None,
+    options: ExtractionOptions | None = None,
     annotator: str = "built-in",
     workers: int | None = None,
     observer: Observer | None = None,
@@ -133,7 +133,7 @@ def extract_file(
     Raises:
         MedLIPError: the source can't be read at all, the kind of `out` is unknown, or `out` is among what is read.
     """
-    options = options or Options()
+    options = options or ExtractionOptions()
     if out is not None:
         require_apart(out, source)
     _vocabulary(options.vocabulary)  # a broken vocabulary is one error, not one a report
@@ -166,7 +166,7 @@ def extract_file(
 
 
 def _outcomes(
-    reports: Iterator[Report], options: Options, annotator: str, workers: int | None
+    reports: Iterator[Report], options: ExtractionOptions, annotator: str, workers: int | None
 ) -> Iterator[Outcome[Report, Read]]:
     if annotator == "built-in":
         yield from process(partial(read_report, options=options), reports, "reading reports", workers=workers)
@@ -176,7 +176,7 @@ def _outcomes(
         raise MedLIPError(f"extractor {annotator!r}: no such extractor. Choose built-in or radgraph.")
 
 
-def read_report(report: Report, options: Options) -> Read:
+def read_report(report: Report, options: ExtractionOptions) -> Read:
     """Read the facts of one report.
 
     Raises:
@@ -232,7 +232,7 @@ def _radgraph_model() -> Any:
     return package.RadGraph(model_type="radgraph-xl")
 
 
-def _annotated(model: Any, options: Options, report: Report) -> Read:
+def _annotated(model: Any, options: ExtractionOptions, report: Report) -> Read:
     """Read a report by the graph that the `radgraph` package makes of its findings and impression."""
     if report.problem or not isinstance(report.content, str) or not report.content.strip():
         return read_report(report, options)

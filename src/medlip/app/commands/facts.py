@@ -59,9 +59,9 @@ def facts(
 
     A fact says which pathology is present, absent or uncertain, in which anatomy, and which words say so.
     """
-    from medlip.reports.stream import Options
+    from medlip.reports.stream import ExtractionOptions
 
-    options = Options(mentions, implied, str(vocabulary) if vocabulary else None)
+    options = ExtractionOptions(mentions, implied, str(vocabulary) if vocabulary else None)
     if show or explain:
         report = _one_report(reports, tuple(text or ()), study)
         return _explain(report, options) if explain else _show(report, options)

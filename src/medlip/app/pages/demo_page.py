@@ -126,7 +126,7 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class PageSection:
     """What a task found: its question, its tables, and what chance means in them."""
 
     name: str
@@ -151,13 +151,13 @@ def _tiles(result: DemoResult) -> Iterator[Tile]:
     yield Tile(duration, "from nothing to this page", result.demo.origin["Machine"])
 
 
-def _sections(result: DemoResult) -> Iterator[Section]:
+def _sections(result: DemoResult) -> Iterator[PageSection]:
     by_task = result_tables_by_task(result)
     for name, found in by_task.items():
         task = find_task(name)
         question = (task.__doc__ or "").strip().split("\n")[0]
         chances = [f"{each.title}: {each.chance}" for each in task_measures(name) if each.chance]
-        yield Section(name, task.title, question, found, "; ".join(chances))
+        yield PageSection(name, task.title, question, found, "; ".join(chances))
 
 
 def _loss_curves(history: Sequence[LogLine]) -> str:

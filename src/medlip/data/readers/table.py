@@ -17,7 +17,7 @@ from medlip.data.labels import PRESENCE, canonical, combine, read_presence
 from medlip.data.sources import LeftOut, Source
 from medlip.data.study import Study, View
 from medlip.data.views import view_of
-from medlip.delimited import Row, Table, open_table, plain_id, require_columns
+from medlip.delimited import Row, TableReader, open_table, plain_id, require_columns
 from medlip.errors import MedLIPError
 from medlip.reports import Presence
 from medlip.reports.compose import DESCRIBING, ReportColumns
@@ -117,7 +117,7 @@ class _Columns:
     report: ReportColumns | None
 
     @classmethod
-    def find(cls, layout: _Layout, opened: Table) -> _Columns:
+    def find(cls, layout: _Layout, opened: TableReader) -> _Columns:
         mapped = {key: column for key, column in layout.columns.items() if isinstance(column, str)}
         listed = [column for columns in layout.columns.values() if not isinstance(columns, str) for column in columns]
         names = {name: name for name in COLUMNS} | mapped

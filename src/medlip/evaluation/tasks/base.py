@@ -30,7 +30,7 @@ from medlip.plugins import entry_points
 
 if TYPE_CHECKING:
     from medlip.data.store import Record
-    from medlip.evaluation.selection import Cohort, Options, Questions
+    from medlip.evaluation.selection import Cohort, EvaluationOptions, Questions
     from medlip.methods.base import Answers, Method
 
 ENTRY_POINTS = "medlip.measures"
@@ -91,7 +91,7 @@ class Task(ABC):
     extensible: ClassVar[str] = ""
     needs: Needs = Needs()
 
-    def __init__(self, cohort: Cohort, questions: Questions, options: Options) -> None:
+    def __init__(self, cohort: Cohort, questions: Questions, options: EvaluationOptions) -> None:
         """Set up for the images of one side.
 
         Args:

@@ -34,7 +34,7 @@ from medlip.data.study import Box, Mask
 from medlip.evaluation.cases import CASES, FINDINGS, Case, Choice, make_case, save_cases
 from medlip.evaluation.outcomes import Outcomes
 from medlip.evaluation.regions import checked_map, enlarge, paint_boxes, paint_masks
-from medlip.evaluation.selection import ON_REPORTED, Cohort, Options, Questions, name_some, seeded_half
+from medlip.evaluation.selection import ON_REPORTED, Cohort, EvaluationOptions, Questions, name_some, seeded_half
 from medlip.evaluation.task_result import ClassResult, TaskResult
 from medlip.evaluation.tasks.base import AddedMeasure, ImageBatch, Needs, Task, added_measures, register_task, task_measures
 from medlip.metrics import (
@@ -162,7 +162,7 @@ class Grounding(Task):
     tunes = True
     extensible = "the enlarged map (H, W) and where the finding is, boolean (H, W)"
 
-    def __init__(self, cohort: Cohort, questions: Questions, options: Options) -> None:
+    def __init__(self, cohort: Cohort, questions: Questions, options: EvaluationOptions) -> None:
         super().__init__(cohort, questions, options)
         self.needs = Needs(maps=bool(questions.findings))
         self.located: list[GroundingCase] = []

@@ -23,7 +23,7 @@ from medlip.concepts.vocabulary import is_place
 from medlip.data.overlap import pseudonym
 from medlip.errors import MedLIPError
 from medlip.evaluation.outcomes import Outcomes
-from medlip.evaluation.selection import Cohort, Options, Questions
+from medlip.evaluation.selection import Cohort, EvaluationOptions, Questions
 from medlip.evaluation.task_result import TaskResult
 from medlip.evaluation.tasks.base import ImageBatch, Needs, Task, register_task
 from medlip.metrics import Array, Measure, mean_estimate
@@ -64,7 +64,7 @@ class Places(Task):
         Measure("side", "laterality accuracy", chance="either side"),
     )
 
-    def __init__(self, cohort: Cohort, questions: Questions, options: Options) -> None:
+    def __init__(self, cohort: Cohort, questions: Questions, options: EvaluationOptions) -> None:
         super().__init__(cohort, questions, options)
         self.stated = stated_places(cohort.facts, cohort.vocabulary)
         self.findings = sorted({name for found in self.stated for name in found})

@@ -19,7 +19,7 @@ from medlip.data.overlap import pseudonym
 from medlip.errors import MedLIPError
 from medlip.evaluation.outcomes import Outcomes
 from medlip.evaluation.predictions import Predictions
-from medlip.evaluation.selection import Cohort, Options, Questions, label_matrix
+from medlip.evaluation.selection import Cohort, EvaluationOptions, Questions, label_matrix
 from medlip.evaluation.task_result import ClassResult, TaskResult
 from medlip.evaluation.tasks.base import ImageBatch, Needs, Task, register_task
 from medlip.methods.base import EmbedsReports, method_names
@@ -88,7 +88,7 @@ class Retrieval(Task):
     result_type = RetrievalResult
     by_default = False
 
-    def __init__(self, cohort: Cohort, questions: Questions, options: Options) -> None:
+    def __init__(self, cohort: Cohort, questions: Questions, options: EvaluationOptions) -> None:
         """Draw the pool.
 
         Raises:

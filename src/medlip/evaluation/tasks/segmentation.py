@@ -22,7 +22,7 @@ from medlip.data.overlap import pseudonym
 from medlip.errors import MedLIPError
 from medlip.evaluation.outcomes import Outcomes
 from medlip.evaluation.regions import checked_map, enlarge, paint_masks
-from medlip.evaluation.selection import ON_REPORTED, Cohort, Options, Questions, name_some, seeded_half
+from medlip.evaluation.selection import ON_REPORTED, Cohort, EvaluationOptions, Questions, name_some, seeded_half
 from medlip.evaluation.task_result import ClassResult, TaskResult
 from medlip.evaluation.tasks.base import ImageBatch, Needs, Task, register_task
 from medlip.metrics import Array, Estimate, Measure, Pixels, dice, iou, mean_estimate, number, overlap_counts
@@ -113,7 +113,7 @@ class Segmentation(Task):
     result_type = SegmentationResult
     tunes = True
 
-    def __init__(self, cohort: Cohort, questions: Questions, options: Options) -> None:
+    def __init__(self, cohort: Cohort, questions: Questions, options: EvaluationOptions) -> None:
         super().__init__(cohort, questions, options)
         self.needs = Needs(maps=bool(questions.outlined))
         self.drawn: list[_Drawn] = []

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medlip.data.overlap import pseudonym
 from medlip.evaluation.predictions import PREDICTIONS, Predictions
-from medlip.evaluation.selection import ON_REPORTED, Cohort, Options, Questions, label_matrix, seeded_half
+from medlip.evaluation.selection import ON_REPORTED, Cohort, EvaluationOptions, Questions, label_matrix, seeded_half
 from medlip.evaluation.subgroups import AttributeResult, subgroup_results
 from medlip.evaluation.task_result import ClassResult, TaskResult
 from medlip.evaluation.tasks.base import AddedMeasure, ImageBatch, Task, added_measures, register_task
@@ -103,7 +103,7 @@ class ZeroShot(Task):
     tunes = True
     extensible = "scores (N,) and labels (N,) of one class"
 
-    def __init__(self, cohort: Cohort, questions: Questions, options: Options) -> None:
+    def __init__(self, cohort: Cohort, questions: Questions, options: EvaluationOptions) -> None:
         super().__init__(cohort, questions, options)
         self.scores = np.empty((len(cohort), len(questions.classes)))
 
