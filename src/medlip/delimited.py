@@ -76,8 +76,10 @@ class TableReader:
             goes_on = short and held is not None and not self._begins_row([*row.cells.values()], held)
             if held is not None:
                 yield held._replace(problem=held.problem or CUT) if goes_on else held
-            few = f"fewer cells than columns ({count} instead of {len(self.header)})"
-            held = row._replace(problem=few) if goes_on else row._replace(note=row.note or few) if short else row
+            if short:
+                few = f"fewer cells than columns ({count} instead of {len(self.header)})"
+                row = row._replace(problem=few) if goes_on else row._replace(note=row.note or few)
+            held = row
         if held is not None:
             yield held
 

@@ -45,8 +45,8 @@ class Sense:
 class Mention(NamedTuple):
     """A finding in a sentence: `row` is empty where the sentence names no place.
 
-    The rest tells why: rules of `words/rules.yaml`, and the characters of the clause and of the cue (none: -1) in the
-    sentence. It is kept flat, since thousands of sentences are remembered.
+    The rest tells why: rules of `words/rules.yaml`, and the words of the clause and of the cue (none: -1) in the sentence.
+    All positions count words. It is kept flat, since thousands of sentences are remembered.
     """
 
     sense: Sense

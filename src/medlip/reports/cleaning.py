@@ -44,11 +44,9 @@ class Cleaned(NamedTuple):
 def cleaned(text: str) -> Cleaned:
     """Return the text as plain sentences; plain ones, the most, pass untouched."""
     clean = Cleaned(text)
-    for odd, edits in _PASSES:
-        for sign in odd:
-            if sign.search(clean.text):
-                clean = _rewritten(clean, edits(clean.text))
-                break
+    for concerns, edits in _PASSES:
+        if concerns(clean.text):
+            clean = _rewritten(clean, edits(clean.text))
     return clean
 
 
@@ -214,25 +212,41 @@ def _answers(text: str) -> Iterator[_Edit]:
         yield match.start(), match.end(), instead
 
 
-# What tells that there may be something to do for a pass: patterns that begin with a rare character are looked for fast.
-_SIGNS_ODD = (re.compile(r"[^\x0a\x20-\x7e]"), re.compile(r"[\\<&~`]"))
-_MASKS_ODD = (
-    re.compile(r"[\[{<_]"),
+# --- what tells that there may be something to do for a pass; most reports have nothing ---
+
+
+def _has_signs(text: str) -> bool:
+    return not text.isascii() or any(sign in text for sign in _ASCII_SIGNS)
+
+
+def _has_masks(text: str) -> bool:
+    return "[" in text or "{" in text or "<" in text or "_" in text or any(sign.search(text) for sign in _MASK_SIGNS)
+
+
+def _has_boxes(text: str) -> bool:
+    bracket = "[" in text or "(" in text
+    return bool((bracket and _BRACKETS.search(text)) or (not text.isascii() and _DRAWN_BOX.search(text)))
+
+
+def _has_answers(text: str) -> bool:
+    if "|" in text or "\t" in text or "=" in text or "?" in text or " -" in text or "   " in text or "sent," in text:
+        return True
+    return "(" in text and bool(_BRACKETED_ANSWER.search(text))
+
+
+_ASCII_SIGNS = ("\\", "<", "&", "~", *(sign for sign in _SIGNS if sign.isascii()))
+_MASK_SIGNS = (
     re.compile(r"[/:-]\d"),
     re.compile(rf"\d(?:\.\d+\.|\s?h|\w*\s(?i:{_MONTH})\b)"),
     re.compile(r" (?:19|20)\d\d\b"),
     re.compile(r"XXXXX|XXX(?<!XXXX)(?!X)|Dr|Mr|Ms|Prof"),
 )
-_BOXES_ODD = (re.compile(r"[\[(][^A-Za-z]?[xX]?\s?[\])]"), re.compile(r"[\u2500-\u27ff]"))
-_ANSWERS_ODD = (
-    re.compile(r"[|\t=?]"),
-    re.compile(r" (?:-|  )"),
-    re.compile(r"\(\s?(?:[-+]|neg|pos)"),
-    re.compile(r"t,(?<=sent,)"),
-)
-_PASSES: tuple[tuple[tuple[re.Pattern[str], ...], Callable[[str], Iterator[_Edit]]], ...] = (
-    (_SIGNS_ODD, _signs),
-    (_MASKS_ODD, _masks),
-    (_BOXES_ODD, _boxes),
-    (_ANSWERS_ODD, _answers),
+_BRACKETS = re.compile(r"[\[(][^A-Za-z]?[xX]?\s?[\])]")
+_DRAWN_BOX = re.compile(r"[\u2500-\u27ff]")
+_BRACKETED_ANSWER = re.compile(r"\(\s?(?:[-+]|neg|pos)")
+_PASSES: tuple[tuple[Callable[[str], bool], Callable[[str], Iterator[_Edit]]], ...] = (
+    (_has_signs, _signs),
+    (_has_masks, _masks),
+    (_has_boxes, _boxes),
+    (_has_answers, _answers),
 )

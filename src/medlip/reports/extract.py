@@ -17,7 +17,7 @@ from medlip.reports.clauses import Clause, Mention, Sense, clauses
 from medlip.reports.cleaning import Cleaned, cleaned
 from medlip.reports.facts import Fact, Presence
 from medlip.reports.language import is_english
-from medlip.reports.lexicon import Item, Lexicon, words
+from medlip.reports.lexicon import Item, Lexicon, Words, words
 from medlip.reports.places import Place, composed
 from medlip.reports.statements import LINKS, plain
 from medlip.reports.text import Section, Sentence, asks, corrects, divided, sentences
@@ -60,7 +60,7 @@ def forget_sentences() -> None:
 
 
 class SentenceReading(NamedTuple):
-    """What a sentence says: its mentions, and whether it goes on about what the sentence before it says."""
+    """What the words of a sentence say: mentions, and whether it goes on about what the sentence before it says."""
 
     mentions: tuple[Mention, ...]
     refers: bool
@@ -70,10 +70,11 @@ _NOTHING = SentenceReading((), refers=False)
 
 
 class Placed(NamedTuple):
-    """A mention with the sentence of the cleaned text that it stands in, and the section of that."""
+    """A mention with the sentence of the cleaned text that it stands in, its words, and the section of that."""
 
     mention: Mention
     sentence: Sentence
+    words: Words
     section: str
 
     @property
@@ -126,10 +127,13 @@ class Extractor:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self._lexicon = _lexicon(vocabulary)
-        self._read = lru_cache(maxsize=16_384)(self._read_sentence)  # reports repeat their sentences
+        # Reports repeat their sentences, and more often their words with other numbers, capitals or spelling.
+        self._words = lru_cache(maxsize=8_192)(self._lexicon.words)
+        self._read = lru_cache(maxsize=16_384)(self._read_words)
 
     def forget(self) -> None:
         """Drop the sentences that are remembered."""
+        self._words.cache_clear()
         self._read.cache_clear()
 
     def __call__(self, text: str) -> tuple[Fact, ...]:
@@ -155,9 +159,9 @@ class Extractor:
             return ()
         placed, _, _ = self._placed(clean.text, divided(clean.text))
         traced = []
-        for fact, (mention, sentence, section), rule in self._facts(placed, clean, text):
-            clause = sentence.text[mention.clause_start : mention.clause_end]
-            cue = sentence.text[mention.cue_start : mention.cue_end] if mention.cue_start >= 0 else ""
+        for fact, (mention, sentence, words, section), rule in self._facts(placed, clean, text):
+            clause = sentence.text[slice(*words.span(mention.clause_start, mention.clause_end))]
+            cue = sentence.text[slice(*words.span(mention.cue_start, mention.cue_end))] if mention.cue_start >= 0 else ""
             traced.append(Traced(fact, section, clause, cue, mention.presence_rule, rule))
         return tuple(traced)
 
@@ -172,10 +176,11 @@ class Extractor:
             count += len(sentence.text)
             if section is not last:
                 before, last = (), section
-            reading = self._read(sentence.text)
+            words = self._words(sentence.text)
+            reading = self._read(words.spelled)
             here = _carried(reading.mentions, before) if reading.refers else reading.mentions
             if here:
-                placed += [Placed(mention, sentence, section.name) for mention in here]
+                placed += [Placed(mention, sentence, words, section.name) for mention in here]
                 before = here
             else:
                 silent.append(sentence.text)
@@ -184,14 +189,14 @@ class Extractor:
     def _facts(self, mentions: Sequence[Placed], clean: Cleaned, text: str) -> Iterator[tuple[Fact, Placed, str]]:
         """Yield each fact with its mention and the rule that gave its anatomy."""
         elsewhere: dict[tuple[str, str], str] = {}
-        for mention, _, _ in mentions:
+        for mention, *_ in mentions:
             if mention.row and mention.presence != "absent":
                 elsewhere.setdefault((mention.pathology, mention.presence), mention.row)
         device: Mention | None = None
         device_in = -1
         known_pathologies, known_anatomies = self.vocabulary.pathology_index, self.vocabulary.anatomy_index
         for placed in mentions:
-            mention, sentence, _ = placed
+            mention, sentence, words, _ = placed
             row, rule = mention.row, mention.place_rule
             if mention.sense.part and row in _CHAMBERS and device is not None and sentence.start != device_in:
                 mention = mention._replace(
@@ -205,11 +210,12 @@ class Extractor:
                 row, rule = mention.sense.row, "default"
             if mention.pathology in known_pathologies and row in known_anatomies:
                 begin, stop = clean.span(sentence.start, sentence.end)
-                start, end = clean.span(sentence.start + mention.start, sentence.start + mention.end)
+                first, last = words.span(mention.start, mention.end)
+                start, end = clean.span(sentence.start + first, sentence.start + last)
                 yield Fact(mention.pathology, row, mention.presence, text[begin:stop], start, end), placed, rule
 
-    def _read_sentence(self, sentence: str) -> SentenceReading:
-        items = plain(self._lexicon.items(sentence))
+    def _read_words(self, spelled: tuple[str, ...]) -> SentenceReading:
+        items = plain(self._lexicon.items(spelled))
         if not items:
             return _NOTHING
         items = composed(items)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.resources import files
@@ -20,6 +20,8 @@ TOKEN = re.compile(
 )
 _PLAIN_TOKEN = re.compile(_WORDS_AND_SIGNS)
 _SIGNS = {"-": "dash", "--": "dash", ">": "compares", "<": "compares", "&": "both", "+": "both"}
+_NUMBER = "0"  # every number is read as this one
+_UNKNOWN = ("", None)  # a word that only begins a phrase
 _MEANING = ""  # the key under which a branch of the tree holds what the phrase that ends there means
 _SHORT, _FORGIVING, _VERY_LONG = 5, 7, 10  # letters from which on swapped, one wrong and two wrong letters are forgiven
 _REMEMBERED = 100_000
@@ -32,12 +34,23 @@ def words(name: str) -> Any:
 
 
 class Item(NamedTuple):
-    """A phrase of a sentence: what it is (`kind`), its entry in the lexicon, and its characters in the sentence."""
+    """A phrase of a sentence: what it is (`kind`), its entry in the lexicon, and the words from `start` to before `end`."""
 
     kind: str
     value: Any
     start: int
     end: int
+
+
+class Words(NamedTuple):
+    """The words of a sentence as they are read (`spelled`), and from where to where each stands in it."""
+
+    spelled: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """Return the characters from word `start` to before word `end`."""
+        return self.spans[start][0], self.spans[end - 1][1]
 
 
 @dataclass
@@ -78,37 +91,38 @@ class Lexicon:
         self._spelling |= spelling["irregular"] | spelling["shortened"]
         return self
 
-    def items(self, sentence: str) -> list[Item]:
-        """Read a sentence as phrases, the longest at each place.
+    def words(self, sentence: str) -> Words:
+        """Divide a sentence into words and signs, each spelled as the lexicon spells it; silent words are left out."""
+        remembered, spell = self._spelling.get, self.spell
+        matches = [*(TOKEN if _needs_care(sentence) else _PLAIN_TOKEN).finditer(sentence)]
+        spelled = [remembered(match[0]) or spell(match[0]) for match in matches]
+        if not self.silent.isdisjoint(spelled):
+            matches = [match for match, word in zip(matches, spelled, strict=True) if word not in self.silent]
+            spelled = [word for word in spelled if word not in self.silent]
+        return Words(tuple(spelled), tuple([match.span() for match in matches]))
+
+    def items(self, spelled: Sequence[str]) -> list[Item]:
+        """Read the words of a sentence as phrases, the longest at each place.
 
         An unknown word becomes an item of kind "", a sign (",", "/") an item of its own kind.
         """
-        remembered, silent, phrases_from = self._spelling.get, self.silent, self._tree.get
-        spelled: list[str] = []
-        spans: list[tuple[int, int]] = []
-        for match in (TOKEN if _needs_care(sentence) else _PLAIN_TOKEN).finditer(sentence):
-            token = match[0]
-            word = remembered(token) or self.spell(token)
-            if word not in silent:
-                spelled.append(word)
-                spans.append(match.span())
+        phrases_from = self._tree.get
         found: list[Item] = []
         i, count = 0, len(spelled)
         while i < count:
             word = spelled[i]
             branch = phrases_from(word)
             if branch is None:
-                found.append(Item(_SIGNS.get(word, "" if word[0].isalnum() else word), word, *spans[i]))
+                found.append(Item(_SIGNS.get(word, "" if word[0].isalnum() else word), word, i, i + 1))
                 i += 1
                 continue
-            meaning, last, j = ("", word), i, i
-            while branch is not None:
+            (kind, value), last = branch.get(_MEANING, _UNKNOWN), i
+            j = i + 1
+            while j < count and (branch := branch.get(spelled[j])) is not None:
                 if _MEANING in branch:
-                    meaning, last = branch[_MEANING], j
+                    (kind, value), last = branch[_MEANING], j
                 j += 1
-                branch = branch.get(spelled[j]) if j < count else None
-            kind, value = meaning
-            found.append(Item(kind, word if value is None else value, spans[i][0], spans[last][1]))
+            found.append(Item(kind, word if value is None else value, i, last + 1))
             i = last + 1
         return found
 
@@ -117,9 +131,12 @@ class Lexicon:
         return self.spell(word) in self._known
 
     def spell(self, word: str) -> str:
-        """Return the singular, lower-case form of `word`; one wrong letter is forgiven where it is long."""
+        """Return the singular, lower-case form of `word`; one wrong letter is forgiven where it is long.
+
+        A number that belongs to no phrase is any number.
+        """
         if word[0].isdigit():
-            return word  # there is no end of numbers to remember
+            return word if word in self._known else _NUMBER  # there is no end of numbers to remember
         spelled = self._spelling.get(word)
         if spelled is None:
             lower = "xxxx" if word[0] == "_" else word.lower()  # one sign for every mask
