@@ -116,8 +116,9 @@ def test_a_split_that_is_not_there_is_said_before_any_run(phantom_store: Path, t
 
 
 def test_a_run_that_fails_is_named_and_the_rest_goes_on(
-    phantom_store: Path, tiny_settings: tuple[str, ...], tmp_path: Path
+    tiny_run: Path, phantom_store: Path, tiny_settings: tuple[str, ...], tmp_path: Path
 ) -> None:
+    shutil.copytree(tiny_run, tmp_path / "default" / "seed-0")
     grid = ("method.backbone=no_such_net",)
     answer = ablate("medslip-phantom", Store.open(phantom_store), tmp_path, grid, settings=tiny_settings, seeds=1)
     assert [row.runs for row in answer.rows] == [1, 0]

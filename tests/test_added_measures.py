@@ -101,6 +101,7 @@ def test_a_measure_with_a_name_that_is_taken_or_of_a_task_that_takes_none_is_ref
         remove_measure(task, name)
 
 
+@pytest.mark.processes
 def test_an_installed_package_adds_a_measure_by_its_entry_point(tmp_path):
     """In a process of its own, since plugins are looked up once."""
     import os

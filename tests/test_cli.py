@@ -131,6 +131,7 @@ def test_what_is_warned_of_is_noted_once_and_exits_with_3(medlip: Run, monkeypat
     assert outcome.err.splitlines() == ["note: two things were skipped:", "note:   one", "note:   other"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_training_saves_first_and_resumes(
     number: signal.Signals, code: int, phantom_store: Path, tiny_settings: tuple[str, ...], tmp_path: Path, medlip: Run

@@ -20,6 +20,8 @@ from medlip.methods.mlip import MLIP
 from medlip.nn.gather import gather, gather_padded
 from medlip.nn.patches import draw_visible
 
+pytestmark = pytest.mark.processes
+
 RANKS, SHARE = 2, 3
 REPORTS = (
     ("The heart is normal in size.", "No pneumothorax."),

@@ -89,6 +89,7 @@ def test_a_key_that_resembles_none_is_answered_with_all_of_its_section() -> None
         load_recipe("medslip-phantom", ["training.xyz=3"])
 
 
+@pytest.mark.processes
 def test_a_plugin_adds_recipes_and_none_may_hide_another(tmp_path: Path) -> None:
     def show(name: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "medlip", "recipes", "show", name, "--plugin", str(plugin), "--json"]

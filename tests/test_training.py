@@ -164,7 +164,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(store, tmp_path):
 
 
 def test_the_loss_goes_down(store, tmp_path):
-    fit(recipe("training.epochs=8", "training.warmup=1"), store, tmp_path / "run")
+    fit(recipe("training.epochs=4", "training.warmup=1"), store, tmp_path / "run")
     losses = [line["loss"] for line in lines(tmp_path / "run") if "loss" in line]
     assert losses[-1] < losses[0]
 

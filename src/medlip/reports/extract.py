@@ -74,7 +74,7 @@ class Placed(NamedTuple):
 
     mention: Mention
     sentence: Sentence
-    words: Words
+    said: Words
     section: str
 
     @property
@@ -159,9 +159,9 @@ class Extractor:
             return ()
         placed, _, _ = self._placed(clean.text, divided(clean.text))
         traced = []
-        for fact, (mention, sentence, words, section), rule in self._facts(placed, clean, text):
-            clause = sentence.text[slice(*words.span(mention.clause_start, mention.clause_end))]
-            cue = sentence.text[slice(*words.span(mention.cue_start, mention.cue_end))] if mention.cue_start >= 0 else ""
+        for fact, (mention, sentence, said, section), rule in self._facts(placed, clean, text):
+            clause = sentence.text[slice(*said.span(mention.clause_start, mention.clause_end))]
+            cue = sentence.text[slice(*said.span(mention.cue_start, mention.cue_end))] if mention.cue_start >= 0 else ""
             traced.append(Traced(fact, section, clause, cue, mention.presence_rule, rule))
         return tuple(traced)
 
@@ -176,11 +176,11 @@ class Extractor:
             count += len(sentence.text)
             if section is not last:
                 before, last = (), section
-            words = self._words(sentence.text)
-            reading = self._read(words.spelled)
+            said = self._words(sentence.text)
+            reading = self._read(said.spelled)
             here = _carried(reading.mentions, before) if reading.refers else reading.mentions
             if here:
-                placed += [Placed(mention, sentence, words, section.name) for mention in here]
+                placed += [Placed(mention, sentence, said, section.name) for mention in here]
                 before = here
             else:
                 silent.append(sentence.text)
@@ -196,7 +196,7 @@ class Extractor:
         device_in = -1
         known_pathologies, known_anatomies = self.vocabulary.pathology_index, self.vocabulary.anatomy_index
         for placed in mentions:
-            mention, sentence, words, _ = placed
+            mention, sentence, said, _ = placed
             row, rule = mention.row, mention.place_rule
             if mention.sense.part and row in _CHAMBERS and device is not None and sentence.start != device_in:
                 mention = mention._replace(
@@ -210,7 +210,7 @@ class Extractor:
                 row, rule = mention.sense.row, "default"
             if mention.pathology in known_pathologies and row in known_anatomies:
                 begin, stop = clean.span(sentence.start, sentence.end)
-                first, last = words.span(mention.start, mention.end)
+                first, last = said.span(mention.start, mention.end)
                 start, end = clean.span(sentence.start + first, sentence.start + last)
                 yield Fact(mention.pathology, row, mention.presence, text[begin:stop], start, end), placed, rule
 
