@@ -15,6 +15,8 @@ from medlip.app import demo
 from medlip.app.demo import Scale, run_demo
 from medlip.errors import MedLIPError
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def scale(tiny_settings: tuple[str, ...]) -> Scale:

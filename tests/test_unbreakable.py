@@ -103,6 +103,7 @@ def test_every_broken_file_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
 MEDLIP = "from medlip.app.cli import main; main()"
 
 
+@pytest.mark.processes
 def test_the_exit_code_says_that_something_was_skipped(tmp_path: Path) -> None:
     (tmp_path / "good.png").write_bytes(encoded("PNG"))
     (tmp_path / "page.png").write_text("<html>")
