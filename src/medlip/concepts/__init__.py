@@ -1,5 +1,5 @@
 """What can be said of a chest X-ray: pathologies, anatomies, their sides, synonyms and descriptions."""
 
-from medlip.concepts.vocabulary import Anatomy, Pathology, Vocabulary, default_vocabulary, load_vocabulary
+from medlip.concepts.vocabulary import Anatomy, Pathology, Vocabulary, Wording, default_vocabulary, load_vocabulary
 
-__all__ = ["Anatomy", "Pathology", "Vocabulary", "default_vocabulary", "load_vocabulary"]
+__all__ = ["Anatomy", "Pathology", "Vocabulary", "Wording", "default_vocabulary", "load_vocabulary"]
