@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from medlip.reports.facts import Presence
 from medlip.reports.lexicon import Item
-from medlip.reports.places import Place, merged, modifies, row
+from medlip.reports.places import Place, Rows, merged, modifies
 from medlip.reports.presence import REACH, Judgement, judged
 from medlip.reports.statements import FINDING, LINKS
 
@@ -151,10 +151,11 @@ def _states(items: list[Item], j: int, kinds: tuple[str, ...]) -> bool:
 
 
 class Clause:
-    """One clause: gives each finding its presence and its places."""
+    """One clause: gives each finding its presence and its places, which lie in `rows`."""
 
-    def __init__(self, items: list[Item], before: Clause | None = None) -> None:
+    def __init__(self, items: list[Item], rows: Rows, before: Clause | None = None) -> None:
         self.items = items
+        self.rows = rows
         self.before = before
         self.found = [i for i, item in enumerate(items) if item.kind in FINDING]
         self.judged: dict[int, Judgement] = {}
@@ -203,7 +204,7 @@ class Clause:
                 narrowed = [merged(named[0], place) for place in self._topic(i)]
                 return tuple(place for place in narrowed if place) or named
             return named
-        if self.items[i].value.device and all(row(place) in ("", "other") for place in before):
+        if self.items[i].value.device and all(here == "other" for place in before for here in self.rows.of(place)):
             return behind  # a device is where it ends, not where it enters
         joined = [merged(a, b) for a in before for b in behind]
         if all(joined) and (len(before) == 1 or len(behind) == 1):
@@ -236,7 +237,8 @@ class Clause:
                 reached: tuple[Place, ...] = items[k].value
                 if kind == "over" and not items[i].value.device:
                     reached = tuple(
-                        place if place.in_lung or place.organ == "mediastinal" else Place(place.side) for place in reached
+                        place if place.in_lung or place.own or place.organ == "mediastinal" else Place(place.side)
+                        for place in reached
                     )
                 self.taken.add(k)
                 joined = [merged(a, b) for a in places for b in reached] if places else list(reached)
@@ -418,8 +420,7 @@ class Clause:
             if cue >= 0
             else (items[0].start, items[-1].end)
         )
-        rows = dict.fromkeys(_settled(sense, place) for place in self.places[i])
-        rows.pop("", None)
+        rows = dict.fromkeys(here for place in self.places[i] for here in _settled(sense, place, self.rows))
         if not rows:
             if item.kind == "noun" or (sense.fixed and not sense.only):
                 here, by = (sense.row, "fixed") if sense.fixed else ("", "")
@@ -439,19 +440,18 @@ class Clause:
 
 
 @lru_cache(maxsize=65536)
-def _settled(sense: Sense, place: Place) -> str:
-    """Return the row of a finding at a place, "" where the place says nothing for it."""
+def _settled(sense: Sense, place: Place, rows: Rows) -> tuple[str, ...]:
+    """Return the rows of a finding at a place, none where the place says nothing for it."""
     if sense.fixed:
-        return sense.row if not sense.only or row(place) in sense.only else ""
+        return (sense.row,) if not sense.only or not {*sense.only}.isdisjoint(rows.of(place)) else ()
     if sense.normal and place.organ == "chest" and not place.side:
-        return ""  # "normal chest" names no structure
+        return ()  # "normal chest" names no structure
     if sense.device and not place.organ and not place.zone:
-        return ""
+        return ()
     if sense.device and place.organ == "pulmonary vessels":
-        return "other"
+        return ("other",)
     if sense.organ:
         place = Place(place.side, "", sense.organ)
     elif sense.lung and place.organ == "pleural" and place.side:
         place = Place(place.side, place.zone)
-    here = row(place)
-    return "" if here in sense.never else here
+    return tuple(here for here in rows.of(place) if here not in sense.never)

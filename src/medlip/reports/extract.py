@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from medlip.concepts import Vocabulary, default_vocabulary
-from medlip.reports.clauses import Clause, Mention, Sense, clauses
+from medlip.reports.clauses import Clause, Mention, clauses
 from medlip.reports.cleaning import Cleaned, cleaned
 from medlip.reports.facts import Fact, Presence
 from medlip.reports.language import is_english
-from medlip.reports.lexicon import Item, Lexicon, Words, words
-from medlip.reports.places import Place, composed
+from medlip.reports.lexicon import Item, Words
+from medlip.reports.places import composed
 from medlip.reports.statements import LINKS, plain
+from medlip.reports.terms import terms
 from medlip.reports.text import Section, Sentence, asks, corrects, divided, sentences
 
 
@@ -32,7 +33,7 @@ def extract_facts(text: str, vocabulary: Vocabulary | None = None) -> tuple[Fact
 
     Args:
         text: a report, with or without headings; any text gives facts or none.
-        vocabulary: names of pathologies and anatomies; synonyms that it has beyond the default's are read, too.
+        vocabulary: names of pathologies and anatomies; its words are read, too, and win over the built-in ones.
 
     Returns:
         All mentions; `resolve` keeps one a (pathology, anatomy).
@@ -103,6 +104,25 @@ class Traced(NamedTuple):
     place_rule: str
 
 
+class Outside(NamedTuple):
+    """What a report states, in built-in words, and the vocabulary in use does not have.
+
+    Attributes:
+        part: whether it is the mention's pathology, or its anatomy alone.
+        name: as the default vocabulary names it.
+    """
+
+    part: Literal["pathology", "anatomy"]
+    name: str
+
+
+def outside_of(vocabulary: Vocabulary, pathology: str, anatomy: str) -> Outside | None:
+    """Return which of a mention's two names a vocabulary does not have, None if it has both."""
+    if pathology not in vocabulary.pathology_index:
+        return Outside("pathology", pathology)
+    return None if anatomy in vocabulary.anatomy_index else Outside("anatomy", anatomy)
+
+
 class ReportReading(NamedTuple):
     """What a report says.
 
@@ -112,6 +132,7 @@ class ReportReading(NamedTuple):
         silent: the sentences that no fact was read from.
         share: the share of its text that is read, 0 to 1.
         english: whether it is English; a report that is not is not read.
+        outside: names that the vocabulary does not have, one a mention that is no fact for that reason.
     """
 
     facts: tuple[Fact, ...]
@@ -119,6 +140,7 @@ class ReportReading(NamedTuple):
     silent: tuple[str, ...]
     share: float
     english: bool = True
+    outside: tuple[Outside, ...] = ()
 
 
 class Extractor:
@@ -126,7 +148,7 @@ class Extractor:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self._lexicon = _lexicon(vocabulary)
+        self._lexicon, self._rows, self._headings = terms(vocabulary)
         # Reports repeat their sentences, and more often their words with other numbers, capitals or spelling.
         self._words = lru_cache(maxsize=8_192)(self._lexicon.words)
         self._read = lru_cache(maxsize=16_384)(self._read_words)
@@ -143,23 +165,25 @@ class Extractor:
     def read(self, text: str) -> ReportReading:
         """Return the facts of a report with its sections and the sentences without any fact."""
         clean = cleaned(text)
-        found = divided(clean.text)
+        found = divided(clean.text, self._headings)
         names = tuple(section.name for section in found)
         if not is_english(clean.text, self._lexicon.knows):
             return ReportReading((), names, (), 0.0, english=False)
         placed, silent, read = self._placed(clean.text, found)
         total = len(clean.text.strip())
-        facts = tuple(fact for fact, _, _ in self._facts(placed, clean, text))
-        return ReportReading(facts, names, tuple(silent), min(1.0, read / total) if total else 0.0)
+        outside: list[Outside] = []
+        facts = tuple(fact for fact, _, _ in self._facts(placed, clean, text, outside))
+        share = min(1.0, read / total) if total else 0.0
+        return ReportReading(facts, names, tuple(silent), share, outside=tuple(outside))
 
     def explain(self, text: str) -> tuple[Traced, ...]:
         """Return the facts of a report, each with the section, clause, cue and rules that it was read by."""
         clean = cleaned(text)
         if not is_english(clean.text, self._lexicon.knows):
             return ()
-        placed, _, _ = self._placed(clean.text, divided(clean.text))
+        placed, _, _ = self._placed(clean.text, divided(clean.text, self._headings))
         traced = []
-        for fact, (mention, sentence, said, section), rule in self._facts(placed, clean, text):
+        for fact, (mention, sentence, said, section), rule in self._facts(placed, clean, text, []):
             clause = sentence.text[slice(*said.span(mention.clause_start, mention.clause_end))]
             cue = sentence.text[slice(*said.span(mention.cue_start, mention.cue_end))] if mention.cue_start >= 0 else ""
             traced.append(Traced(fact, section, clause, cue, mention.presence_rule, rule))
@@ -186,8 +210,10 @@ class Extractor:
                 silent.append(sentence.text)
         return _corrected(placed, text, found), silent, count
 
-    def _facts(self, mentions: Sequence[Placed], clean: Cleaned, text: str) -> Iterator[tuple[Fact, Placed, str]]:
-        """Yield each fact with its mention and the rule that gave its anatomy."""
+    def _facts(
+        self, mentions: Sequence[Placed], clean: Cleaned, text: str, outside: list[Outside]
+    ) -> Iterator[tuple[Fact, Placed, str]]:
+        """Yield each fact with its mention and the rule that gave its anatomy; add to `outside` what is none."""
         elsewhere: dict[tuple[str, str], str] = {}
         for mention, *_ in mentions:
             if mention.row and mention.presence != "absent":
@@ -213,6 +239,8 @@ class Extractor:
                 first, last = said.span(mention.start, mention.end)
                 start, end = clean.span(sentence.start + first, sentence.start + last)
                 yield Fact(mention.pathology, row, mention.presence, text[begin:stop], start, end), placed, rule
+            elif lack := outside_of(self.vocabulary, mention.pathology, row):
+                outside.append(lack)
 
     def _read_words(self, spelled: tuple[str, ...]) -> SentenceReading:
         items = plain(self._lexicon.items(spelled))
@@ -223,7 +251,7 @@ class Extractor:
         mentions: list[Mention] = []
         clause: Clause | None = None
         for start, end in clauses(items):
-            clause = Clause(items[start:end], clause)
+            clause = Clause(items[start:end], self._rows, clause)
             found = tuple(clause.mentions())
             doubted = items[start].value in _GOES_ON and all(mention.presence == "uncertain" for mention in found)
             linked = items[start].value in _GOES_ON and items[min(start + 1, len(items) - 1)].kind in LINKS
@@ -320,43 +348,3 @@ def _carried(mentions: Sequence[Mention], before: Sequence[Mention]) -> tuple[Me
     return tuple(
         m._replace(row=row, place_rule="carried") if not m.row and m.sense.lung and not m.sense.own else m for m in mentions
     )
-
-
-def _lexicon(vocabulary: Vocabulary) -> Lexicon:
-    lexicon = Lexicon()
-    for pathology, senses in words("findings").items():
-        for entry in senses:
-            options = {key: value for key, value in entry.items() if key not in ("nouns", "adjectives")}
-            sense = Sense(pathology, **options)
-            lexicon.add(entry.get("nouns", ()), "noun", sense)
-            lexicon.add(entry.get("adjectives", ()), "normal" if sense.normal else "adjective", sense)
-    places = words("places")
-    for field_name in ("side", "zone", "organ"):
-        for name, phrases in places[f"{field_name}s"].items():
-            lexicon.add(phrases, "place", Place(**{field_name: name}))
-    for parts, phrases in places["shortened"]:
-        lexicon.add(phrases, "place", Place(**parts))
-    for kind in ("inside", "size", "contour"):
-        lexicon.add(places[kind], kind)
-    for kind, phrases in words("cues").items():
-        if kind == "silent":
-            lexicon.silent = frozenset(phrases)
-        else:
-            lexicon.add(phrases, kind)
-    _add_synonyms(lexicon, vocabulary)
-    return lexicon.finish()
-
-
-def _add_synonyms(lexicon: Lexicon, vocabulary: Vocabulary) -> None:
-    """Add what the vocabulary says in words that the default one does not have: `words/*.yaml` covers the default's."""
-    default = default_vocabulary()
-    if vocabulary is default:
-        return
-    usual = {word for concept in (*default.pathologies, *default.anatomies) for word in concept.words}
-    for pathology in vocabulary.pathologies:
-        sense = Sense(pathology.name, normal=pathology.kind == "normal")
-        kind = "normal" if sense.normal else "noun"
-        lexicon.add((word.replace("_", " ") for word in pathology.words if word not in usual), kind, sense)
-    for anatomy in vocabulary.anatomies:
-        phrases = (word.replace("_", " ") for word in anatomy.words if word not in usual)
-        lexicon.add(phrases, "place", Place(organ=f"={anatomy.name}"))

@@ -63,7 +63,7 @@ class Lexicon:
 
     silent: frozenset[str] = frozenset()
     _tree: dict[str, Any] = field(default_factory=dict)
-    _spelling: dict[str, str] = field(default_factory=dict)
+    _spelling: dict[str, str] = field(default_factory=lambda: _usual_spelling())
     _known: set[str] = field(default_factory=set)
     _near: dict[str, str] = field(default_factory=dict)
     _long: tuple[str, ...] = ()
@@ -72,12 +72,46 @@ class Lexicon:
         """Add phrases of one meaning (`variants` of each); one that is there already keeps its meaning."""
         for phrase in phrases:
             for spelled in variants(phrase.lower()):
-                branch = self._tree
-                for token in TOKEN.findall(spelled):
-                    word = singular(token)
-                    self._known.add(word)
-                    branch = branch.setdefault(word, {})
-                branch.setdefault(_MEANING, (kind, value))
+                self._branch([singular(token) for token in TOKEN.findall(spelled)]).setdefault(_MEANING, (kind, value))
+
+    def put(self, phrases: Iterable[str], kind: str, value: Any = None) -> None:
+        """Add phrases of one meaning, in place of what they mean; an abbreviation that is one of them is no longer one.
+
+        A phrase with a silent word is what it is without that word, and takes no meaning from it.
+        """
+        for phrase in phrases:
+            for said in variants(phrase.lower()):
+                self.unabbreviate(said)
+                spelled = self.spelled(said)
+                heard = [word for word in spelled if word not in self.silent]
+                if heard and heard == spelled:
+                    self._branch(heard)[_MEANING] = kind, value
+                elif heard:
+                    self._branch(heard).setdefault(_MEANING, (kind, value))
+
+    def respell(self, spelling: Mapping[str, str]) -> None:
+        """Read words as others, in place of what they were read as; a key in lower case stands for all its capitals, too."""
+        for short, word in spelling.items():
+            self.unabbreviate(short)
+            self._spelling[short] = singular(word.lower())
+
+    def unabbreviate(self, word: str) -> None:
+        """Read a word as it stands; one in lower case whatever its capitals."""
+        for short in words("spelling")["shortened"]:
+            if word in (short, short.lower()):
+                self._spelling.pop(short, None)
+
+    def spelled(self, phrase: str) -> list[str]:
+        """Return the words of a phrase as they are read in a report, but for misspelt ones."""
+        return [self._spelling.get(token) or singular(token) for token in TOKEN.findall(phrase)]
+
+    def _branch(self, spelled: Sequence[str]) -> dict[str, Any]:
+        """Return where the tree holds what comes of these words, grown there if need be."""
+        branch = self._tree
+        self._known.update(spelled)
+        for word in spelled:
+            branch = branch.setdefault(word, {})
+        return branch
 
     def finish(self) -> Lexicon:
         """Learn which misspellings to forgive; call once, after the last `add`."""
@@ -86,9 +120,7 @@ class Lexicon:
                 for near in (word, *_without_a_letter(word)):
                     self._near.setdefault(near, word)
         self._long = tuple(word for word in sorted(self._known) if len(word) >= _VERY_LONG - 1)
-        spelling = words("spelling")
-        self._known |= set(spelling["other"])
-        self._spelling |= spelling["irregular"] | spelling["shortened"]
+        self._known |= set(words("spelling")["other"])
         return self
 
     def words(self, sentence: str) -> Words:
@@ -169,6 +201,11 @@ def lemmas() -> Mapping[str, str]:
     """Return the lemma of each word of `words/lemmas.tsv`, the words that English reports are written in."""
     table = (files("medlip.reports") / "words" / "lemmas.tsv").read_text(encoding="utf-8")
     return {pair[0]: pair[-1] for pair in (line.split("\t") for line in table.splitlines())}
+
+
+def _usual_spelling() -> dict[str, str]:
+    spelling: Mapping[str, dict[str, str]] = words("spelling")
+    return spelling["irregular"] | spelling["shortened"]
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -31,6 +31,14 @@ class Place(NamedTuple):
         """Whether a finding of the lung can be there."""
         return self.organ in _IN_LUNG
 
+    @property
+    def own(self) -> bool:
+        """Whether its organ is one of a user's vocabulary."""
+        return self.organ.startswith(OWN)
+
+
+OWN = "="  # begins the name of an organ that a user's vocabulary brings; alone it is the body part that the images show
+
 
 _IN_LUNG = frozenset(
     ["", "lung", "lobe", "lingula", "hilum", "retrocardiac", "interstitium", "parenchymal", "pulmonary", "chest"]
@@ -39,7 +47,7 @@ _VAGUE = frozenset(Place(organ=organ) for organ in ("lung", "pulmonary", "chest"
 # Organs that say little: of two, the other one stands ("pulmonary interstitium", "osseous structures of the spine").
 _WEAK = (
     "chest", "cardiopulmonary", "bones", "soft tissue", "other place",
-    "pulmonary", "lung", "parenchymal", "interstitium", "lobe",
+    "pulmonary", "lung", "parenchymal", "interstitium", "lobe", OWN,
 )  # fmt: skip
 
 
@@ -224,8 +232,6 @@ def _completed(parts: list[Place], said: list[set[str]]) -> Iterable[Place]:
 def row(place: Place) -> str:
     """Return the row of a place, "" for a bare "both sides"."""
     side, zone, organ = place
-    if organ.startswith("="):
-        return organ[1:]
     sided = side in ("left", "right")
     if organ in ("pulmonary", "chest") and (sided or zone):
         organ = "lung"
@@ -246,6 +252,37 @@ def row(place: Place) -> str:
         organ = "lung"
     parts = [*(organ.split() if organ != "cavoatrial junction" else [organ]), side if sided else "", zone]
     return row_of([part for part in parts if part]) if any(parts) else ""
+
+
+class Rows:
+    """The rows that places lie in: those of a vocabulary's own organs, and else the built-in ones (`row`).
+
+    Args:
+        own: row by place, of the organs whose names begin with `OWN`.
+        chest: False where the images show another part of the body, so that a side or zone alone is one of that part.
+    """
+
+    def __init__(self, own: Mapping[Place, str] | None = None, *, chest: bool = True) -> None:
+        self._own = own or {}
+        self._chest = chest
+
+    def of(self, place: Place) -> tuple[str, ...]:
+        """Return the rows of a place: mostly one, both sides' for "both knees", none where it says nothing.
+
+        A side of something that has no row on that side, nor one for both, is what it says: no row of the vocabulary.
+        """
+        if not place.own and (self._chest or place.organ):
+            here = row(place)
+            return (here,) if here else ()
+        for organ in dict.fromkeys((place.organ or OWN, OWN)):  # what has no row of its own is a part of the whole
+            for zone in dict.fromkeys((place.zone, "")):
+                sides = ("left", "right") if place.side == "both" else (place.side,)
+                found = [self._own.get(Place(side, zone, organ)) for side in sides]
+                unsided = self._own.get(Place("", zone, organ))
+                if rows := tuple(here for here in found if here) or ((unsided,) if unsided else ()):
+                    return rows
+        said = (place.side, place.zone, place.organ.removeprefix(OWN))
+        return (" ".join(part for part in said if part),) if place.side in ("left", "right") else ()
 
 
 class _Rule(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from medlip.concepts import Vocabulary, default_vocabulary, load_vocabulary
 from medlip.errors import MedLIPError
 from medlip.parallel import Outcome, process
-from medlip.reports.extract import extractor
+from medlip.reports.extract import Outside, extractor, outside_of
 from medlip.reports.facts import Fact, resolve
 from medlip.reports.files import Report, read_reports, require_apart
 from medlip.reports.implied import implied_absent
@@ -53,6 +53,7 @@ class Read(NamedTuple):
         silent: the sentences that no fact was read from.
         notes: what is odd about it.
         unknown_words: words of a graph whose lemma is not known.
+        outside: what it states and the vocabulary does not have, once a mention.
     """
 
     facts: tuple[Fact, ...]
@@ -60,6 +61,7 @@ class Read(NamedTuple):
     silent: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unknown_words: tuple[str, ...] = ()
+    outside: tuple[Outside, ...] = ()
 
 
 @dataclass(slots=True)
@@ -75,6 +77,7 @@ class Summary:
     not_english: list[str] = field(default_factory=list)
     little_read: list[str] = field(default_factory=list)
     unknown_words: Counter[str] = field(default_factory=Counter)
+    outside: Counter[Outside] = field(default_factory=Counter)
 
     def name(self, study: str, problem: str, counter: Counter[str]) -> None:
         """Count a problem under what it is, without its details, and keep it by name."""
@@ -93,6 +96,7 @@ class Summary:
             "skipped": dict(self.skipped), "notes": dict(self.notes), "problems": self.problems,
             "not_english": self.not_english, "little_read": self.little_read,
             "unknown_words": dict(self.unknown_words.most_common()),
+            "outside": [{part: name, "mentions": count} for (part, name), count in self.outside.most_common()],
         }  # fmt: skip
 
 
@@ -154,6 +158,7 @@ def extract_file(
             for note in read.notes:
                 summary.name(report.study, note, summary.notes)
             summary.unknown_words.update(read.unknown_words)
+            summary.outside.update(read.outside)
             summary.facts += len(read.facts)
             summary.without_facts += not read.facts
             if writer is not None:
@@ -198,19 +203,20 @@ def read_report(report: Report, options: ExtractionOptions) -> Read:
             notes.append("no findings, all impression")
         if not {"findings", "impression"} & set(reading.sections):
             notes.append("neither findings nor impression")
-        mentions, silent = reading.facts, reading.silent
+        mentions, silent, outside = reading.facts, reading.silent, reading.outside
         facts = mentions if options.mentions else resolve(mentions)
         unknown: tuple[str, ...] = ()
     else:
         graph = read_graph(report.content)
-        pathologies, anatomies = vocabulary.pathology_index, vocabulary.anatomy_index
-        mentions = tuple(fact for fact in graph.facts if fact.pathology in pathologies and fact.anatomy in anatomies)
+        lacking = [outside_of(vocabulary, fact.pathology, fact.anatomy) for fact in graph.facts]
+        mentions = tuple(fact for fact, lack in zip(graph.facts, lacking, strict=True) if lack is None)
+        outside = tuple(lack for lack in lacking if lack)
         facts = mentions if options.mentions else resolve(mentions, uncertain_hides_absent=False)
         unknown, silent = graph.unknown_words, ()
         if graph.dangling:
             notes.append(f"relations to entities that don't exist ({', '.join(graph.dangling[:3])})")
     implied = implied_absent(mentions, vocabulary) if options.implied else ()
-    return Read((*facts, *implied), len(implied), silent, tuple(notes), unknown)
+    return Read((*facts, *implied), len(implied), silent, tuple(notes), unknown, outside)
 
 
 @lru_cache(maxsize=4)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from typing import NamedTuple
 
+from medlip.concepts.vocabulary import Heading
 from medlip.reports.cleaning import MASK, cleaned
 from medlip.reports.lexicon import edits, words
 
@@ -78,9 +79,9 @@ _BEFORE_COLON = re.compile(
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 
 
-def divided(text: str) -> tuple[Section, ...]:
-    """Divide a cleaned text; see `sections`."""
-    starts = [(0, 0, "findings"), *_headings(text)]
+def divided(text: str, headings: Headings | None = None) -> tuple[Section, ...]:
+    """Divide a cleaned text; see `sections`. Headings are the built-in ones by default."""
+    starts = [(0, 0, "findings"), *_starts(text, headings or built_in_headings())]
     ends = [heading for heading, _, _ in starts[1:]] + [len(text)]
     last_read = max(
         (k for k, (_, start, name) in enumerate(starts) if name in _READ and text[start : ends[k]].strip()), default=-1
@@ -96,29 +97,29 @@ def divided(text: str) -> tuple[Section, ...]:
     return tuple(section for section in found if text[section.start : section.end].strip())
 
 
-def _headings(text: str) -> list[tuple[int, int, str]]:
+def _starts(text: str, headings: Headings) -> list[tuple[int, int, str]]:
     """Return where each heading starts, where it ends, and its section's name."""
     if ":" not in text and "\n" not in text:
         return []
     found: list[tuple[int, int, str]] = []
-    for start, end, name in sorted((*_own_lines(text), *_within_lines(text))):
+    for start, end, name in sorted((*_own_lines(text, headings), *_within_lines(text, headings))):
         if not found or start >= found[-1][1]:
             found.append((start, end, name))
     return found
 
 
-def _own_lines(text: str) -> Iterator[tuple[int, int, str]]:
+def _own_lines(text: str, headings: Headings) -> Iterator[tuple[int, int, str]]:
     """Yield headings at the start of a line or of a sentence, with a colon or alone on their line."""
     for match in _HEADING.finditer(text):
         heading, colon = match[1], match[0].rstrip("*_").endswith(":")
         behind_colon = text[max(0, match.start() - 1) : match.start()] == ":"
-        if name := section_name(heading, guess=colon and not behind_colon):
+        if name := headings.section(heading, guess=colon and not behind_colon):
             yield match.start(), match.end(), name
         elif heading.isupper() and colon and (match.start() == 0 or text[match.start() - 1] == "\n"):
             yield match.start(), match.start(), "findings"  # "LUNGS: …": the heading names the place, it is read, too
 
 
-def _within_lines(text: str) -> Iterator[tuple[int, int, str]]:
+def _within_lines(text: str, headings: Headings) -> Iterator[tuple[int, int, str]]:
     """Yield headings that stand in the middle of a sentence ("… NORMAL IMPRESSION: …"), by their capitals or their frame."""
     colon = text.find(":")
     while colon >= 0:
@@ -128,7 +129,7 @@ def _within_lines(text: str) -> Iterator[tuple[int, int, str]]:
             heading = match[1][at + 1 :] if match else ""
             if (
                 match
-                and (name := section_name(heading, guess=False))
+                and (name := headings.section(heading, guess=False))
                 and (at < 0 or heading.lower() in words("sections")["plain"])
             ):
                 yield match.start(1) + at + 1, colon + 1, name
@@ -137,37 +138,50 @@ def _within_lines(text: str) -> Iterator[tuple[int, int, str]]:
     framed = _FRAMED.finditer(text) if any(frame in text for frame in ("**", "==", "--", "##", "__")) else ()
     loud = _LOUD.finditer(text) if _SHOUTS.search(text) and not text.isupper() else ()
     for match in (*framed, *loud):
-        if name := section_name(match[match.lastindex or 0], guess=False):
+        if name := headings.section(match[match.lastindex or 0], guess=False):
             yield match.start(), match.end() + (not match.lastindex), name
 
 
-@lru_cache(maxsize=4096)
-def section_name(heading: str, *, guess: bool) -> str:
-    """Return the section that a heading opens, "" if it opens none.
+class Headings:
+    """The sections that headings open: those of `words/sections.yaml`, and own ones, which win.
 
     Args:
-        heading: its words.
-        guess: whether one that isn't listed is known by its spelling or by a word in it.
+        own: headings by the section that they open.
     """
-    spelled = " ".join(heading.lower().split())
-    names = _section_names()
-    if spelled in names:
-        return names[spelled]
-    parts = re.findall(r"[a-z]+", spelled)
-    if not guess or len(parts) > 5 or any(word in words("sections")["never"] for word in parts):
+
+    def __init__(self, own: Mapping[Heading, Iterable[str]] | None = None) -> None:
+        groups = (own or {}, words("sections")["headings"])
+        self._names: dict[str, str] = {}
+        for name, heading in ((name, heading) for group in groups for name, said in group.items() for heading in said):
+            self._names.setdefault(" ".join(heading.lower().split()), name)
+        self.section = lru_cache(maxsize=4096)(self._section)
+
+    def _section(self, heading: str, *, guess: bool) -> str:
+        """Return the section that a heading opens, "" if it opens none.
+
+        Args:
+            heading: its words.
+            guess: whether one that isn't listed is known by its spelling or by a word in it.
+        """
+        spelled = " ".join(heading.lower().split())
+        if spelled in self._names:
+            return self._names[spelled]
+        parts = re.findall(r"[a-z]+", spelled)
+        if not guess or len(parts) > 5 or any(word in words("sections")["never"] for word in parts):
+            return ""
+        for name, section in self._names.items():
+            if len(name) >= 6 and name[0] == spelled[0] and edits(name, spelled, 2 if len(name) >= 9 else 1):
+                return section
+        for section, keywords in words("sections")["keywords"].items():
+            if any(word == key or (len(key) >= 7 and edits(word, key, 1)) for word in parts for key in keywords):
+                return str(section)
         return ""
-    for name, section in names.items():
-        if len(name) >= 6 and name[0] == spelled[0] and edits(name, spelled, 2 if len(name) >= 9 else 1):
-            return section
-    for section, keywords in words("sections")["keywords"].items():
-        if any(word == key or (len(key) >= 7 and edits(word, key, 1)) for word in parts for key in keywords):
-            return str(section)
-    return ""
 
 
 @cache
-def _section_names() -> dict[str, str]:
-    return {heading: name for name, headings in words("sections")["headings"].items() for heading in headings}
+def built_in_headings() -> Headings:
+    """Return the headings of `words/sections.yaml`."""
+    return Headings()
 
 
 def _description(text: str, section: Section, *, followed: bool) -> int:

@@ -110,6 +110,9 @@ def _convert(
     if summary.unknown_words:
         words = ", ".join(word for word, _ in summary.unknown_words.most_common(8))
         rows.append([f"words without a known lemma ({words})", sum(summary.unknown_words.values())])
+    if summary.outside:
+        names = ", ".join(f"{name} {count}" for (_, name), count in summary.outside.most_common(8))
+        rows.append([f"mentions outside the vocabulary ({names})", sum(summary.outside.values())])
     rows += [[name, str(path)] for name, path in written.items()]
     nothing = summary.reports > 0 and sum(summary.skipped.values()) == summary.reports
     failure = (
