@@ -40,7 +40,7 @@ Pairs = Annotated[
 ImageSize = Annotated[int, typer.Option("--image-size", help="Side of the input in pixels.", min=32, metavar="PIXELS")]
 Vocabulary = Annotated[
     Path | None,
-    typer.Option("--vocabulary", help="YAML file with your own pathologies, anatomies and synonyms.", metavar="FILE"),
+    typer.Option("--vocabulary", help="YAML file with your own pathologies, anatomies and words.", metavar="FILE"),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Random seed.", metavar="N")]
 Workers = Annotated[

@@ -109,7 +109,7 @@ class Outside(NamedTuple):
 
     Attributes:
         part: whether it is the mention's pathology, or its anatomy alone.
-        name: as the default vocabulary names it.
+        name: as the default vocabulary names it; of an own organ on a side without a row, its words.
     """
 
     part: Literal["pathology", "anatomy"]

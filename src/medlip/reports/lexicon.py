@@ -64,6 +64,7 @@ class Lexicon:
     silent: frozenset[str] = frozenset()
     _tree: dict[str, Any] = field(default_factory=dict)
     _spelling: dict[str, str] = field(default_factory=lambda: _usual_spelling())
+    _aliases: dict[str, str] = field(default_factory=dict)
     _known: set[str] = field(default_factory=set)
     _near: dict[str, str] = field(default_factory=dict)
     _long: tuple[str, ...] = ()
@@ -93,7 +94,8 @@ class Lexicon:
         """Read words as others, in place of what they were read as; a key in lower case stands for all its capitals, too."""
         for short, word in spelling.items():
             self.unabbreviate(short)
-            self._spelling[short] = singular(word.lower())
+            spelled = singular(word.lower())
+            self._spelling[short] = self._aliases.get(spelled, spelled)
 
     def unabbreviate(self, word: str) -> None:
         """Read a word as it stands; one in lower case whatever its capitals."""
@@ -101,9 +103,17 @@ class Lexicon:
             if word in (short, short.lower()):
                 self._spelling.pop(short, None)
 
+    def alias(self, word: str, known: str) -> None:
+        """Read a word of which nothing is known as another one, in all phrases that this stands in."""
+        if word not in self._known and TOKEN.findall(word) == [word]:
+            self.unabbreviate(word)
+            self._aliases[singular(word)] = known
+            self._known.add(singular(word))
+
     def spelled(self, phrase: str) -> list[str]:
         """Return the words of a phrase as they are read in a report, but for misspelt ones."""
-        return [self._spelling.get(token) or singular(token) for token in TOKEN.findall(phrase)]
+        read = (self._spelling.get(token) or singular(token) for token in TOKEN.findall(phrase))
+        return [self._aliases.get(word, word) for word in read]
 
     def _branch(self, spelled: Sequence[str]) -> dict[str, Any]:
         """Return where the tree holds what comes of these words, grown there if need be."""
@@ -173,6 +183,7 @@ class Lexicon:
         if spelled is None:
             lower = "xxxx" if word[0] == "_" else word.lower()  # one sign for every mask
             spelled = self._spelling.get(lower) or self._forgive(singular(lower))
+            spelled = self._aliases.get(spelled, spelled)
             if len(self._spelling) < _REMEMBERED:
                 self._spelling[word] = spelled
         return spelled

@@ -281,6 +281,10 @@ class Rows:
                 unsided = self._own.get(Place("", zone, organ))
                 if rows := tuple(here for here in found if here) or ((unsided,) if unsided else ()):
                     return rows
+        if place.zone and place.organ in ("", OWN):  # "medial narrowing": the one row that has such a zone
+            zoned = {here for own, here in self._own.items() if own.zone == place.zone and own.side in ("", place.side)}
+            if len(zoned) == 1:
+                return tuple(zoned)
         said = (place.side, place.zone, place.organ.removeprefix(OWN))
         return (" ".join(part for part in said if part),) if place.side in ("left", "right") else ()
 

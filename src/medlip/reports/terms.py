@@ -91,7 +91,7 @@ def _places() -> Iterator[tuple[Sequence[str], Place]]:
 
 
 class _Own:
-    """Puts a vocabulary's words onto the built-in ones."""
+    """Builds the terms of a vocabulary: its words are put onto the built-in ones, cues first, pathologies last."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary, self.wording, self.default = vocabulary, vocabulary.wording, default_vocabulary()
@@ -103,6 +103,8 @@ class _Own:
     def terms(self) -> Terms:
         lexicon, wording = self.lexicon, self.wording
         lexicon.silent |= frozenset(wording.cues.get("silent", ()))
+        for pathology in self.vocabulary.pathologies:
+            self._add_aliases(pathology)
         lexicon.respell(wording.spelling)
         for kind, phrases in wording.cues.items():
             if kind != "silent":
@@ -118,6 +120,12 @@ class _Own:
 
     # Pathologies
 
+    def _add_aliases(self, pathology: Pathology) -> None:
+        """Let new words for a pathology of the default vocabulary stand where its own word does ("pericardial effusion")."""
+        _, word = self._built_in_sense(pathology.name)
+        for synonym in map(_phrase, pathology.synonyms) if word else ():
+            self.lexicon.alias(synonym, word)
+
     def _add_pathology(self, pathology: Pathology) -> None:
         usual = _words_of(self.default.pathologies, pathology.name)
         sense = self._sense(pathology)
@@ -129,16 +137,23 @@ class _Own:
     def _sense(self, pathology: Pathology) -> Sense:
         """Return the sense of a pathology's own words: the one of the built-in words for it, a noun's first."""
         known = pathology.name in self.default.pathology_index
-        like = pathology.name if known else pathology.like
-        read = [self._read(word) for word in _words_of(self.default.pathologies, like)]
-        senses = [
-            items[0].value for kind in ("noun", "adjective", "normal") for items in read
-            if len(items) == 1 and items[0].kind == kind and items[0].value.pathology == like
-        ]  # fmt: skip
-        sense: Sense = senses[0] if senses else Sense(pathology.name, normal=pathology.kind == "normal")
+        sense, _ = self._built_in_sense(pathology.name if known else pathology.like)
+        sense = sense or Sense(pathology.name, normal=pathology.kind == "normal")
         if not self.chest:
             sense = self._anywhere(sense)
         return sense if known else replace(sense, pathology=pathology.name, at={})
+
+    def _built_in_sense(self, name: str) -> tuple[Sense | None, str]:
+        """Return the sense of the built-in words for a pathology, a noun's first, and the one word that is a noun for it."""
+        lexicon = _built_in().lexicon
+        found: list[tuple[Sense, str]] = []
+        for kind in ("noun", "adjective", "normal"):
+            for spelled in map(lexicon.spelled, _words_of(self.default.pathologies, name)):
+                items = lexicon.items(spelled)
+                if len(items) == 1 and items[0].kind == kind and items[0].value.pathology == name:
+                    found.append((items[0].value, spelled[0] if kind == "noun" and len(spelled) == 1 else ""))
+        sense = found[0][0] if found else None
+        return sense, next((word for one, word in found if word and one is sense), "")
 
     def _away_from_the_chest(self) -> Iterator[_Entry]:
         """Yield the built-in findings for another part of the body: those whose words name no place can be anywhere."""
