@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -100,6 +101,13 @@ def test_the_page_shows_every_part_and_says_what_it_is_not(finished: Path) -> No
     assert text.count('alt="The X-ray with the true mask') == text.count("heat map of") > 0
     assert "Not a medical device" in text
     assert "<svg" in text
+
+
+def test_the_page_shows_places_by_the_rule_of_predict(finished: Path) -> None:
+    text = (finished / "report.html").read_text()
+    captions = re.findall(r"Truth: [^<]*? Model: \d+ %(.*?)\.\s*<", text)
+    assert captions
+    assert all(re.fullmatch(r", [a-z ]+ [1-9]\d* %|, no place at 1 % or above", caption) for caption in captions)
 
 
 def test_a_finished_demo_is_not_done_again(finished: Path, scale: Scale, monkeypatch: pytest.MonkeyPatch) -> None:

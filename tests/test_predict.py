@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import medlip
+from dicoms import chest, dataset, encoded
 from medlip.app.reader import Reader, Reading
 from medlip.concepts import default_vocabulary
 from medlip.errors import MedLIPError
@@ -45,12 +46,22 @@ def test_normal_statements_are_given_on_request(reader: Reader, xray: Path) -> N
     assert {"clear", "normal"} <= {finding.pathology for finding in reader.read(xray, normal=True).findings}
 
 
-def test_every_finding_has_its_likeliest_anatomies(reading: Reading) -> None:
-    for finding in reading.findings:
+def test_every_finding_has_its_likeliest_anatomies(reader: Reader, xray: Path) -> None:
+    for finding in reader.read(xray, places_above=0).findings:
         probabilities = [place.probability for place in finding.anatomies]
         assert len(probabilities) == 5
         assert probabilities == sorted(probabilities, reverse=True)
         assert all(place.anatomy in default_vocabulary().anatomy_index for place in finding.anatomies)
+
+
+def test_less_probable_anatomies_are_left_out(reader: Reader, xray: Path) -> None:
+    everywhere = {finding.pathology: finding.anatomies for finding in reader.read(xray, places_above=0).findings}
+    for above in (0.005, 0.01, 1.0):
+        reading = reader.read(xray, places_above=above)
+        assert reading.places_above == above and reading.knows_places
+        for finding in reading.findings:
+            assert finding.anatomies == tuple(p for p in everywhere[finding.pathology] if p.probability >= above)
+    assert not any(finding.anatomies for finding in reading.findings)
 
 
 def test_a_name_and_any_text_can_be_asked(reading: Reading) -> None:
@@ -103,6 +114,7 @@ def test_heat_map_undoes_the_resizing_of_a_wide_image() -> None:
 def test_a_method_without_places_reads_all_the_same() -> None:
     reading = Reader(Pointer()).read(np.eye(64, dtype=np.uint8))  # type: ignore[arg-type]
     assert all(finding.anatomies == () for finding in reading.findings)
+    assert (reading.knows_places, reading.to_dict()["places_above"]) == (False, None)
     with pytest.raises(MedLIPError, match="pointer"):
         reading.matrix()
 
@@ -129,6 +141,7 @@ def test_the_matrix_read_back_is_anatomies_by_pathologies(reading: Reading) -> N
     assert matrix.shape == (len(vocabulary.anatomies), len(vocabulary.pathologies))
     top = reading.findings[0]
     column = vocabulary.pathology_index[top.pathology]
+    assert top.anatomies
     for place in top.anatomies:
         assert matrix[vocabulary.anatomy_index[place.anatomy], column] == pytest.approx(place.probability, rel=1e-4)
     assert matrix[:, column].max() == pytest.approx(top.anatomies[0].probability, rel=1e-4)
@@ -149,12 +162,14 @@ def predict(medlip: Callable[..., Any]) -> Callable[..., tuple[int, Any, str]]:
 
 
 Predict = Callable[..., tuple[int, Any, str]]
+KEYS = {"image", "not_frontal", "notes", "places_above", "findings", "asked"}
 
 
 def test_one_image_gives_a_list_of_one(predict: Predict, tiny_run: Path, xray: Path) -> None:
-    code, (document,), _ = predict(tiny_run, xray, "--ask", ASKED[0], "--ask", ASKED[1])
+    code, (document,), _ = predict(tiny_run, xray, "--ask", ASKED[0], "--ask", ASKED[1], "--places-above", 0.01)
     assert code == 0
-    assert document.keys() == {"image", "findings", "asked"}
+    assert document.keys() == KEYS
+    assert (document["not_frontal"], document["notes"], document["places_above"]) == ("", [], 0.01)
     assert document["image"] == str(xray)
     assert document["findings"][0].keys() == {"pathology", "probability", "anatomies"}
     assert document["findings"][0]["anatomies"][0].keys() == {"anatomy", "probability"}
@@ -167,7 +182,7 @@ def test_a_bad_image_is_named_and_the_others_are_read(predict: Predict, tiny_run
     truncated.write_bytes(xray.read_bytes()[:300])
     code, document, errors = predict(tiny_run, truncated, tmp_path / "nowhere.png", xray)
     assert code == 3
-    assert [set(entry) for entry in document] == [{"image", "error"}, {"image", "error"}, {"image", "findings", "asked"}]
+    assert [set(entry) for entry in document] == [{"image", "error"}, {"image", "error"}, KEYS]
     counted, first, second = errors.strip().splitlines()
     assert "2 images were skipped" in counted
     assert "truncated.png" in first
@@ -188,6 +203,119 @@ def test_overlays_are_saved_under_names_of_their_own(predict: Predict, tiny_run:
     assert sorted(named) == sorted(map(str, out.iterdir()))
     assert len(set(named)) == len(named) >= 4
     assert {Image.open(file).size for file in named} == {(150, 120)}
+
+
+def overlays(document: Any) -> list[Path]:
+    return [Path(file) for entry in document for file in entry["overlays"].values()]
+
+
+def test_overlays_of_earlier_runs_stay(predict: Predict, tiny_run: Path, xray: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    contents: dict[Path, bytes] = {}
+    for folder, name in (("a", "x.png"), ("b", "x.png"), ("a", "x.jpg"), ("a", "X.png"), ("c", "x"), ("c", "x-2.png")):
+        image = tmp_path / folder / name
+        image.parent.mkdir(exist_ok=True)
+        Image.open(xray).rotate(len(contents)).save(image, format="PNG")
+        _, document, _ = predict(tiny_run, image, "--ask", "a/b", "--ask", "a b", "--ask", "?!", "--out", out)
+        files = overlays(document)
+        assert len(files) >= 4 and not set(files) & set(contents)
+        contents |= {file: file.read_bytes() for file in files}
+    assert {file: file.read_bytes() for file in out.iterdir()} == contents
+    assert len({file.name.casefold() for file in contents}) == len(contents)
+
+
+def test_the_files_of_an_image_share_its_name(predict: Predict, tiny_run: Path, xray: Path, tmp_path: Path) -> None:
+    images = []
+    for name in ("1.2.840.113", "1.2.840.114", "film.DCM"):
+        images.append(tmp_path / name)
+        images[-1].write_bytes(xray.read_bytes())
+    _, document, _ = predict(tiny_run, *images, images[0], "--out", tmp_path / "out")
+    starts = ("1.2.840.113-", "1.2.840.114-", "film-", "1.2.840.113-2-")
+    for entry, start in zip(document, starts, strict=True):
+        assert all(Path(file).name == f"{start}{text.replace('_', '-')}.png" for text, file in entry["overlays"].items())
+
+
+def test_long_names_are_cut(predict: Predict, tiny_run: Path, xray: Path, tmp_path: Path) -> None:
+    long = tmp_path / ("é" * 120 + ".png")
+    long.write_bytes(xray.read_bytes())
+    code, document, _ = predict(tiny_run, long, "--ask", "is there " * 40, "--out", tmp_path / "out")
+    assert code == 0 and all(file.exists() for file in overlays(document))
+
+
+def test_the_terminal_says_whose_each_overlay_is(medlip: Callable[..., Any], tiny_run: Path, tmp_path: Path) -> None:
+    images = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png"]
+    for number, image in enumerate(images):
+        image.parent.mkdir()
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (64, 64), np.uint8)).save(image)
+    outcome = medlip("predict", tiny_run, *images, "--ask", "pneumonia", "--out", tmp_path / "out")
+    blocks = outcome.out.split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == [str(image) for image in images]
+    listed = [line.split(": ")[1] for block in blocks for line in block.splitlines() if line.startswith("overlay of ")]
+    assert sorted(listed) == sorted(map(str, (tmp_path / "out").iterdir()))
+    for block, start in zip(blocks, ("x-", "x-2-"), strict=True):
+        assert f"overlay of pneumonia: {tmp_path / 'out' / start}pneumonia.png" in block.splitlines()
+
+
+def test_the_terminal_shows_places_with_their_probability_or_says_that_there_is_none(
+    medlip: Callable[..., Any], predict: Predict, tiny_run: Path, xray: Path
+) -> None:
+    _, (document,), _ = predict(tiny_run, xray)
+    shown = medlip("predict", tiny_run, xray).out
+    for finding in document["findings"][:8]:
+        (line,) = [line for line in shown.splitlines() if line.startswith(f"{finding['pathology']} ")]
+        places = [f"{place['anatomy']} {place['probability']:.3f}" for place in finding["anatomies"]]
+        assert line.endswith(", ".join(places) or "no place at 0.01 or above")
+    assert medlip("predict", tiny_run, xray, "--places-above", 0.9).out.count("no place at 0.9 or above") == 8
+
+
+def films(tmp_path: Path) -> dict[str, Path]:
+    grey = chest(8).astype(np.uint8)
+    made = {
+        "knee": dataset(grey, BodyPartExamined="KNEE"),
+        "ct": dataset(grey, Modality="CT"),
+        "lateral": dataset(grey, ViewPosition="LL"),
+        "mirrored": dataset(grey[:, ::-1], PatientOrientation=["R", "F"], ViewPosition="PA"),
+    }
+    for name, film in made.items():
+        (tmp_path / f"{name}.dcm").write_bytes(encoded(film))
+    return {name: tmp_path / f"{name}.dcm" for name in made}
+
+
+def test_what_is_no_frontal_chest_x_ray_is_answered_with_a_warning(
+    predict: Predict, medlip: Callable[..., Any], tiny_run: Path, tmp_path: Path
+) -> None:
+    images = films(tmp_path)
+    code, document, errors = predict(tiny_run, *images.values())
+    assert code == 3
+    assert [entry["not_frontal"] for entry in document] == [
+        "the body part is KNEE",
+        "the modality is CT",
+        "the view is lateral",
+        "",
+    ]
+    assert all(entry["findings"] for entry in document)
+    counted, *named = errors.strip().splitlines()
+    assert "3 images are no frontal chest X-rays" in counted
+    assert [line.split(":   ")[-1].strip() for line in named] == [
+        f"{entry['image']}: {entry['not_frontal']}" for entry in document[:3]
+    ]
+    shown = medlip("predict", tiny_run, images["knee"])
+    assert shown.code == 3 and "WARNING: no frontal chest X-ray: the body part is KNEE" in shown.out
+
+
+def test_how_an_image_was_turned_is_told(predict: Predict, reader: Reader, tiny_run: Path, tmp_path: Path) -> None:
+    image = films(tmp_path)["mirrored"]
+    note = "mirrored left to right, as Patient Orientation says"
+    code, (document,), _ = predict(tiny_run, image)
+    assert (code, document["notes"]) == (0, [note])
+    reading = reader.read(image)
+    assert (reading.notes, reading.not_frontal) == ((note,), "")
+    np.testing.assert_array_equal(reading.pixels, chest(8).astype(np.uint8))
+
+
+def test_the_notes_of_an_image_stand_beneath_it(medlip: Callable[..., Any], tiny_run: Path, tmp_path: Path) -> None:
+    shown = medlip("predict", tiny_run, films(tmp_path)["mirrored"]).out.splitlines()
+    assert shown[1] == "note: mirrored left to right, as Patient Orientation says"
 
 
 def test_dicom_is_read_and_no_identifier_gets_out(predict: Predict, tiny_run: Path, xray: Path, tmp_path: Path) -> None:

@@ -36,10 +36,21 @@ def warn_skipped(what: str, reasons: Sequence[str], total: int | None = None) ->
         reasons: "name: reason" of each, or of the first ones.
         total: how many they are, if not all are given.
     """
+    warn_named(f"{what} skipped", reasons, total)
+
+
+def warn_named(what: str, reasons: Sequence[str], total: int | None = None) -> None:
+    """Say how many things are so and name the first ones; the command then ends with exit code 3.
+
+    Args:
+        what: they are, such as "images are no frontal chest X-rays".
+        reasons: "name: reason" of each, or of the first ones.
+        total: how many they are, if not all are given.
+    """
     total = len(reasons) if total is None else total
     if not total:
         return
     named = [f"  {reason}" for reason in reasons[:NAMED]]
     more = [f"  and {total - len(named):,} more"] if total > len(named) else []
-    lines = [f"{total:,} {what} skipped:", *named, *more]
+    lines = [f"{total:,} {what}:", *named, *more]
     warn("\n".join(lines), MedLIPWarning, stacklevel=2)

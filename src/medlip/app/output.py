@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from medlip.about import DISCLAIMER
-from medlip.tables import aligned
+from medlip.tables import aligned, number
 
 if TYPE_CHECKING:
     from medlip.evaluation.results import Result
@@ -38,11 +38,23 @@ def describe_reading(entry: Mapping[str, Any]) -> str:
     """Return what was read from one image, as `medlip predict` has it, as text for a person."""
     if "error" in entry:
         return f"{entry['image']}\n  not read: {entry['error']}"
+    above = entry["places_above"]
     rows = [
-        [finding["pathology"], finding["probability"], ", ".join(place["anatomy"] for place in finding["anatomies"][:2])]
+        [finding["pathology"], finding["probability"], _places(finding["anatomies"], above)]
         for finding in entry["findings"][:SHOWN]
     ] + [[question["text"], question["probability"], "(asked)"] for question in entry["asked"]]
-    return f"{entry['image']}\n{aligned(rows)}\n{DISCLAIMER}"
+    warned = [f"WARNING: no frontal chest X-ray: {entry['not_frontal']}"] if entry["not_frontal"] else []
+    notes = [f"note: {note}" for note in entry["notes"]]
+    overlays = [f"overlay of {text}: {file}" for text, file in entry.get("overlays", {}).items()]
+    return "\n".join([entry["image"], *warned, *notes, aligned(rows), *overlays, DISCLAIMER])
+
+
+def _places(anatomies: Sequence[Mapping[str, Any]], above: float | None) -> str:
+    """Return a finding's anatomies with their probabilities; "" from a method that doesn't tell them (`above` is None)."""
+    if above is None:
+        return ""
+    places = ", ".join(f"{place['anatomy']} {number(place['probability'])}" for place in anatomies)
+    return places or f"no place at {above:g} or above"
 
 
 def _plain(value: Any) -> Any:

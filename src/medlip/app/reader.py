@@ -15,7 +15,7 @@ from medlip.app.pages.pictures import paint, relative
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.evaluation.regions import enlarge
-from medlip.images import read_image
+from medlip.images import XRay, read_xray
 from medlip.methods import Method
 from medlip.methods.base import Answers
 from medlip.training import load_run
@@ -23,7 +23,9 @@ from medlip.training import load_run
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ANATOMIES = 5
+ANATOMIES = 5  # of a finding, at most
+PLACES_ABOVE = 0.01
+"""Anatomies of a finding that are less probable than this are not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class AnatomyProbability:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A pathology of the vocabulary, its probability in [0, 1], and where it lies, most likely place first."""
+    """A pathology of the vocabulary, its probability in [0, 1], and where it lies: at most five places, likeliest first."""
 
     pathology: str
     probability: float
@@ -76,27 +78,42 @@ class Reader:
         """What the run was trained to find, and where."""
         return self.method.vocabulary
 
-    def read(self, image: str | Path | NDArray[np.uint8], ask: Sequence[str] = (), *, normal: bool = False) -> Reading:
+    def read(
+        self,
+        image: str | Path | XRay | NDArray[np.uint8],
+        ask: Sequence[str] = (),
+        *,
+        normal: bool = False,
+        places_above: float = PLACES_ABOVE,
+    ) -> Reading:
         """Read one X-ray.
 
+        What a file says of itself is passed on: `Reading.not_frontal` where it is no frontal chest X-ray (it is answered all
+        the same), and `Reading.notes`.
+
         Args:
-            image: a PNG, JPEG or DICOM file, or the pixels: uint8 (H, W), bright where the body is dense.
+            image: a PNG, JPEG or DICOM file; an X-ray that `read_xray` gave; or the pixels: uint8 (H, W), bright where the
+                body is dense.
             ask: questions: names or synonyms of the vocabulary, or any other text.
             normal: also give the statements that are no abnormality ("clear", "intact" ...) among the findings.
+            places_above: anatomies of a finding that are less probable than this, in [0, 1], are left out.
 
         Raises:
             MedLIPError: the file is no readable image, or a question is empty or can't be answered by this run.
         """
         if any(not text.strip() for text in ask):
             raise MedLIPError("a question is empty: ask for a pathology by name, or describe what to look for.")
-        pixels = read_image(Path(image)) if isinstance(image, (str, Path)) else image
         name = str(image) if isinstance(image, (str, Path)) else ""
+        if isinstance(image, (str, Path)):
+            image = read_xray(Path(image))
+        xray = image if isinstance(image, XRay) else XRay(image)
+        pixels = xray.pixels
         prompts = tuple(dict.fromkeys([*(pathology.name for pathology in self.vocabulary.pathologies), *ask]))
         tensor = self.method.preprocessing(torch.tensor(pixels)[None]).to(self.method.device)
         with torch.inference_mode():
             answers = self.method.answer(tensor, prompts, maps=True, anatomies=True)
         scores = dict(zip(prompts, answers.scores[0].tolist(), strict=True))
-        places = self._places(prompts, answers)
+        places = self._places(prompts, answers, places_above)
         findings = [
             Finding(pathology.name, scores[pathology.name], places.get(pathology.name, ()))
             for pathology in self.vocabulary.pathologies
@@ -104,16 +121,28 @@ class Reader:
         ]
         findings.sort(key=lambda finding: -finding.probability)
         asked = tuple(Question(text, scores[text]) for text in ask)
-        return Reading(name, pixels, tuple(findings), asked, self.method, tensor, prompts, answers)
+        return Reading(
+            image=name,
+            pixels=pixels,
+            findings=tuple(findings),
+            asked=asked,
+            not_frontal=xray.not_frontal,
+            notes=xray.notes,
+            places_above=None if answers.anatomies is None else places_above,
+            _method=self.method,
+            _tensor=tensor,
+            _prompts=prompts,
+            _answers=answers,
+        )
 
-    def _places(self, prompts: Sequence[str], answers: Answers) -> dict[str, tuple[AnatomyProbability, ...]]:
+    def _places(self, prompts: Sequence[str], answers: Answers, above: float) -> dict[str, tuple[AnatomyProbability, ...]]:
         """Return the likeliest anatomies of each prompt; none from a method that doesn't tell places."""
         if answers.anatomies is None:
             return {}
         names = [anatomy.name for anatomy in self.vocabulary.anatomies]
         best = answers.anatomies[0].topk(min(ANATOMIES, len(names)))
         return {
-            prompt: tuple(AnatomyProbability(names[i], p) for i, p in zip(rows, values, strict=True))
+            prompt: tuple(AnatomyProbability(names[i], p) for i, p in zip(rows, values, strict=True) if p >= above)
             for prompt, rows, values in zip(prompts, best.indices.tolist(), best.values.tolist(), strict=True)
         }
 
@@ -127,12 +156,19 @@ class Reading:
         pixels: uint8 (H, W), bright where the body is dense.
         findings: pathologies, the most probable first.
         asked: the questions in the order in which they were asked.
+        not_frontal: what the file says that this is instead of a frontal chest X-ray ("the modality is CT"), "" where it
+            says no such thing; what was read then means little.
+        notes: what reading the file left out, assumed or turned.
+        places_above: how probable the anatomies of the findings are at least; None from a method that doesn't tell places.
     """
 
     image: str
     pixels: NDArray[np.uint8]
     findings: tuple[Finding, ...]
     asked: tuple[Question, ...]
+    not_frontal: str
+    notes: tuple[str, ...]
+    places_above: float | None
     _method: Method
     _tensor: torch.Tensor
     _prompts: tuple[str, ...]
@@ -167,12 +203,15 @@ class Reading:
     @property
     def knows_places(self) -> bool:
         """Whether the method ties pathologies to anatomies."""
-        return self._answers.anatomies is not None
+        return self.places_above is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reading as plain data, as `medlip predict --json` prints it."""
         return {
             "image": self.image,
+            "not_frontal": self.not_frontal,
+            "notes": list(self.notes),
+            "places_above": self.places_above,
             "findings": [
                 {
                     "pathology": finding.pathology,

@@ -57,6 +57,11 @@ class XRay:
     unfit: str = ""
     turn: Turn | None = None
 
+    @property
+    def not_frontal(self) -> str:
+        """What says that this is no frontal chest X-ray: `unfit`, or the lateral view; "" when nothing does."""
+        return ", ".join(filter(None, (self.unfit, "the view is lateral" if self.view == "lateral" else "")))
+
 
 def read_image(path: str | Path) -> Pixels:
     """Read a PNG, JPEG, TIFF or DICOM file, told apart by content, as grey pixels (H, W): 0 black, 255 white.

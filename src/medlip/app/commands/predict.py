@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medlip.app.answer import Answer, warn_skipped
+from medlip.app.answer import Answer, warn_named, warn_skipped
 from medlip.app.options import Device, Precision, Run
 from medlip.app.output import describe_reading
 
@@ -18,14 +18,20 @@ def predict(
     ask: Annotated[
         list[str] | None, typer.Option("--ask", help="A finding, by name or described; repeatable.", metavar="TEXT")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for heat maps over the images.", metavar="DIR")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for heat maps over the images; what is in it stays.", metavar="DIR")
+    ] = None,
+    places_above: Annotated[
+        float,
+        typer.Option("--places-above", help="Leave out less probable anatomies.", min=0, max=1, metavar="P"),
+    ] = 0.01,
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> Answer:
     """Read X-rays with a run: findings, anatomies and heat maps.
 
     With --json, prints a list with an entry for each image, in order. Images that can't be read are skipped; their entry
-    says why.
+    says why. Images that say of themselves that they are no frontal chest X-ray are read all the same, and named.
     """
     from medlip.app.predict import predict_all
     from medlip.app.reader import Reader
@@ -34,9 +40,11 @@ def predict(
 
     reader = Reader.open(run, device)
     with autocast(reader.method.device, precision):
-        entries = list(track(predict_all(reader, images, ask or (), out), "reading images", len(images)))
+        entries = list(track(predict_all(reader, images, ask or (), out, places_above), "reading images", len(images)))
     bad = [str(entry["error"]) for entry in entries if "error" in entry]
     failure = f"no image could be read; the first: {bad[0]}" if len(bad) == len(entries) else ""
     if not failure:
         warn_skipped("images were", bad)
+        others = [f"{entry['image']}: {entry['not_frontal']}" for entry in entries if entry.get("not_frontal")]
+        warn_named("images are no frontal chest X-rays, so their answers mean little", others)
     return Answer(entries, "\n\n".join(map(describe_reading, entries)), failure=failure)

@@ -203,11 +203,15 @@ def _finding(study: ShownStudy, name: str, vocabulary: Vocabulary) -> dict[str, 
     display = _display(name, vocabulary)
     anatomies = {anatomy.name: anatomy.display for anatomy in vocabulary.anatomies}
     where = " and ".join(dict.fromkeys(anatomies[mask.anatomy].lower() for mask in masks if mask.anatomy in anatomies))
-    read_at = anatomies[found.anatomies[0].anatomy].lower() if found.anatomies else ""
-    model = f"Model: {100 * found.probability:.0f} %" + (f", {read_at}." if read_at else ".")
+    model = f"Model: {100 * found.probability:.0f} %"
+    if found.anatomies:
+        best = found.anatomies[0]
+        model += f", {anatomies[best.anatomy].lower()} {100 * best.probability:.0f} %"
+    elif reading.places_above is not None:
+        model += f", no place at {100 * reading.places_above:g} % or above"
     return {
         "name": display,
-        "text": f"Truth: {where or 'present'}. {model}",
+        "text": f"Truth: {where or 'present'}. {model}.",
         "truth": jpeg(outline(record.image, truth)),
         "truth_alt": f"The X-ray with the true mask of {display.lower()} outlined",
         "heat": jpeg(with_cross(paint(record.image, heat), top)),
@@ -226,13 +230,13 @@ def _matrix(studies: Sequence[ShownStudy], vocabulary: Vocabulary) -> dict[str, 
     masks = [mask for other in studies for mask in other.record.masks]
     columns = [p for p in vocabulary.pathologies if any(mask.pathology == p.name for mask in masks)]
     rows = [a for a in vocabulary.anatomies if any(mask.anatomy == a.name for mask in masks)]
-    pairs = study.reading.matrix()
+    pairs, above = study.reading.matrix(), study.reading.places_above or 0.0
     at = vocabulary.anatomy_index, vocabulary.pathology_index
     return {
         "text": (
             f"Study {study.record.study}: every cell is the model's probability, in percent and from the image alone, that "
             "the pathology of its column is in the anatomy of its row; the anatomies of a pathology share its probability. "
-            "Frames are the truth: what was drawn, and where."
+            f"Below {100 * above:g} % there is a dot. Frames are the truth: what was drawn, and where."
         ),
         "columns": [pathology.display for pathology in columns],
         "rows": [
@@ -243,6 +247,7 @@ def _matrix(studies: Sequence[ShownStudy], vocabulary: Vocabulary) -> dict[str, 
                         float(pairs[at[0][anatomy.name], at[1][pathology.name]]),
                         (anatomy.name, pathology.name) in truth,
                         f"{pathology.display}, {anatomy.display}",
+                        above,
                     )
                     for pathology in columns
                 ],
@@ -252,10 +257,10 @@ def _matrix(studies: Sequence[ShownStudy], vocabulary: Vocabulary) -> dict[str, 
     }
 
 
-def _cell(probability: float, present: bool, name: str) -> dict[str, str]:
+def _cell(probability: float, present: bool, name: str, above: float) -> dict[str, str]:
     return {
         "shade": f"{probability**0.5:.2f}",  # shared by its anatomies, a probability is small: it must show all the same
-        "text": f"{100 * probability:.0f}" if probability >= 0.005 else "·",
+        "text": f"{100 * probability:.0f}" if probability >= above else "·",
         "kind": " ".join(kind for kind, holds in (("present", present), ("likely", probability >= 0.4)) if holds),
         "title": f"{name}: model {100 * probability:.0f} %, truth: {'present' if present else 'absent'}",
     }
