@@ -295,12 +295,12 @@ def test_what_is_no_frontal_chest_x_ray_is_answered_with_a_warning(
     ]
     assert all(entry["findings"] for entry in document)
     counted, *named = errors.strip().splitlines()
-    assert "3 images are no frontal chest X-rays" in counted
+    assert "3 images are not frontal chest X-rays" in counted
     assert [line.split(":   ")[-1].strip() for line in named] == [
         f"{entry['image']}: {entry['not_frontal']}" for entry in document[:3]
     ]
     shown = medlip("predict", tiny_run, images["knee"])
-    assert shown.code == 3 and "WARNING: no frontal chest X-ray: the body part is KNEE" in shown.out
+    assert shown.code == 3 and "WARNING: not a frontal chest X-ray: the body part is KNEE" in shown.out
 
 
 def test_how_an_image_was_turned_is_told(predict: Predict, reader: Reader, tiny_run: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -96,6 +96,30 @@ def protocol(**changes: Any) -> TransferProtocol:
     return TransferProtocol.model_validate(
         {"name": "mine", "title": "", "task": "classification", "encoder": "frozen", "shares": (0.5, 1.0)} | changes
     )
+
+
+class Watched(Blocks):
+    """An encoder that notes in which precision it and its copies compute."""
+
+    half: ClassVar[set[bool]] = set()
+
+    def forward(self, images: torch.Tensor, visible: None = None, *, pyramid: bool = False) -> Features:
+        self.half.add(torch.is_autocast_enabled("cpu"))
+        return super().forward(images, visible, pyramid=pyramid)
+
+
+@pytest.mark.parametrize("training", [None, QUICK | {"minimum_steps": 1}])
+def test_networks_compute_in_the_precision_that_is_asked_for(store: Store, training: Any, tmp_path: Path) -> None:
+    Watched.half.clear()
+    method: Any = Encoding(encoder=Watched(), preprocessing=Preprocessing(size=SIDE), made_by=None, seen=None)
+    wanted = protocol(shares=(0.1,), training=training)
+    full = transfer(method, store, wanted, resamples=20, out=tmp_path / "out")
+    assert Watched.half == {False}
+    assert transfer(method, store, wanted, precision="fp32", resamples=20, out=tmp_path / "out") == full
+    with pytest.raises(MedLIPError, match="another encoder, protocol"):
+        transfer(method, store, wanted, precision="bf16", resamples=20, out=tmp_path / "out")
+    half = transfer(method, store, wanted, precision="bf16", resamples=20)
+    assert True in Watched.half and half.protocol.hash != full.protocol.hash
 
 
 @given(

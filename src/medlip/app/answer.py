@@ -43,7 +43,7 @@ def warn_named(what: str, reasons: Sequence[str], total: int | None = None) -> N
     """Say how many things are so and name the first ones; the command then ends with exit code 3.
 
     Args:
-        what: they are, such as "images are no frontal chest X-rays".
+        what: they are, such as "images are not frontal chest X-rays".
         reasons: "name: reason" of each, or of the first ones.
         total: how many they are, if not all are given.
     """

@@ -43,7 +43,7 @@ def describe_reading(entry: Mapping[str, Any]) -> str:
         [finding["pathology"], finding["probability"], _places(finding["anatomies"], above)]
         for finding in entry["findings"][:SHOWN]
     ] + [[question["text"], question["probability"], "(asked)"] for question in entry["asked"]]
-    warned = [f"WARNING: no frontal chest X-ray: {entry['not_frontal']}"] if entry["not_frontal"] else []
+    warned = [f"WARNING: not a frontal chest X-ray: {entry['not_frontal']}"] if entry["not_frontal"] else []
     notes = [f"note: {note}" for note in entry["notes"]]
     overlays = [f"overlay of {text}: {file}" for text, file in entry.get("overlays", {}).items()]
     return "\n".join([entry["image"], *warned, *notes, aligned(rows), *overlays, DISCLAIMER])

@@ -48,7 +48,7 @@ from medlip.files import write_atomic
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods.base import HasEncoder, Method
 from medlip.metrics import Array, auroc, mean_defined
-from medlip.nn.device import device_of
+from medlip.nn.device import Precision, autocast, device_of, resolve_precision
 from medlip.nn.vision_encoder import VisionEncoder
 from medlip.parallel import track
 
@@ -110,6 +110,7 @@ def transfer(
     *,
     classes: Sequence[str] | None = None,
     seed: int = 0,
+    precision: Precision | None = None,
     batch_size: int = 64,
     resamples: int = 1000,
     out: Path | None = None,
@@ -124,6 +125,8 @@ def transfer(
         protocol: what is trained on how many labels.
         classes: which labels; None for all with a positive (a mask or box, for segmentation) in `train`.
         seed: of the labelled patients, of new weights, order and augmentation, and of the bootstrap.
+        precision: of training, in place of the protocol's; of the features where only a probe is trained. None for the
+            protocol's own, and fp32 for features.
         batch_size: images at a time where nothing is trained.
         resamples: of the bootstrap.
         out: a folder; it gets a folder for each level with what `medlip compare` reads, and levels that are there are not
@@ -141,12 +144,18 @@ def transfer(
             f"{store.root}: transfer learns from train, chooses on val and reports test; there is no {', '.join(missing)}. "
             "Prepare the data with all three."
         )
+    if precision is not None and protocol.training is not None:
+        training = protocol.training.model_copy(update={"precision": precision})
+        protocol, precision = protocol.model_copy(update={"training": training}), None
+    of_features = resolve_precision(precision or "fp32", device_of(method.encoder))
     parts = {split: store.select(split) for split in SPLITS}
     segments = protocol.task == "segmentation"
     classes = (outlined_classes if segments else labelled_classes)(parts["train"], classes)
-    record = _record(protocol, store, parts, classes, resamples, seed)
+    record = _record(protocol, store, parts, classes, resamples, seed, of_features)
     made_with = {"protocol": record.hash, "encoder": _weights_hash(method.encoder)}
-    setting = _Setting(method.encoder, method.preprocessing, parts, protocol, classes, seed, batch_size, resamples)
+    setting = _Setting(
+        method.encoder, method.preprocessing, parts, protocol, classes, seed, of_features, batch_size, resamples
+    )
     task = _Segmentation(setting) if segments else _Classification(setting)
     results = []
     for level in levels(protocol):
@@ -212,6 +221,7 @@ class _Setting:
     protocol: TransferProtocol
     classes: Sequence[str]
     seed: int
+    precision: Precision
     batch_size: int
     resamples: int
 
@@ -226,7 +236,7 @@ class _Setting:
 
     def batches(self, module: nn.Module, store: Store) -> Iterator[Batch]:
         """Yield the batches of a store on the device, with the module in use and without gradients."""
-        with inference(module):
+        with inference(module), autocast(self.device, self.precision):
             for batch in evaluation_batches(store, self.preprocessing, self.batch_size):
                 yield batch.to(self.device)
 
@@ -389,7 +399,9 @@ def _record(
     classes: Sequence[str],
     resamples: int,
     seed: int,
+    precision: Precision,
 ) -> EvaluationRecord:
+    rules = {"transfer": json.dumps(protocol.model_dump(mode="json", exclude={"name", "title"}), sort_keys=True)}
     hashes = {split: hash_names(part.column("id")) for split, part in parts.items()}
     return EvaluationRecord(
         name=protocol.name,
@@ -399,7 +411,7 @@ def _record(
         tuning=hashes["val"],
         classes={name: name for name in classes},
         findings={},
-        rules={"transfer": json.dumps(protocol.model_dump(mode="json", exclude={"name", "title"}), sort_keys=True)},
+        rules=rules | ({"precision of the features": precision} if precision != "fp32" else {}),
         resamples=resamples,
         seed=seed,
     )

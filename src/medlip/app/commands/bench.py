@@ -81,6 +81,7 @@ def bench_supervised(
     image_size: ImageSize = 128,
     split: Split = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     seed: Seed = 0,
 ) -> Answer:
     """Train a classifier on labels and evaluate it, as a yardstick.
@@ -101,6 +102,7 @@ def bench_supervised(
             weights=weights,
             size=image_size,
             device=device,
+            precision=precision,
         )
     result = Result.model_validate({key: value for key, value in measured.items() if key != "supervised"})
     return Answer(measured, describe_results(result), notes=result.notes)

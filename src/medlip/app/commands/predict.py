@@ -31,7 +31,8 @@ def predict(
     """Read X-rays with a run: findings, anatomies and heat maps.
 
     With --json, prints a list with an entry for each image, in order. Images that can't be read are skipped; their entry
-    says why. Images that say of themselves that they are no frontal chest X-ray are read all the same, and named.
+    says why. Files that declare themselves to be something other than a frontal chest X-ray are read too, with a
+    warning.
     """
     from medlip.app.predict import predict_all
     from medlip.app.reader import Reader
@@ -46,5 +47,5 @@ def predict(
     if not failure:
         warn_skipped("images were", bad)
         others = [f"{entry['image']}: {entry['not_frontal']}" for entry in entries if entry.get("not_frontal")]
-        warn_named("images are no frontal chest X-rays, so their answers mean little", others)
+        warn_named("images are not frontal chest X-rays, so their findings mean little", others)
     return Answer(entries, "\n\n".join(map(describe_reading, entries)), failure=failure)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -51,6 +51,14 @@ def transfer(
         typer.Option("--list-protocols", callback=_show_protocols, is_eager=True, help="List the named protocols and exit."),
     ] = False,
     device: Device = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"] | None,
+        typer.Option(
+            "--precision",
+            help="Numerical precision, in place of the protocol's training.precision; of the features where only a probe is "
+            "trained (default there: fp32).",
+        ),
+    ] = None,
 ) -> Answer:
     """Train on labels with a run's image encoder.
 
@@ -72,7 +80,7 @@ def transfer(
             else load_run(run, device)
         )
         wanted = classes.split(",") if classes else None
-        result = learn(method, store, named, classes=wanted, seed=seed, out=out).model_dump(mode="json")
+        result = learn(method, store, named, classes=wanted, seed=seed, precision=precision, out=out).model_dump(mode="json")
     rows: list[list[object]] = [["labels", "images", "patients", result["levels"][0]["measure"], "95 % interval, or range"]]
     rows += [
         [
