@@ -33,6 +33,7 @@ from medlip.images.orientation import Turn
 from medlip.images.read import read_xray
 from medlip.parallel import process
 from medlip.reports import Fact, extract_facts, resolve, sections, split_sentences
+from medlip.reports.extract import extractor
 from medlip.reports.implied import implied_absent
 
 __all__ = ["SHARES", "SKIPPED", "prepare"]
@@ -72,14 +73,15 @@ def prepare(
         workers: processes; None for one a core, 0 for this process alone.
         shard_size: images in a shard, about.
         vocabulary: of the facts; None for the default.
-        extract: report to facts; picklable.
+        extract: report to facts; picklable. The built-in one reads English alone, and nothing is read from other reports.
         rebuild: make all studies of these sources anew, and drop those that they no longer hold.
 
     Returns:
         A summary: store, images, added, rebuilt (images that took the place of others), already (studies that were there),
         skipped (what could not be used) and lateral (lateral views left out), both named with the reason in skipped.csv;
         `account` (images found by what became of them: prepared, already there, each reason), which adds up to `found`;
-        notes (what is odd, for people), counts, splits, hash.
+        not_english (studies whose reports are not English and were not read, though their source doesn't say so: the rule of
+        `medlip facts`); notes (what is odd, for people), counts, splits, hash.
 
     Raises:
         MedLIPError: a source or `out` can't be used, another process is preparing it, or not one image could be prepared.
@@ -146,6 +148,7 @@ class _Account:
     skips: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
+    not_english: list[str] = field(default_factory=list)  # studies
 
     def lines(self) -> dict[str, int]:
         """Return the number of images by what became of them."""
@@ -188,6 +191,7 @@ def _run(
         if isinstance(made, Prepared) and not (stored and made.failed):
             _leave_out(writer, account, made.skipped)
             account.remarks.update(made.remarks)
+            account.not_english += [made.name] * made.not_english
             account.rebuilt += len(made.rows) if stored else 0
             account.added += 0 if stored else len(made.rows)
             writer.add(made)
@@ -228,12 +232,22 @@ def _summary(writer: StoreWriter, sources: Sequence[Source], account: _Account) 
         "skipped": len(account.skips) - by_rule,
         "lateral": sum(skip.reason.startswith("lateral") and BY_RULE in skip.reason for skip in account.skips),
         "left_out": by_rule,
-        "notes": [*account.notes, *_patients_in_two_splits(store)],
+        "not_english": account.not_english,
+        "notes": [*account.notes, *_not_english(account), *_patients_in_two_splits(store)],
         "remarks": [*_remarks(writer, account, {source.name for source in sources})],
         "counts": store.manifest["counts"],
         "splits": store.splits,
         "hash": store.hash,
     }
+
+
+def _not_english(account: _Account) -> Iterator[str]:
+    if account.not_english:
+        yield f"reports that are not English, so that no facts were read from them: {_named(account.not_english)}"
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
 
 
 def _patients_in_two_splits(store: Store) -> Iterator[str]:
@@ -242,9 +256,8 @@ def _patients_in_two_splits(store: Store) -> Iterator[str]:
         splits.setdefault(patient, set()).add(split)
     several = [patient for patient, found in splits.items() if len(found) > 1]
     if several:
-        named = ", ".join(f"{patient} ({', '.join(sorted(splits[patient]))})" for patient in several[:NAMED])
-        more = f" and {len(several) - NAMED} more" if len(several) > NAMED else ""
-        yield f"patients in more than one split, so that test images are of people trained on: {named}{more}"
+        named = _named([f"{patient} ({', '.join(sorted(splits[patient]))})" for patient in several])
+        yield f"patients in more than one split, so that test images are of people trained on: {named}"
 
 
 def _remarks(writer: StoreWriter, account: _Account, names: set[str]) -> Iterator[str]:
@@ -298,9 +311,14 @@ def _prepare_study(
         except MedLIPError as error:
             skipped.append(Skip(item.source, item.key, file, str(error)))
     rows: list[dict[str, Any]] = []
+    not_english = False
     if kept:
-        facts, implied = _facts(study, vocabulary, extract)
-        sentences = _sentences(study)
+        english = study.language == "en"
+        # Whoever gives an extraction of their own knows what it reads.
+        not_english = english and extract is extract_facts and not extractor(vocabulary).is_english(study.report)
+        read = english and not not_english
+        facts, implied = _facts(study, vocabulary, extract if read else None)
+        sentences = _sentences(study) if read else ()
         if study.report and study.language != "en":
             remarks.append(f"reports that are not English ({study.language}) and not read")
     for number, view in kept:
@@ -313,7 +331,7 @@ def _prepare_study(
         )  # fmt: skip
         rows.append(row_of(record))
     failed = not rows and any(BY_RULE not in skip.reason for skip in skipped)
-    return Prepared(item.source, item.key, split, tuple(rows), tuple(skipped), origin, tuple(remarks), failed)
+    return Prepared(item.source, item.key, split, tuple(rows), tuple(skipped), origin, tuple(remarks), not_english, failed)
 
 
 def _draw_split(patient: str, shares: Mapping[str, float], seed: int) -> str:
@@ -329,7 +347,8 @@ def _read(view: View, views: Sequence[str]) -> View:
     Raises:
         MedLIPError: its kind is not among `views`, or its image can't be used.
     """
-    _require_kind(view.position, views)
+    if view.position or isinstance(view.image, np.ndarray):  # otherwise its file may say what it is
+        _require_kind(view.position, views)
     if view.problem:
         raise MedLIPError(view.problem)
     if isinstance(view.image, np.ndarray):
@@ -337,7 +356,7 @@ def _read(view: View, views: Sequence[str]) -> View:
     xray = read_xray(view.image)
     if xray.unfit and "other" not in views:
         raise MedLIPError(f"no frontal chest X-ray ({xray.unfit}), {BY_RULE} {','.join(views)})")
-    position = view.position or view_of(xray.view)
+    position = view.position or ("other" if xray.unfit else view_of(xray.view))
     _require_kind(position, views)
     pixels = xray.pixels
     if view.image.suffix.lower() == ".png" and _is_mask(pixels):
@@ -427,8 +446,9 @@ def _shrink_mask(mask: Mask, shape: tuple[int, ...], small: tuple[int, ...]) -> 
     return replace(mask, pixels=np.asarray(grey) >= 128)
 
 
-def _facts(study: Study, vocabulary: Vocabulary, extract: Extract) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
-    read = extract(study.report, vocabulary) if study.facts is None and study.language == "en" else study.facts or ()
+def _facts(study: Study, vocabulary: Vocabulary, extract: Extract | None) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
+    """Return what a study states, and what that implies; its report is not read where there is no `extract`."""
+    read = extract(study.report, vocabulary) if study.facts is None and extract else study.facts or ()
     facts = resolve(read)
     for fact in facts:
         if fact.pathology not in vocabulary.pathology_index or fact.anatomy not in vocabulary.anatomy_index:
@@ -439,7 +459,5 @@ def _facts(study: Study, vocabulary: Vocabulary, extract: Extract) -> tuple[tupl
 
 
 def _sentences(study: Study) -> tuple[str, ...]:
-    if study.language != "en":
-        return ()
     read = (study.report[section.start : section.end] for section in sections(study.report) if section.read)
     return tuple(sentence.text for text in read for sentence in split_sentences(text))

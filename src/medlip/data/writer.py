@@ -57,6 +57,7 @@ class Prepared:
         skipped: its images that are left out.
         origin: what it was made from (`origin_of`).
         remarks: what is odd about it, for people.
+        not_english: its report is not English, though its source doesn't say so; nothing was read from it.
         failed: whether it has no rows because something can't be read, and not by rule.
     """
 
@@ -67,6 +68,7 @@ class Prepared:
     skipped: tuple[Skip, ...] = ()
     origin: str = ""
     remarks: tuple[str, ...] = ()
+    not_english: bool = False
     failed: bool = True
 
     @property

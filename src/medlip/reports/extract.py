@@ -162,6 +162,10 @@ class Extractor:
         """Return the facts of a report; see `extract_facts`."""
         return self.read(text).facts
 
+    def is_english(self, text: str) -> bool:
+        """Tell whether a report is English; one that is not is not read."""
+        return is_english(cleaned(text).text, self._lexicon.knows)
+
     def read(self, text: str) -> ReportReading:
         """Return the facts of a report with its sections and the sentences without any fact."""
         clean = cleaned(text)
