@@ -19,6 +19,7 @@ from medlip.app.reader import Reader, Reading
 from medlip.concepts import default_vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
+from medlip.methods import build_method
 from medlip.methods.base import Answers
 
 ASKED = ["pneumonia", "a rounded opacity at the right base"]
@@ -145,6 +146,15 @@ def test_the_matrix_read_back_is_anatomies_by_pathologies(reading: Reading) -> N
     for place in top.anatomies:
         assert matrix[vocabulary.anatomy_index[place.anatomy], column] == pytest.approx(place.probability, rel=1e-4)
     assert matrix[:, column].max() == pytest.approx(top.anatomies[0].probability, rel=1e-4)
+
+
+def test_a_question_that_is_longer_than_the_encoder_reads_is_noted() -> None:
+    small = {"backbone": "resnet10t", "text_width": 32, "text_layers": 1, "width": 32, "max_tokens": 12}
+    method = build_method({"name": "gloria", **small}, default_vocabulary(), Preprocessing(64), lambda: ["No effusion."])
+    pixels = np.eye(64, dtype=np.uint8)
+    (note,) = Reader(method).read(pixels, ask=["effusion " * 40, "effusion"]).notes
+    assert "1 of 2 questions are longer than the 10 tokens" in note
+    assert Reader(method).read(pixels, ask=["effusion"]).notes == ()
 
 
 def test_an_empty_question_is_an_error(reader: Reader, xray: Path) -> None:

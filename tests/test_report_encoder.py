@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from medlip.errors import MedLIPError
+from medlip.errors import MedLIPError, MedLIPWarning
+from medlip.nn import TransformersEncoder
 from medlip.nn.report_encoder import ReportEncoder, build_report_encoder, pool
 
 REPORTS = (
@@ -63,6 +66,35 @@ def test_a_long_report_is_cut_and_lost_sentences_are_not_real() -> None:
     encoded = encoder([REPORTS[0]])
     assert encoded.tokens.shape[1] == 8
     assert encoded.real.tolist() == [[True, False, False]]
+
+
+@given(st.lists(st.lists(st.sampled_from(sum(REPORTS, ())), max_size=5), max_size=8), st.integers(3, 40))
+@settings(max_examples=30, deadline=None)
+def test_what_is_cut_off_is_counted(encoder: ReportEncoder, reports: list[list[str]], limit: int) -> None:
+    short, whole = ReportEncoder.blank(encoder.about, limit), ReportEncoder.blank(encoder.about, 128)
+    cut = short.cut(reports)
+    lengths = [int((whole([report]).words >= 0).sum()) for report in reports]
+    assert whole.cut(reports).lost == 0
+    read = [int((short([report]).words >= 0).sum()) for report in reports]
+    assert (cut.reports, cut.tokens, cut.lost) == (len(reports), sum(lengths), sum(lengths) - sum(read))
+    assert cut.longer == sum(length > shown for length, shown in zip(lengths, read, strict=True))
+    assert bool(cut.describe()) == (cut.lost > 0)
+
+
+def test_of_reports_read_by_the_sentence_the_longest_sentences_count(encoder: ReportEncoder) -> None:
+    short = ReportEncoder.blank(encoder.about, 8)
+    report = ("No mass.", "Small right pleural effusion with mild atelectasis at the base.")
+    assert short.cut([report], most=1) == short.cut([report[1:]])
+    assert short.cut([report], most=2) == short.cut([report])
+
+
+def test_frozen_texts_that_are_too_long_are_warned_of(encoder: ReportEncoder, tmp_path: Path) -> None:
+    from transformers import BertTokenizerFast
+
+    encoder.model.save_pretrained(tmp_path)
+    BertTokenizerFast(tokenizer_object=encoder.tokenizer).save_pretrained(tmp_path)
+    with pytest.warns(MedLIPWarning, match=r"1 of 2 texts are longer than the 6 tokens"):
+        TransformersEncoder(str(tmp_path), 8).encode(["Mass.", "No " * 20])
 
 
 def test_pooling_is_the_plain_mean_by_owner() -> None:

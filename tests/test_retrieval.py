@@ -311,6 +311,17 @@ def test_every_method_embeds_images_and_reports_one_by_one_alike(name: str, batc
             torch.testing.assert_close(reports.norm(dim=1), torch.ones(3))
 
 
+@pytest.mark.parametrize("name", method_names())
+def test_what_a_method_does_not_read_of_reports_is_noted(name: str, batch: Batch, phantom_store: Path) -> None:
+    store = Store.open(phantom_store).select("test")
+    tokens = {} if name in ("medslip", "medklip") else {"max_tokens": 8}
+    notes = retrieve(make(name, batch, **tokens), store, resamples=2).notes
+    cut = [note for note in notes if "longer than the 6 tokens" in note]
+    assert bool(cut) == bool(tokens)
+    studies = {study for study, text in zip(store.column("study"), store.column("sentences"), strict=True) if text}
+    assert all(f" of {len(studies):,} reports " in note for note in cut)
+
+
 @pytest.mark.parametrize(("name", "settings"), [("medslip", {}), ("medslip", {"prototype": "off"}), ("medklip", {})])
 def test_a_report_fits_by_the_log_probability_of_what_it_states(name: str, settings: dict[str, Any], batch: Batch) -> None:
     method = make(name, batch, **settings)

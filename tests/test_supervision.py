@@ -14,6 +14,7 @@ from medlip.data.study import Study, View
 from medlip.data.supervision import require_classes, require_facts, require_sentences, supervision
 from medlip.errors import MedLIPError
 from medlip.reports import Presence
+from medlip.training import fit, load_recipe
 
 
 def store(out: Path, reports: list[str], labels: list[Presence] | None = None) -> Store:
@@ -41,6 +42,26 @@ def test_training_on_nothing_is_an_error(tmp_path: Path) -> None:
         require_facts(nothing)
     with pytest.raises(MedLIPError, match="has a sentence"):
         require_sentences(nothing)
+
+
+@pytest.mark.parametrize(
+    ("method", "noted"), [("mlip", True), ("gloria", True), ("convirt", True), ("medslip", False), ("medklip", False)]
+)
+def test_what_is_cut_off_the_reports_is_said_before_the_first_step(
+    method: str, noted: bool, phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = [
+        "image.size=32",
+        "method.backbone=resnet10t",
+        "method.weights=null",
+        "training.epochs=1",
+        "training.batch_size=8",
+    ]
+    tokens = ["method.max_tokens=8", "method.text_width=32", "method.text_layers=1"] if noted else []
+    train = Store.open(phantom_store).select("train").take(range(8))
+    fit(load_recipe(f"{method}-phantom", [*quick, *tokens]), train, tmp_path / "run")
+    found = [line for line in capsys.readouterr().err.splitlines() if "longer than the 6 tokens" in line]
+    assert [line.partition(" of ")[2].startswith("8 reports are") for line in found] == [True] * noted
 
 
 def test_one_class_is_too_few(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from medlip.errors import MedLIPError
 from medlip.evaluation.regions import enlarge
 from medlip.images import XRay, read_xray
 from medlip.methods import Method
-from medlip.methods.base import Answers
+from medlip.methods.base import Answers, EmbedsReports
 from medlip.training import load_run
 
 if TYPE_CHECKING:
@@ -127,13 +127,19 @@ class Reader:
             findings=tuple(findings),
             asked=asked,
             not_frontal=xray.not_frontal,
-            notes=xray.notes,
+            notes=(*xray.notes, *self._lost(ask)),
             places_above=None if answers.anatomies is None else places_above,
             _method=self.method,
             _tensor=tensor,
             _prompts=prompts,
             _answers=answers,
         )
+
+    def _lost(self, ask: Sequence[str]) -> Iterator[str]:
+        """Say how many questions are not read to their end."""
+        cut = self.method.cut([text] for text in ask) if isinstance(self.method, EmbedsReports) else None
+        if cut and cut.lost:
+            yield cut.describe("questions")
 
     def _places(self, prompts: Sequence[str], answers: Answers, above: float) -> dict[str, tuple[AnatomyProbability, ...]]:
         """Return the likeliest anatomies of each prompt; none from a method that doesn't tell places."""
@@ -158,7 +164,7 @@ class Reading:
         asked: the questions in the order in which they were asked.
         not_frontal: what the file says that this is instead of a frontal chest X-ray ("the modality is CT"), "" where it
             says no such thing; what was read then means little.
-        notes: what reading the file left out, assumed or turned.
+        notes: what reading the file left out, assumed or turned, and questions that are longer than the method reads.
         places_above: how probable the anatomies of the findings are at least; None from a method that doesn't tell places.
     """
 

@@ -28,6 +28,7 @@ from medlip.images.preprocessing import Preprocessing
 from medlip.nn.cpu import optimize_for_cpu
 from medlip.nn.device import device_of
 from medlip.nn.pairs import at_least_float32
+from medlip.nn.report_encoder import Cut
 from medlip.nn.vision_encoder import VisionEncoder
 from medlip.plugins import entry_points
 
@@ -208,6 +209,15 @@ class EmbedsReports(ABC):
     @abstractmethod
     def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
         """Return vectors (R, d) of reports for `embed_images`, each given as its sentences; a report may have none."""
+
+    def cut(self, reports: Iterable[Sequence[str]], *, training: bool = False) -> Cut | None:
+        """Return what is lost of reports that are longer than the method reads; None from one that reads them whole.
+
+        Args:
+            reports: given as sentences.
+            training: count what a training step reads, in place of what `embed_reports` does.
+        """
+        return None
 
 
 class TellsPlaces(ABC):

@@ -15,7 +15,7 @@ from medlip.concepts import Vocabulary
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods.base import Answers, EmbedsReports, HasEncoder, HasTimedPasses, Method, MethodConfig, Pass
 from medlip.methods.texts import PromptBank, Sides, draw_sentences, prompt_texts
-from medlip.nn.report_encoder import WORDPIECE, EncodedReports, ReportEncoder, build_report_encoder
+from medlip.nn.report_encoder import WORDPIECE, Cut, EncodedReports, ReportEncoder, build_report_encoder
 from medlip.nn.vision_encoder import vision_encoder
 
 if TYPE_CHECKING:
@@ -203,6 +203,10 @@ class ImageTextMethod(Method, HasEncoder, EmbedsReports, HasTimedPasses):
     def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
         """Return whole reports (R, d), of length 1."""
         return self.encode_reports(reports)
+
+    def cut(self, reports: Iterable[Sequence[str]], *, training: bool = False) -> Cut:
+        """Return what is lost of reports that are longer than `max_tokens`."""
+        return self.text.cut(reports, self.config.max_sentences if training else 0)
 
     @abstractmethod
     def encode_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,35 @@ from medlip.errors import MedLIPError
 WORDPIECE = "wordpiece"
 """Name of the small encoder whose vocabulary is made from the training reports."""
 POOLED_LAYERS = 4
+COUNTED_AT_ONCE = 1024  # reports
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What an encoder leaves unread of reports that are longer than it takes.
+
+    Attributes:
+        limit: tokens that it reads of a report.
+        reports: number of reports.
+        longer: of these, the ones that are longer.
+        tokens: of all reports together.
+        lost: of these, the ones beyond the limit.
+    """
+
+    limit: int
+    reports: int
+    longer: int
+    tokens: int
+    lost: int
+
+    def describe(self, what: str = "reports") -> str:
+        """Return a sentence for people, "" where nothing is lost."""
+        if not self.lost:
+            return ""
+        return (
+            f"{self.longer:,} of {self.reports:,} {what} are longer than the {self.limit:,} tokens that the text encoder "
+            f"reads of each: {self.lost:,} of {self.tokens:,} tokens are lost"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +173,35 @@ class ReportEncoder(nn.Module):
         encoder.about = about.detach().clone()  # byte for byte: a newer library may write the same settings differently
         return encoder
 
+    def cut(self, reports: Iterable[Sequence[str]], most: int = 0) -> Cut:
+        """Count what is lost of reports where they are cut; nothing is encoded.
+
+        Args:
+            reports: given as sentences.
+            most: sentences that are read of a report at a time, its longest ones counted; 0 for all.
+        """
+        limit = self.max_tokens - 2
+        count = longer = tokens = lost = 0
+        rest = iter(reports)
+        while some := list(islice(rest, COUNTED_AT_ONCE)):
+            encodings = iter(self._tokens(some))
+            for report in some:
+                lengths = sorted((len(next(encodings).ids) for _ in report), reverse=True)
+                length = sum(lengths[: most or None])
+                count, tokens = count + 1, tokens + length
+                longer, lost = longer + (length > limit), lost + max(0, length - limit)
+        return Cut(limit, count, longer, tokens, lost)
+
+    def _tokens(self, reports: Sequence[Sequence[str]]) -> list[Any]:
+        """Return the tokens of every sentence of every report, in order."""
+        return list(
+            self.tokenizer.encode_batch([sentence for report in reports for sentence in report], add_special_tokens=False)
+        )
+
     def forward(self, reports: Sequence[Sequence[str]]) -> EncodedReports:
         """Encode reports, each given as its sentences in order; a report may have none."""
         first, last, padding = self.special
-        flat = self.tokenizer.encode_batch([sentence for report in reports for sentence in report], add_special_tokens=False)
-        encodings = iter(flat)
+        encodings = iter(self._tokens(reports))
         rows = [_layout([next(encodings) for _ in report], self.max_tokens - 2) for report in reports]
         length = 2 + max((len(ids) for ids, _, _ in rows), default=0)
         count = max(1, max((len(report) for report in reports), default=0))

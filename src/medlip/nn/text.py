@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Protocol
+from warnings import warn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medlip.errors import MedLIPWarning
 from medlip.nn.report_encoder import ReportEncoder
 
 # Written here, not taken from a library: another list would give a saved model's open questions other embeddings.
@@ -69,7 +71,9 @@ class TransformersEncoder:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Return embeddings (n, width), float32."""
+        """Return embeddings (n, width), float32; a warning says what is lost of texts that are too long."""
+        if lost := self._encoder.cut([text] for text in texts).describe("texts"):
+            warn(lost, MedLIPWarning, stacklevel=2)
         parts = [texts[start : start + 32] for start in range(0, len(texts), 32)]
         states = [self._encoder([[text] for text in part]).reports.float() for part in parts]
         return torch.cat(states).clone() if states else torch.empty(0, self.width)

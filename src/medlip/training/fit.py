@@ -20,6 +20,7 @@ from medlip.data.store import Store
 from medlip.data.supervision import Supervision, require_facts, require_sentences, supervision
 from medlip.errors import MedLIPError
 from medlip.methods import Method, build_method, load_method, save_method
+from medlip.methods.base import EmbedsReports
 from medlip.nn.device import resolve_device
 from medlip.training.callbacks import Checkpoint, Log, Validate, loggers
 from medlip.training.loop import Callback, Group, Training, processes
@@ -106,7 +107,8 @@ def fit(
         )
         found = LEARNED[method.learns_from](store)
         if ranks.is_main_process:
-            print(f"note: {found}", file=sys.stderr)
+            for note in filter(None, (str(found), _cut(method, store))):
+                print(f"note: {note}", file=sys.stderr)
         batches = TrainingBatches(
             store,
             method.preprocessing,
@@ -185,6 +187,15 @@ def load_run(path: str | Path, device: str = "auto") -> Method:
         seed = manifest["recipe"]["training"]["seed"]
         method.made_by = {"recipe": manifest["recipe"], "seed": seed, "data": data, "versions": manifest["versions"]}
     return method
+
+
+def _cut(method: Method, store: Store) -> str:
+    """Say what the method won't read of the reports it is to learn from, "" where it reads them whole."""
+    if method.learns_from != "sentences" or not isinstance(method, EmbedsReports):
+        return ""
+    studies = zip(store.column("source"), store.column("study"), store.column("sentences"), strict=True)
+    cut = method.cut({(source, study): sentences for source, study, sentences in studies}.values(), training=True)
+    return cut.describe() if cut else ""
 
 
 def _groups(method: Method, settings: TrainingSection) -> list[Group]:

@@ -101,6 +101,7 @@ class Retrieval(Task):
         self.vectors: list[Vectors] = []
         self.texts: Vectors = np.empty((0, 0), np.float32)
         self._ranks: dict[str, _Ranked] = {}
+        self._cut = ""
 
     def begin(self, method: Method) -> None:
         """Embed the reports.
@@ -114,6 +115,8 @@ class Retrieval(Task):
                 f"{', '.join(method_names(EmbedsReports))}."
             )
         texts, step = self.drawn.texts, self.options.batch_size
+        cut = method.cut(texts[text] for text in self.drawn.reports)
+        self._cut = cut.describe() if cut else ""
         starts = range(0, len(texts), step)
         self.texts = np.concatenate(
             [
@@ -190,7 +193,9 @@ class Retrieval(Task):
         }
 
     def notes(self) -> Iterator[str]:
-        """Say what was left out, and what can't be told apart."""
+        """Say what was left out or not read, and what can't be told apart."""
+        if self._cut:
+            yield self._cut
         if self.unreported:
             yield f"left out of recall: {self.unreported:,} images whose study has no report (findings or impression)"
         repeated = sum(count for count in Counter(self.drawn.reports.tolist()).values() if count > 1)
