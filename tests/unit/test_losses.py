@@ -12,6 +12,8 @@ from medlip.errors import MedLIPError
 from medlip.losses.existence import reference_existence_loss
 from medlip.losses.pairs import reference_icl_loss
 from medlip.losses.prototype import reference_protocl_loss
+from medlip.reports import Fact, fact_matrix
+from medlip.reports.facts import IGNORED
 
 B, A, P, D = 3, 7, 9, 16
 
@@ -66,6 +68,18 @@ def test_a_random_prototype_is_one_of_the_positives():
 def test_labels_are_the_strongest_statement():
     matrix = torch.tensor([[[-1, 0, -1, -2, -2], [-1, 1, 0, -1, 1], [-1, -1, -1, -1, 0]]])
     assert losses.existence_labels(matrix, 1).tolist() == [[-1, 1, 0, -2, 1]]
+
+
+@pytest.mark.parametrize(("policy", "label"), [("ignore", -2), ("present", 1), ("absent", 0)])
+def test_uncertain_on_one_side_and_absent_on_the_other_follows_the_policy(policy, label):
+    vocabulary = default_vocabulary()
+    facts = [Fact("effusion", "left_pleural", "uncertain"), Fact("effusion", "right_pleural", "absent")]
+    facts += [Fact("pneumothorax", "left_pleural", "absent")]
+    matrix = torch.from_numpy(fact_matrix(facts, vocabulary, policy, ignored=IGNORED))[None]
+    assert losses.existence_labels(matrix, 1)[0, vocabulary.pathology_index["effusion"]] == label
+    assert losses.existence_labels(matrix, 1)[0, vocabulary.pathology_index["pneumothorax"]] == 0
+    assert losses.existence_labels(matrix, 2)[0, vocabulary.anatomy_index["left_pleural"]] == label
+    assert losses.existence_labels(matrix, 2)[0, vocabulary.anatomy_index["right_pleural"]] == 0
 
 
 def test_what_is_to_be_ignored_never_counts_as_unmentioned():

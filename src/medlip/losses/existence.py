@@ -19,18 +19,18 @@ from medlip.reports.facts import IGNORED, NOT_MENTIONED
 
 
 def existence_labels(adjacency: Tensor, dim: int) -> Tensor:
-    """Return the strongest statement along `dim`: 1 present > 0 absent > -1 not mentioned; -2 where that is all.
+    """Return what is stated along `dim`: 1 present > -2 to be ignored > 0 absent > -1 not mentioned.
 
-    A query that is only mentioned in ways not to be learned from stays so: it was mentioned, so it is no candidate for
-    "not mentioned".
+    What may be there on one side and is not on the other may be there: it is not to be learned from, like what is mentioned
+    in no other way.
 
     Args:
         adjacency: (B, A, P) facts of B reports: 1, 0, -1 or -2.
         dim: 1 for labels of pathologies (B, P), 2 for those of anatomies (B, A).
     """
     labels = adjacency.amax(dim)
-    silent = (labels == NOT_MENTIONED) & (adjacency < NOT_MENTIONED).any(dim)
-    return labels.masked_fill(silent, IGNORED)
+    uncertain = (labels < 1) & (adjacency == IGNORED).any(dim)
+    return labels.masked_fill(uncertain, IGNORED)
 
 
 def existence_loss(logits: Tensor, labels: Tensor, unmentioned: float = 0.0) -> Tensor:
