@@ -43,6 +43,8 @@ def done(
 def test_the_table_holds_every_variant_with_paired_differences(done: Path) -> None:
     answer = Ablation.model_validate_json((done / "table.json").read_text())
     assert not answer.failed
+    assert answer.split == "val"  # who picks a setting by this table tunes on it: never on test unasked
+    assert Result.load(done / "default" / "seed-1" / "result.json").split == "val"
     # "mentioned" is the default already, so it is not run twice.
     assert [row.variant for row in answer.rows] == ["default", "method.icl=off"]
     default, off = answer.rows

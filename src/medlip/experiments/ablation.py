@@ -153,7 +153,7 @@ def ablate(
     *,
     settings: Sequence[str] = (),
     seeds: int = 3,
-    split: str = "test",
+    split: str = "val",
     full: bool = False,
     jobs: int = 1,
     measures: Sequence[str] = MEASURES,
@@ -168,7 +168,7 @@ def ablate(
         grid: the factors, see `variants`. A variant that comes to the same recipe as an earlier one is left out.
         settings: changes that all runs share.
         seeds: runs of every variant, with seeds 0, 1, …; differences to the default are paired by seed.
-        split: what is evaluated.
+        split: what is evaluated; `val`, unless asked otherwise, since whoever picks a setting by the table tunes on it.
         full: every combination of the factors.
         jobs: runs at the same time; the cores are shared among them.
         measures: what is tabulated, each as TASK.MEASURE, such as "zero_shot.macro_auroc".
@@ -177,10 +177,11 @@ def ablate(
     Raises:
         MedLIPError: a setting that no run can start with, a measure that no task has, or a split that the store lacks.
     """
-    missing = [name for name in ("train", "val", split) if name not in store.splits]
+    needed = list(dict.fromkeys(("train", "val", split)))
+    missing = [name for name in needed if name not in store.splits]
     if missing:
         raise MedLIPError(
-            f"{store.root}: an ablation needs the splits train, val and {split}; it has {', '.join(store.splits)}, "
+            f"{store.root}: an ablation needs the splits {', '.join(needed)}; it has {', '.join(store.splits)}, "
             f"but no {', '.join(missing)}. Evaluate another split, or prepare the data with all three."
         )
     _find_measures(measures)
@@ -264,8 +265,13 @@ def _run(trial: Trial) -> Values:
     other = f"{trial.out}: holds a run of another recipe or other data. Give another folder."
     if file.exists():
         result = _load(file)
-        if (result.protocol.data, result.split) != (store.hash, trial.split) or not _made_by(result.run, recipe, train):
+        if result.protocol.data != store.hash or not _made_by(result.run, recipe, train):
             raise MedLIPError(other)
+        if result.split != trial.split:
+            raise MedLIPError(
+                f"{file}: of the split {result.split!r}, and {trial.split!r} is asked for. Ask for {result.split}, or delete "
+                "the file: the run is not trained anew."
+            )
         return _values(result, trial.measures)
     trial.out.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()

@@ -22,7 +22,10 @@ def ablate(
     changes: Changes = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Runs of each variant, with seeds 0, 1, …", min=1, metavar="N")] = 3,
     full: Annotated[bool, typer.Option("--full", help="Try every combination instead of one setting at a time.")] = False,
-    split: Annotated[str, typer.Option("--split", help="Split to evaluate.", metavar="NAME")] = "test",
+    split: Annotated[
+        str,
+        typer.Option("--split", help="Split to evaluate. Choose settings on val, not on test.", metavar="NAME"),
+    ] = "val",
     workers: Annotated[int, typer.Option("--workers", help="Runs to train at a time.", min=1, metavar="N")] = 1,
     device: Device = "auto",
 ) -> Answer:
@@ -42,4 +45,4 @@ def ablate(
     failure = "" if any(row.runs for row in result.rows) else f"every run failed; the first: {failed[0]}"
     if not failure:
         warn_skipped("runs failed and were", failed)
-    return Answer(result, f"{as_markdown(result)}\n{DISCLAIMER}", failure=failure)
+    return Answer(result, f"Evaluated on the split {result.split}:\n\n{as_markdown(result)}\n{DISCLAIMER}", failure=failure)
