@@ -27,6 +27,8 @@ from medlip.metrics import (
     Estimate,
     Measure,
     Statistic,
+    carriers_of_classes,
+    carriers_of_mean,
     interval,
     mean_defined,
     mean_statistic,
@@ -288,7 +290,10 @@ def _ranking_differences(
         return both
 
     one, other = (with_macro(ranking_statistic(each, reference.labels)) for each in scores)
-    entries = _entries(paired_difference(one, other, reference.patients, resamples, seed))
+    labels, patients = reference.labels, reference.patients
+    macro_carriers = carriers_of_mean(labels[:, in_macro], patients)
+    carriers = [*carriers_of_classes(labels, patients), *[macro_carriers] * len(RANKINGS)]
+    entries = _entries(paired_difference(one, other, patients, resamples, seed, carriers=carriers))
     of_classes, macro = entries[: len(classes)], entries[len(classes) :]
     keys = [f"{ZeroShot.name}.{name}" for name in RANKINGS]
     return dict(zip(keys, macro, strict=True)), {keys[0]: dict(zip(classes, of_classes, strict=True))}

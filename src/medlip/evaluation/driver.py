@@ -31,6 +31,7 @@ from medlip.evaluation.selection import (
 from medlip.evaluation.tasks.base import ImageBatch, Needs, Task, find_task, tasks
 from medlip.images.preprocessing import Preprocessing, squash
 from medlip.methods.base import Answers, EmbedsReports, Method
+from medlip.metrics import INTERVALS
 from medlip.parallel import track
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _evaluate(
         if tuned and selection.tuning is not None and not options.on_reported:
             _pass(method, selection.tuning, list(tuned.values()), options, "choosing thresholds")
     results = {name: task.result(tuned.get(name), selection.rule) for name, task in evaluated.items()}
-    rules: dict[str, str] = {"intervals": "95 % percentile bootstrap over patients"}
+    rules: dict[str, str] = {"intervals": INTERVALS}
     for task in evaluated.values():
         rules |= task.rules()
     patients = selection.evaluated.patients

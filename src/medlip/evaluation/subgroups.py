@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from medlip.evaluation.selection import ATTRIBUTES
-from medlip.metrics import Array, Estimate, auroc, auroc_statistic, bootstrap, mean_defined, number
+from medlip.metrics import Array, Estimate, auroc, auroc_statistic, bootstrap, carriers_of_mean, mean_defined, number
 
 AGE_BANDS = ((0, "under 40"), (40, "40 to 59"), (60, "60 to 79"), (80, "80 and over"))  # from which age on
 SEXES = {"f": "female", "m": "male"}
@@ -139,7 +139,14 @@ def _group(
 ) -> GroupResult:
     scores, labels, own = scores[members], labels[members], np.asarray(patients)[members]
     areas, statistic = auroc(scores, labels), auroc_statistic(scores[:, shared], labels[:, shared])
-    low, high = bootstrap(lambda weights: mean_defined(statistic(weights)), own, resamples, seed)
+    low, high = bootstrap(
+        lambda weights: mean_defined(statistic(weights)),
+        own,
+        resamples,
+        seed,
+        shares=True,
+        carriers=carriers_of_mean(labels[:, shared], own),
+    )
     return GroupResult(
         n=int(members.sum()),
         n_patients=len(set(own.tolist())),

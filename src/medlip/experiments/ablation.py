@@ -269,7 +269,7 @@ def _run(trial: Trial) -> Values:
             raise MedLIPError(other)
         if result.split != trial.split:
             raise MedLIPError(
-                f"{file}: of the split {result.split!r}, and {trial.split!r} is asked for. Ask for {result.split}, or delete "
+                f"{file}: of the split {result.split!r}, not {trial.split!r} as asked. Ask for {result.split}, or delete "
                 "the file: the run is not trained anew."
             )
         return _values(result, trial.measures)

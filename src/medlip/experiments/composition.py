@@ -28,7 +28,7 @@ from medlip.experiments.factors import (
     seen_and_held_out,
 )
 from medlip.files import write_atomic
-from medlip.metrics import Array, auroc_statistic, mean_defined, mean_statistic
+from medlip.metrics import Array, auroc_statistic, carriers_of_mean, mean_defined, mean_statistic
 
 Pair = tuple[str, str]
 """A pathology and an anatomy, by name."""
@@ -238,6 +238,7 @@ class Composition:
                 self.patients,
                 resamples,
                 seed,
+                min(carriers_of_mean(half[:, kept], self.patients) for half in halves),
             ),
             classes=[self.prompts[k] for k in kept],
             left_out=left_out,
@@ -247,15 +248,17 @@ class Composition:
         )
 
     def _placing(self, resamples: int, seed: int) -> Placing:
+        patients = np.array([self.patients[row] for row, *_ in self._found], str)
         held_out = np.array([self._held_out[a, k] for _, k, a, _ in self._found], bool)
         among = np.array([rank < HIGHEST for *_, rank in self._found], float)
         seen_mean, held_mean = mean_statistic(among[~held_out]), mean_statistic(among[held_out])
         shares = seen_and_held_out(
             lambda weights: seen_mean(weights[:, ~held_out]),
             lambda weights: held_mean(weights[:, held_out]),
-            [self.patients[row] for row, *_ in self._found],
+            patients.tolist(),
             resamples,
             seed,
+            min(len(set(patients[part])) for part in (~held_out, held_out)),
         )
         return Placing(**dict(shares), n_seen=int((~held_out).sum()), n_held_out=int(held_out.sum()))
 

@@ -26,7 +26,7 @@ from medlip.experiments.factors import FACTORS, MINIMUM, Known, read_facts
 from medlip.experiments.probes import STRENGTH, FactorProbes, HeldOutProbes, probe, probe_held_out
 from medlip.experiments.stream_maps import MapOverlap, Overlaps
 from medlip.methods.base import HasStreams, Method, TellsPlaces, method_names
-from medlip.metrics import Array
+from medlip.metrics import INTERVALS, Array
 from medlip.parallel import track
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ RULES = {
     "maps": "cosine of cross-attention, mean over layers and heads, each map scaled from its minimum to its maximum",
     "control": "mean over other places that have a finding in some image, do not overlap, and have none in this one",
     "place": "the right place is among the highest third of the places that have a finding in some image; chance 1/3",
-    "intervals": "95 % percentile bootstrap over patients of the tested images; probes are not trained anew",
+    "intervals": f"{INTERVALS}; probes are not trained anew",
 }
 
 

@@ -130,21 +130,30 @@ def frequent_enough(names: Sequence[str], parts: Mapping[str, Array]) -> tuple[l
     return np.flatnonzero(enough).tolist(), left_out
 
 
-def estimates(statistic: Statistic, patients: Sequence[str] | NDArray[np.str_], resamples: int, seed: int) -> list[Estimate]:
-    """Return each of the K values of a statistic, (R, N) -> (R, K), with its interval over patients."""
+def estimates(
+    statistic: Statistic,
+    patients: Sequence[str] | NDArray[np.str_],
+    resamples: int,
+    seed: int,
+    *,
+    shares: Sequence[bool],
+    carriers: float | None = None,
+) -> list[Estimate]:
+    """Return each of the K values of a statistic, (R, N) -> (R, K), with its interval over patients, see `bootstrap`."""
     values = statistic(np.ones((1, len(patients))))[0]
-    low, high = bootstrap(statistic, patients, resamples, seed)
+    low, high = bootstrap(statistic, patients, resamples, seed, shares=shares, carriers=carriers)
     return [Estimate.of(float(value), *ends) for value, *ends in zip(values, low, high, strict=True)]
 
 
 def seen_and_held_out(
-    seen: Statistic, held_out: Statistic, patients: Sequence[str], resamples: int, seed: int
+    seen: Statistic, held_out: Statistic, patients: Sequence[str], resamples: int, seed: int, carriers: float | None = None
 ) -> SeenAndHeldOut:
-    """Return both statistics, (R, N) -> (R,), and their difference."""
+    """Return both statistics, (R, N) -> (R,), shares carried by so many patients, and their difference."""
 
     def statistic(weights: Array) -> Array:
         old, new = seen(weights), held_out(weights)
         return np.stack([old, new, old - new], axis=1)
 
-    first, second, loss = estimates(statistic, patients, resamples, seed)
+    shares = (True, True, False)
+    first, second, loss = estimates(statistic, patients, resamples, seed, shares=shares, carriers=carriers)
     return SeenAndHeldOut(seen=first, held_out=second, loss=loss)

@@ -40,7 +40,7 @@ from medlip.experiments.factors import (
     frequent_enough,
     labels_within,
 )
-from medlip.metrics import Array, Estimate, auroc, auroc_statistic, mean_defined, number
+from medlip.metrics import Array, Estimate, auroc, auroc_statistic, carriers_of_mean, mean_defined, number
 
 STRENGTH = 0.1  # scikit-learn's C, the same for all probes of factors: nothing is chosen on what is reported
 UNDEFINED = Estimate(value=None, reason="no class can be tested")
@@ -154,7 +154,14 @@ def probe(
         macro = {name: mean_defined(areas(weights)) for name, areas in answers.items()}
         return np.stack([*macro.values(), _own_minus_other(macro, factor)], axis=1)
 
-    *macro, difference = estimates(statistic, test.patients, resamples, seed)
+    *macro, difference = estimates(
+        statistic,
+        test.patients,
+        resamples,
+        seed,
+        shares=[*[True] * len(answers), False],
+        carriers=carriers_of_mean(asked[:, kept], test.patients),
+    )
     areas = {name: area(np.ones((1, len(asked))))[0] for name, area in answers.items()}
     return FactorProbes(
         macro_auroc=dict(zip(answers, macro, strict=True)),
@@ -227,7 +234,14 @@ def probe_held_out(
         values = [value for old, new in macro.values() for value in (old, new, old - new)]
         return np.stack([*values, _own_minus_other({name: new for name, (_, new) in macro.items()}, factor)], axis=1)
 
-    *found, difference = estimates(statistic, test.patients, resamples, seed)
+    *found, difference = estimates(
+        statistic,
+        test.patients,
+        resamples,
+        seed,
+        shares=[*[True, True, False] * len(areas), False],
+        carriers=min(carriers_of_mean(part, test.patients) for part in (seen, held_out)),
+    )
     return HeldOutProbes(
         macro_auroc={
             name: SeenAndHeldOut(seen=found[3 * i], held_out=found[3 * i + 1], loss=found[3 * i + 2])

@@ -68,7 +68,7 @@ class Overlaps:
         defined = ~np.isnan(values).any(1)
         patients = np.array(self.patients)[rows][defined] if rows else np.array([], str)
         statistic = mean_statistic(np.c_[values, values[:, 0] - values[:, 1]][defined])
-        own, control, difference = estimates(statistic, patients, resamples, seed)
+        own, control, difference = estimates(statistic, patients, resamples, seed, shares=(True, True, False))
         counts = {"n": int(defined.sum()), "left_out": int((~defined).sum())}
         return MapOverlap(own=own, control=control, difference=difference, **counts)
 

@@ -1,6 +1,7 @@
 """Numbers from arrays, in plain numpy: classification, overlap, ranking, and intervals over patients."""
 
 from medlip.metrics.bootstrap import (
+    INTERVALS,
     Array,
     Difference,
     Spread,
@@ -12,7 +13,6 @@ from medlip.metrics.bootstrap import (
     over_seeds,
     p_of_no_mean,
     paired_difference,
-    quantiles,
     resampled,
 )
 from medlip.metrics.classification import (
@@ -23,6 +23,8 @@ from medlip.metrics.classification import (
     best_threshold,
     brier,
     calibration_error,
+    carriers_of_classes,
+    carriers_of_mean,
     f1,
     ranking_statistic,
     reliability,
@@ -44,6 +46,7 @@ from medlip.metrics.overlap import (
 from medlip.metrics.ranking import Integers, Ranks, Vectors, precision_statistic, rank_first
 
 __all__ = [
+    "INTERVALS",
     "Array",
     "Difference",
     "Estimate",
@@ -62,6 +65,8 @@ __all__ = [
     "bootstrap",
     "brier",
     "calibration_error",
+    "carriers_of_classes",
+    "carriers_of_mean",
     "cell_hit",
     "contrast_to_noise",
     "dice",
@@ -80,7 +85,6 @@ __all__ = [
     "peak",
     "pointing_game",
     "precision_statistic",
-    "quantiles",
     "rank_first",
     "ranking_statistic",
     "reliability",

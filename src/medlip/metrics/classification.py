@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
 from medlip.errors import MedLIPError
-from medlip.metrics.bootstrap import Array, Statistic, ratio
+from medlip.metrics.bootstrap import Array, Patients, Statistic, ratio
 
 IN_CACHE = 200_000  # weights in one product
 
@@ -52,6 +52,23 @@ def ranking_statistic(scores: ArrayLike, labels: ArrayLike) -> Statistic:
         return values
 
     return statistic
+
+
+def carriers_of_classes(labels: ArrayLike, patients: Patients) -> Array:
+    """Return how many patients carry what is told of each class, (C,): those with a positive, or a negative if fewer.
+
+    Args:
+        labels: (N, C), 1, 0, and NaN or -1 for unknown.
+        patients: whose images they are, (N,).
+    """
+    labels, patient = np.asarray(labels, float), np.unique(np.asarray(patients), return_inverse=True)[1]
+    return np.minimum(*(_patients_with(labels == value, patient) for value in (1, 0)))
+
+
+def carriers_of_mean(labels: ArrayLike, patients: Patients) -> float:
+    """Return how many patients carry the mean over classes: those with a positive of any, or a negative if fewer."""
+    labels, patient = np.asarray(labels, float), np.unique(np.asarray(patients), return_inverse=True)[1]
+    return float(min(_patients_with((labels == value).any(1, keepdims=True), patient)[0] for value in (1, 0)))
 
 
 def auroc_statistic(scores: ArrayLike, labels: ArrayLike) -> Statistic:
@@ -250,3 +267,11 @@ def _decide(scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> tupl
 def _are_probabilities(scores: Array, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
     outside: NDArray[np.bool_] = known & ((scores < 0) | (scores > 1))
     return np.logical_not(outside.any(axis=0))
+
+
+def _patients_with(images: NDArray[np.bool_], patient: NDArray[np.int64]) -> Array:
+    """Count the patients (C,) with at least one of the images (N, C)."""
+    found = np.zeros((patient.max(initial=-1) + 1, images.shape[1]), bool)
+    rows, classes = np.nonzero(images)
+    found[patient[rows], classes] = True
+    return found.sum(axis=0).astype(float)

@@ -84,7 +84,7 @@ def mean_estimate(
     seed: int = 0,
     reason: str = "there is no case",
 ) -> Estimate:
-    """Return the mean over cases, with its bootstrap interval over patients.
+    """Return the mean over cases, with its bootstrap interval over patients; values that all lie in 0..1 are shares.
 
     Args:
         values: (N,) of each case, NaN where the measure isn't defined: such a case is left out, and `n` counts the others.
@@ -99,8 +99,10 @@ def mean_estimate(
     if not counted.any():
         return Estimate(value=None, n=0, reason=reason)
     guess = float(np.broadcast_to(np.asarray(chance, float), counted.shape)[counted].mean())
-    low, high = bootstrap(mean_statistic(values[counted]), np.asarray(patients)[counted], resamples, seed)
-    return Estimate.of(float(values[counted].mean()), float(low), float(high), chance=guess, n=int(counted.sum()))
+    defined = values[counted]
+    shares = bool(((defined >= 0) & (defined <= 1)).all())
+    low, high = bootstrap(mean_statistic(defined), np.asarray(patients)[counted], resamples, seed, shares=shares)
+    return Estimate.of(float(defined.mean()), float(low), float(high), chance=guess, n=int(counted.sum()))
 
 
 def _defined(value: float) -> float | None:

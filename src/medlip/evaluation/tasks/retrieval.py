@@ -24,6 +24,7 @@ from medlip.evaluation.task_result import ClassResult, TaskResult
 from medlip.evaluation.tasks.base import ImageBatch, Needs, Task, register_task
 from medlip.methods.base import EmbedsReports, method_names
 from medlip.metrics import (
+    INTERVALS,
     Array,
     Estimate,
     Integers,
@@ -186,9 +187,7 @@ class Retrieval(Task):
             "precision": "share of present labels among the k highest scores of images whose label is known",
             "ties": "expectation over all their orders",
             "similarity": "dot product in float64, compared in float32",
-            "intervals": (
-                "95 % percentile bootstrap over the patients of queries, or of ranked images by class; the pool stays"
-            ),
+            "intervals": f"{INTERVALS}: of queries, or of ranked images by class; the pool stays",
             "pool": f"{pool} reports, drawn by the seed" if pool else "all reports",
         }
 
@@ -268,7 +267,8 @@ def precision_result(
         return np.concatenate([values, np.stack([mean_defined(at) for at in values.swapaxes(0, 1)], 1)[..., None]], axis=2)
 
     values = statistic(np.ones((1, len(scores))))[0]
-    low, high = bootstrap(statistic, patients, resamples, seed)
+    carriers = np.minimum(len(set(patients)), PRECISIONS)[:, None]
+    low, high = bootstrap(statistic, patients, resamples, seed, shares=True, carriers=carriers)
     shares = np.divide(positives, images, out=np.full(len(classes), np.nan), where=images > 0)
     defined = ~np.isnan(values[:, :-1])  # (K, C)
     chances = np.column_stack([np.tile(shares, (len(PRECISIONS), 1)), mean_defined(np.where(defined, shares, np.nan))])
@@ -398,7 +398,7 @@ def _recalls(way: str, ranked: _Ranked, resamples: int, seed: int) -> dict[str, 
     none, all_tied = np.zeros_like(ranked.right), np.full_like(ranked.right, ranked.pool)
     guessed = _Ranked(Ranks(none, all_tied, ranked.right), ranked.right, ranked.pool, ranked.patients)
     hits, chances, queries = ranked.hits, guessed.hits, len(ranked.right)
-    low, high = bootstrap(mean_statistic(hits), ranked.patients, resamples, seed)
+    low, high = bootstrap(mean_statistic(hits), ranked.patients, resamples, seed, shares=True)
     ranks, guesses = ranked.ranks.expected, guessed.ranks.expected
     lowest, highest = bootstrap(median_statistic(ranks), ranked.patients, resamples, seed)
     recalls = {

@@ -25,6 +25,8 @@ from medlip.metrics import (
     bootstrap,
     brier,
     calibration_error,
+    carriers_of_classes,
+    carriers_of_mean,
     f1,
     mean_defined,
     number,
@@ -216,7 +218,8 @@ def zero_shot_result(
         macro = [mean_defined(values[:, kind][:, in_macro]) for kind in (0, 1)]
         return np.concatenate([values, np.stack(macro, axis=1)[..., None]], axis=2)
 
-    low, high = bootstrap(statistic, patients, resamples, seed)
+    carriers = [*carriers_of_classes(labels, patients), carriers_of_mean(labels[:, in_macro], patients)]
+    low, high = bootstrap(statistic, patients, resamples, seed, shares=True, carriers=carriers)
     thresholds = best_threshold(tuning.scores, tuning.labels)
     reported = scores[tuning.reported], labels[tuning.reported]
     shares = np.divide(positives, positives + negatives, out=np.full(len(classes), np.nan), where=positives + negatives > 0)
