@@ -391,3 +391,49 @@ def test_without_pot_the_bench_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ot", None)
     with pytest.raises(MedLIPError, match=r"pip install 'medlip\[dev\]'"):
         bench_transport(images=1, reports=1)
+
+
+@given(st.integers(1, 8), st.integers(1, 12), st.sampled_from([1e3, 1e4, 1e5, 1e6, 1e8, 1e10]), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_far_below_the_cost_epsilon_gives_the_exact_plans_cost(m: int, k: int, ratio: float, seed: int) -> None:
+    cost = 2 * torch.rand(m, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    result = sinkhorn(cost, epsilon=2 / ratio)
+    exact = ot.emd2(np.full(m, 1 / m), np.full(k, 1 / k), cost.numpy())
+    assert float((result.plan * cost).sum()) == pytest.approx(exact, abs=2 / ratio * math.log(m * k) + 1e-5)
+    assert result.error < 2e-6
+
+
+@pytest.mark.parametrize("ratio", [1e4, 1e7])
+def test_relaxed_rows_stay_at_their_optimum_far_below_the_cost(ratio: float) -> None:
+    cost = costs(3, 6, 20)
+    result = sinkhorn(cost, epsilon=2 / ratio, relax=0.3)
+    assert (result.error < 1e-6).all()
+    # The optimum without entropy: every patch goes to sentences of the least cost, that of a crowded sentence counted in.
+    price = cost + 0.3 * (6 * result.plan.sum(-1, keepdim=True)).log()
+    assert (result.plan * (price - price.amin(1, keepdim=True))).sum() < 1e-2 / ratio**0.5
+
+
+def test_gradients_of_the_constant_plan_are_right_far_below_the_cost() -> None:
+    sentences, patches, rows, _ = batch(dtype=torch.float32)
+    sentences.requires_grad_()
+    transport_similarity(sentences, patches, rows, epsilon=1e-6).sum().backward()
+    exact = sentences.detach().double().requires_grad_()
+    transport_similarity(exact, patches.double(), rows, epsilon=1e-6).sum().backward()
+    torch.testing.assert_close(sentences.grad.double(), exact.grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("beyond", [1e10, math.inf, -math.inf])
+def test_a_cost_that_no_plan_can_be_told_from_is_refused(beyond: float) -> None:
+    cost = torch.ones(2, 3, 4)
+    cost[1, 0, 2] = beyond
+    with pytest.raises(MedLIPError, match=r"cost / epsilon is .* Raise epsilon.*a high, finite cost"):
+        sinkhorn(cost)
+    rows = torch.ones(2, 3, dtype=torch.bool)
+    rows[1, 0] = False
+    assert sinkhorn(cost, rows=rows).plan.isfinite().all()  # what is padded is not looked at
+
+
+def test_a_pair_of_a_high_cost_is_not_matched() -> None:
+    cost = torch.zeros(2, 4)
+    cost[0, 0] = 1e6
+    assert sinkhorn(cost).plan[0, 0] == 0

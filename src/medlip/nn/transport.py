@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -34,6 +34,9 @@ LONGEST_STEP = 8.0  # of a potential at once, in units of epsilon: further off, 
 TRIALS = 5  # of a third of the length each
 RIDGE = 1e-14  # keeps a part of a problem that is all but cut off from the rest where it is
 ROUNDING = 1e-13  # of the dual, relative
+DIRECT = 200.0  # cost / epsilon up to which problems are solved at once
+COOLING = 4.0  # above that, epsilon is lowered by this factor at a time
+FINEST = 1e10  # cost / epsilon, above which the rounding of potentials shows in the plan
 SCALABLE = 300.0  # cost / epsilon up to which products of its exponentials stay within float64
 
 
@@ -67,8 +70,9 @@ def sinkhorn(
 
     An iteration is three sweeps of Sinkhorn's and a Newton step on the dual of the row potentials (Brauer et al.,
     arXiv 1710.06635): a handful does where sweeps alone take thousands. All is done in float64 whatever the cost's type,
-    since potentials reach cost / epsilon, where the last bit of a float32 is worth more than the tolerance. A cost that is
-    not finite gives a plan that is not.
+    since potentials reach cost / epsilon, where the last bit of a float32 is worth more than the tolerance. Where that is
+    large, epsilon is lowered in steps, so that the plan is right up to cost / epsilon = 1e10. A cost of NaN gives a plan of
+    NaN.
 
     Args:
         cost: (..., M, K), usually 1 - cosine: 0 to 2.
@@ -76,7 +80,7 @@ def sinkhorn(
         rows: (..., M) boolean, True for real sentences; None: all.
         columns: (..., K) boolean, True for real patches; None: all.
         relax: weight of the divergence of row sums from uniform, in the cost's units; None: rows are exact.
-        max_iterations: at most.
+        max_iterations: at most, at each epsilon on the way.
         tolerance: error at which a problem is done.
         gradient: `plan` takes the plan as a constant in the backward pass: for sum(plan * cost) that gives the gradient of
             the entropic objective (envelope theorem). `iterations` differentiates the plan, too: what going back through
@@ -86,7 +90,7 @@ def sinkhorn(
         The plans, in the cost's type but at least float32, with what it took to find them.
 
     Raises:
-        MedLIPError: a setting is out of range, or a mask doesn't fit the cost.
+        MedLIPError: a setting is out of range, a mask doesn't fit the cost, or a cost is infinite or beyond 1e10 epsilon.
     """
     settings = Settings(epsilon, relax, max_iterations, tolerance)
     if cost.ndim < 2:
@@ -176,6 +180,10 @@ class Settings:
             if value is not None and not 0 < value < math.inf:
                 raise MedLIPError(f"{name} is {value}. Give a number above 0" + (", or None." if name == "relax" else "."))
 
+    def heated(self, share: float) -> Settings:
+        """Return them with an epsilon of which the wanted one is this share."""
+        return replace(self, epsilon=self.epsilon / share)
+
     @property
     def share(self) -> float:
         """How much of the way to its exact sum a row goes."""
@@ -221,14 +229,32 @@ class Problems(NamedTuple):
     def solve(self, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
         """Find row potentials (B, M), iterations done (B,) and errors (B,).
 
-        An iteration is a few sweeps and a Newton step on the dual. Problems that are done leave once they are half of all.
+        Where epsilon is far below the cost's range, it is lowered in steps, each solved from where the last one ended. An
+        iteration is a few sweeps and a Newton step on the dual. Problems that are done leave once they are half of all.
         """
+        f = torch.zeros_like(self.log_rows)
+        if not self.energy.numel():
+            return f, self.empty.long(), self.log_rows.sum(-1)
+        largest = self.energy.abs().amax().item()
+        if largest > FINEST:
+            raise MedLIPError(
+                f"cost / epsilon is {largest:.1g} for a pair, and above {FINEST:.0e} float64 can't tell plans apart. Raise "
+                "epsilon, mask rows or columns that are not to be matched, or give such a pair a high, finite cost."
+            )
+        done = torch.zeros_like(self.empty, dtype=torch.long)
+        share = DIRECT / largest if largest > DIRECT else 1.0
+        while share < 1:
+            cooler = min(1.0, COOLING * share)
+            f, iterations, _ = self._replace(energy=share * self.energy).descend(f, settings.heated(share))
+            done, f, share = done + iterations, f * (cooler / share), cooler
+        f, iterations, error = self.descend(f, settings)
+        return f, done + iterations, error
+
+    def descend(self, f: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
+        """Go from potentials f (B, M) to the solution; see `solve`."""
         problems, matrix, add = self, self.energy, _add_logs
-        if not matrix.numel():
-            return torch.zeros_like(self.log_rows), self.empty.long(), self.log_rows.sum(-1)
         if (matrix.abs().amax() <= SCALABLE).item():
             matrix, add = matrix.exp(), _add_scaled
-        f = torch.zeros_like(self.log_rows)
         active = torch.arange(len(f), device=f.device)
         done: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         iteration = 0
@@ -354,7 +380,7 @@ class _ConstantPlan(torch.autograd.Function):
             problems = _problems(similarity, rows, mask, settings)
             potentials = problems.solve(settings)[0]
             totals.append(_total(problems.plan(potentials), similarity, len(some), len(rows)))
-            kept.append(potentials.to(sentences.dtype))
+            kept.append(potentials)
         ctx.settings, ctx.images = settings, images
         ctx.save_for_backward(sentences, patches, rows, columns, torch.cat(kept))
         return torch.cat(totals)
