@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.data.batch import Batch, TrainingBatches, evaluation_batches
@@ -141,6 +143,35 @@ def test_where_mirrored_rows_meet_present_wins() -> None:
     assert mirror_facts(matrix, vocabulary)[row, 0] == -2
     matrix[meeting, 0] = -1, 0
     assert mirror_facts(matrix, vocabulary)[row, 0] == 0
+    matrix[meeting, 0] = 0, -2  # what may be there in a part may be there
+    assert mirror_facts(matrix, vocabulary)[row, 0] == -2
+
+
+WITH_TWIN = [row for row, mirror in enumerate(VOCABULARY.mirror_index) if VOCABULARY.mirror_index[mirror] == row]
+ROWS = st.lists(st.sampled_from([1, 0, -1, -2]), min_size=len(VOCABULARY.anatomies), max_size=len(VOCABULARY.anatomies))
+
+
+@given(ROWS)
+def test_mirroring_facts_twice_gives_them_back(values: list[int]) -> None:
+    matrix = np.array(values, np.int8)[:, None]
+    lone = np.setdiff1d(np.arange(len(matrix)), WITH_TWIN)
+    assert {VOCABULARY.anatomies[row].name for row in lone} == {"middle_right_lobe", "right_atrium", "right_ventricle"}
+    once = mirror_facts(matrix, VOCABULARY)
+    twice = mirror_facts(once, VOCABULARY)
+    assert (twice[lone] == -1).all()  # the row on the other side that contains these tells them no longer apart
+    np.testing.assert_array_equal(mirror_facts(twice, VOCABULARY), once)
+    matrix[lone] = -1
+    np.testing.assert_array_equal(mirror_facts(mirror_facts(matrix, VOCABULARY), VOCABULARY), matrix)
+
+
+@pytest.mark.parametrize("anatomy", VOCABULARY.anatomy_index)
+def test_every_anatomy_that_has_a_twin_or_is_its_own_comes_back(anatomy: str) -> None:
+    row = VOCABULARY.anatomy_index[anatomy]
+    matrix = np.full((len(VOCABULARY.anatomies), 1), -1, np.int8)
+    matrix[row] = 1
+    twice = mirror_facts(mirror_facts(matrix, VOCABULARY), VOCABULARY)
+    place = anatomy if row in WITH_TWIN else VOCABULARY.anatomies[VOCABULARY.mirror_index[row]].mirror
+    assert [VOCABULARY.anatomies[found].name for found in np.flatnonzero(twice[:, 0] == 1)] == [place]
 
 
 def test_evaluation_batches_keep_the_order_and_lose_nothing(store: Store) -> None:

@@ -183,6 +183,12 @@ def _own_twin(content: dict[str, Any]) -> None:
     content["anatomies"][0]["mirror"] = "left_knee"
 
 
+def _lost_way(content: dict[str, Any]) -> None:
+    third = content["anatomies"][0] | {"name": "third_knee", "side": None, "mirror": "left_knee"}
+    content["anatomies"].append(third)
+    content["anatomies"][1]["mirror"] = "third_knee"
+
+
 def _undescribed(content: dict[str, Any]) -> None:
     del content["pathologies"][1]["description"]
 
@@ -202,6 +208,7 @@ def _empty(content: dict[str, Any]) -> None:
         (_shared_word, "'Fluids' is a word for both 'effusion' and 'fracture'"),
         (_lost_twin, "its mirror 'right_elbow' is no anatomy"),
         (_own_twin, "name its twin"),
+        (_lost_way, "twice doesn't lead back"),
         (_undescribed, "pathologies.1.description"),
         (_misspelt, "pathologies.0.synonym"),
         (_empty, "pathologies"),

@@ -92,8 +92,8 @@ class Anatomy(_Concept):
         synonyms: other words for it, singular and in lower case.
         side: the patient's side, `None` for what is on both or on neither; by default the one in the name.
         mirror: where a finding here lies after the image is mirrored: the twin on the other side, itself for unsided
-            places, and the row that contains the place where the other side has no row of its own. By default the name with
-            the other side.
+            places, and the row that contains the place where the other side has no row of its own (one that has a twin, or
+            is its own mirror). By default the name with the other side.
         text: the short form, as published: "It is located at {name}. ".
         long_text: one readable sentence that says where it is.
     """
@@ -178,7 +178,7 @@ class Vocabulary(BaseModel):
 
     Raises:
         MedLIPError: (from `parse`) two concepts share a name, two meanings a word, a pathology is to be read like one that
-            does not exist, or a mirror twin does not exist or lies on the same side.
+            does not exist, or a mirror twin does not exist, lies on the same side, or doesn't lead back.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
@@ -215,6 +215,13 @@ class Vocabulary(BaseModel):
             if anatomy.side and anatomy.side == sides[anatomy.mirror]:
                 raise ValueError(
                     f"anatomy {anatomy.name!r} and its mirror {anatomy.mirror!r} are both {anatomy.side}: name its twin"
+                )
+        mirrors = {anatomy.name: anatomy.mirror for anatomy in self.anatomies}
+        for name, mirror in mirrors.items():
+            if mirrors[mirrors[mirror]] != mirror:
+                raise ValueError(
+                    f"anatomy {name!r}: its mirror {mirror!r} is neither its own mirror nor half of a pair: mirroring "
+                    "twice doesn't lead back. Correct the mirror of one of them"
                 )
         for groups, known in (
             (self.overlapping_pathologies, {pathology.name for pathology in self.pathologies}),

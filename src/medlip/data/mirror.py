@@ -13,20 +13,25 @@ from numpy.typing import NDArray
 
 from medlip.concepts import Vocabulary
 from medlip.data.study import Box, Mask
-from medlip.reports.facts import NOT_MENTIONED
+from medlip.reports.facts import IGNORED, NOT_MENTIONED
 
 Place = TypeVar("Place", Box, Mask)
 
+_STRONGER = np.array([NOT_MENTIONED, 0, IGNORED, 1], np.int8)
+_ORDER = np.argsort(_STRONGER)
+
 
 def mirror_facts(matrix: NDArray[np.int8], vocabulary: Vocabulary) -> NDArray[np.int8]:
-    """Move each row of a fact matrix (A, P) to its mirror.
+    """Move each row of a fact matrix (A, P) to its mirror; twice gives back what was there.
 
-    Where two rows meet, present wins over absent, absent over what is ignored, and anything over what is not mentioned.
+    All but what the other side has no row for, such as the right middle lobe: its facts go to the row that contains the
+    place and can't be told apart there, so that twice leaves them in the row that contains it on their own side. Where two
+    rows meet, present wins over what is ignored, that over absent, and anything over what is not mentioned.
     """
-    lowest = np.iinfo(np.int8).min
-    mirrored = np.full_like(matrix, lowest)
-    np.maximum.at(mirrored, np.array(vocabulary.mirror_index), np.where(matrix == NOT_MENTIONED, lowest, matrix))
-    return np.where(mirrored == lowest, np.int8(NOT_MENTIONED), mirrored)
+    strengths = np.searchsorted(_STRONGER, matrix, sorter=_ORDER)
+    mirrored = np.zeros_like(strengths)
+    np.maximum.at(mirrored, np.array(vocabulary.mirror_index), _ORDER[strengths])
+    return _STRONGER[mirrored]
 
 
 def mirror_anatomy(place: Place, vocabulary: Vocabulary) -> Place:
