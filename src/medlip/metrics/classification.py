@@ -274,4 +274,5 @@ def _patients_with(images: NDArray[np.bool_], patient: NDArray[np.int64]) -> Arr
     found = np.zeros((patient.max(initial=-1) + 1, images.shape[1]), bool)
     rows, classes = np.nonzero(images)
     found[patient[rows], classes] = True
-    return found.sum(axis=0).astype(float)
+    counts: Array = found.sum(axis=0).astype(float)
+    return counts
