@@ -14,6 +14,8 @@ from medlip.data.store import Store
 from medlip.data.study import Box, Study, View
 from medlip.errors import MedLIPError
 from medlip.experiments.supervised import bench_supervised, train_supervised
+from medlip.nn import vision_encoder
+from medlip.training import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,27 @@ def test_it_trains_for_the_time_it_is_given(store: Store) -> None:
     model = train_supervised(store, ["effusion"], backbone="resnet10t", size=32, seconds=0.1, batch_size=8, device="cpu")
     assert not model.training
     assert model.classes == ("effusion",)
+
+
+def test_it_starts_where_the_methods_start(store: Store) -> None:
+    """From ImageNet; a step so small that it leaves the weights as they were."""
+    still = {"size": 32, "steps": 1, "batch_size": 8, "device": "cpu", "learning_rate": 1e-12, "precision": "fp32"}
+    ours = train_supervised(store, ["effusion"], **still)  # type: ignore[arg-type]
+    recipe = load_recipe("medslip-openi-cpu").method
+    theirs = vision_encoder(recipe["backbone"], stride=32, image_size=32, weights=recipe["weights"])
+    kernels = dict(theirs.named_parameters())
+    for name, parameter in ours.encoder.named_parameters():
+        torch.testing.assert_close(parameter.detach().contiguous(), kernels[name].detach(), atol=1e-6, rtol=1e-4)
+    with pytest.raises(MedLIPError, match="name the backbone"):
+        train_supervised(store, ["effusion"], weights="timm")
+
+
+def test_patients_it_learned_from_are_found_among_those_evaluated(store: Store) -> None:
+    quick = {"backbone": "resnet10t", "size": 32, "steps": 1, "batch_size": 8, "device": "cpu"}
+    assert bench_supervised(store, resamples=20, **quick)["overlap"]["patients"] == 0
+    seen = bench_supervised(store, split="all", resamples=20, **quick)
+    assert seen["overlap"]["patients"] == 24
+    assert any("TRAINED ON WHAT IS EVALUATED" in note for note in seen["notes"])
 
 
 def test_it_knows_only_its_own_classes(store: Store) -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from medlip.concepts import Vocabulary
 from medlip.data.batch import Batch, TrainingBatches
+from medlip.data.overlap import Fingerprints, fingerprint
 from medlip.errors import MedLIPError
 from medlip.evaluation import evaluate
 from medlip.evaluation.selection import label_matrix
@@ -26,11 +27,15 @@ from medlip.methods.base import Answers, Method
 from medlip.nn.cpu import optimize_for_cpu
 from medlip.nn.device import Precision, device_of, resolve_device
 from medlip.nn.vision_encoder import VisionEncoder, vision_encoder
+from medlip.training import load_recipe
 from medlip.training.loop import Group, Training, processes
 from medlip.training.schedule import Seconds, Shaped, Steps
 
 if TYPE_CHECKING:
     from medlip.data.store import Store
+
+LIKE = "medslip-openi-cpu"
+"""The recipe whose backbone and initial weights are the default."""
 
 WARM_UP = 0.05  # share of the time in which the learning rate rises
 
@@ -46,7 +51,7 @@ class SupervisedClassifier(nn.Module):
     """
 
     loss_weights: Mapping[str, float] = {"labels": 1.0}
-    seen = None
+    seen: Fingerprints | None = None
     made_by = None
 
     def __init__(
@@ -107,7 +112,7 @@ def train_supervised(
     store: Store,
     classes: Sequence[str] | None = None,
     *,
-    backbone: str = "resnet18",
+    backbone: str | None = None,
     weights: str | None = None,
     size: int = 128,
     seconds: float = 420,
@@ -126,8 +131,9 @@ def train_supervised(
     Args:
         store: the data; its split `train` is used.
         classes: which labels; None for all that have a positive.
-        backbone: name of a timm model that gives feature maps.
-        weights: as for `vision_encoder`: None for random, "timm", or a file.
+        backbone: name of a timm model that gives feature maps; None for the backbone and the weights of the recipe `LIKE`,
+            so that it starts from ImageNet where the methods do.
+        weights: as for `vision_encoder`: None for random, "timm", or a file; with a backbone alone.
         size: input side in pixels.
         seconds: of training; reading the images comes on top.
         steps: to train for instead of a time.
@@ -139,9 +145,15 @@ def train_supervised(
         seed: of weights, order and augmentation.
 
     Raises:
-        MedLIPError: there is no split `train`, no class with a positive in it, or no such device.
+        MedLIPError: there is no split `train`, no class with a positive in it, or no such device; weights are given without
+            their backbone.
     """
     where = resolve_device(device)
+    if backbone is None:
+        if weights is not None:
+            raise MedLIPError(f"weights={weights!r}: name the backbone whose weights these are.")
+        settings = load_recipe(LIKE).method
+        backbone, weights = str(settings["backbone"]), settings["weights"]
     train = store.select(split="train")
     classes = labelled_classes(train, classes)
     torch.manual_seed(seed)
@@ -187,6 +199,7 @@ def bench_supervised(
     start = time.monotonic()
     model = train_supervised(store, classes, seed=seed, **training)
     seconds = time.monotonic() - start
+    model.seen = fingerprint(store.select("train")).anonymous()
     result = evaluate(cast("Method", model), store, split=split, classes=model.classes, resamples=resamples, seed=seed)
     about = {"seconds": round(seconds, 1), "classes": list(model.classes), "seed": seed, **training}
     return {"supervised": about} | result.model_dump(mode="json")

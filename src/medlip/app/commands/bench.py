@@ -73,10 +73,17 @@ def bench_transport(
 def bench_supervised(
     data: Data,
     seconds: Annotated[float, typer.Option("--seconds", help="Seconds to train.", min=1, metavar="X")] = 420,
-    backbone: Annotated[str, typer.Option("--backbone", help="timm model to train.", metavar="NAME")] = "resnet18",
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            "--backbone",
+            help="timm model to train. Default: that of medslip-openi-cpu, with its ImageNet weights.",
+            metavar="NAME",
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
-        typer.Option("--weights", help="Initial weights: timm, or a file. Default: random.", metavar="NAME"),
+        typer.Option("--weights", help="The backbone's initial weights: timm, or a file. Default: random.", metavar="NAME"),
     ] = None,
     image_size: ImageSize = 128,
     split: Split = None,
