@@ -16,6 +16,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 from medlip.app.pages.disentangle_page import disentanglement_tables as tables
 from medlip.app.pages.disentangle_page import picture_cases, render_page
 from medlip.concepts import default_vocabulary
+from medlip.data.prepare import prepare
+from medlip.data.sources import Source, open_source
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
 from medlip.experiments.composition import Composition, compositional_split, read_pairs, save_pairs, without_pairs
@@ -380,6 +382,16 @@ def measured(halved_store, tiny_run):
     store, method = Store.open(halved_store), load_run(tiny_run)
     pairs = compositional_split(store, 0.1, minimum=2)[1]
     return method, store, pairs, disentanglement(method, store, pairs=pairs, resamples=20)
+
+
+def test_patients_both_learned_from_and_tested_on_are_refused_and_named(tiny_run, tmp_path):
+    studies = {
+        study.id: replace(study, patient=f"p{number % 5}", split="train" if number < 5 else "test")
+        for number, study in enumerate(open_source("phantom:6"))
+    }
+    prepare([Source("made", studies)], tmp_path / "store", workers=0, size=64)
+    with pytest.raises(MedLIPError, match=r"1 patients are both in the train and in the test data \(p0\), so probes would"):
+        disentanglement(load_run(tiny_run), Store.open(tmp_path / "store"), resamples=20)
 
 
 def test_streams_are_what_the_decoders_read_and_maps_are_where_they_look(measured):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -19,13 +20,24 @@ from medlip.images import read_image
 from medlip.images.fingerprint import BITS, distances, from_texts, perceptual_hash
 from medlip.parallel import process, track
 
-__all__ = ["NEAR", "SAME", "Fingerprints", "Overlap", "find_overlap", "fingerprint", "perceptual_hash", "pseudonym"]
+__all__ = [
+    "NEAR",
+    "SAME",
+    "Fingerprints",
+    "Overlap",
+    "find_overlap",
+    "fingerprint",
+    "perceptual_hash",
+    "pseudonym",
+    "require_disjoint",
+]
 
 # Among 4,779 real images (NIH, Open-i, covid-chestxray, paediatric) no two of different patients come as near, but 99 % of
 # copies that were saved again, equalised, padded, mirrored or inverted do (docs/images.md).
 NEAR = 36
 # For a warning that nobody looks through: phantoms, which have no clothes and no bad posture, come nearer to each other.
 SAME = 22
+NAMED = 3  # patients in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,26 @@ class Overlap:
 def pseudonym(patient: str) -> str:
     """Return what tells patients apart without naming them."""
     return hashlib.sha256(patient.encode()).hexdigest()[:16]
+
+
+def require_disjoint(sides: Mapping[str, Collection[str]], harm: str, advice: str) -> None:
+    """Raise where a patient is on two sides of what has to be held apart.
+
+    Args:
+        sides: patients by the name of the side, for people.
+        harm: what would come of it.
+        advice: what to do.
+
+    Raises:
+        MedLIPError: says how many are, on which sides, and names some.
+    """
+    for (name, one), (other_name, other) in combinations(sides.items(), 2):
+        shared = sorted(set(one) & set(other))
+        if shared:
+            named = ", ".join(shared[:NAMED]) + (", …" if len(shared) > NAMED else "")
+            raise MedLIPError(
+                f"{len(shared)} patients are both in the {name} and in the {other_name} data ({named}), so {harm}. {advice}"
+            )
 
 
 def fingerprint(source: str | Path | Source | Store, workers: int | None = None) -> Fingerprints:

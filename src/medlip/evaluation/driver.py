@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from medlip.data.overlap import require_disjoint
 from medlip.errors import MedLIPError
 from medlip.evaluation.outcomes import OUTCOMES, save_outcomes
 from medlip.evaluation.provenance import hash_names, provenance
@@ -143,7 +144,11 @@ def _evaluate(
     if options.on_reported:
         tuned = evaluated
     elif tunes and selection.tuning is not None:
-        _require_disjoint(selection.evaluated, selection.tuning)
+        require_disjoint(
+            {"evaluated": selection.evaluated.patients, "validation": selection.tuning.patients},
+            "thresholds would be chosen on what is reported",
+            "Give validation data of other patients.",
+        )
         tuned = make(selection.tuning, lambda task: task.tunes)
     with inference(method):
         for task in evaluated.values():
@@ -243,15 +248,6 @@ def _tuning_name(selection: Selection, tunes: bool) -> str:
     if not tunes:
         return "nothing is tuned"
     return hash_names(selection.tuning.ids) if selection.tuning is not None else "half of the patients"
-
-
-def _require_disjoint(evaluated: Cohort, tuning: Cohort) -> None:
-    shared = set(evaluated.patients) & set(tuning.patients)
-    if shared:
-        raise MedLIPError(
-            f"{len(shared)} patients are both in the evaluated and in the validation data, so thresholds would be chosen on "
-            "what is reported. Give validation data of other patients."
-        )
 
 
 def _notes(

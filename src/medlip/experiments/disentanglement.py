@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medlip.concepts import Vocabulary
 from medlip.data.batch import evaluation_batches
+from medlip.data.overlap import require_disjoint
 from medlip.errors import MedLIPError
 from medlip.evaluation.driver import inference
 from medlip.evaluation.provenance import provenance
@@ -100,7 +101,8 @@ def disentanglement(
 
     Raises:
         MedLIPError: the method has no streams (and no `pairs` are given) or tells no places, the store lacks a split, has
-            another vocabulary, or no class can be tested; a representation is not finite.
+            another vocabulary, or a patient both in `train` and in what is tested; no class can be tested; a representation
+            is not finite.
     """
     streams = isinstance(method, HasStreams)
     _require(method, streams, pairs)
@@ -117,7 +119,13 @@ def disentanglement(
     if streams:
         if split == "train":
             raise MedLIPError("probes learn from the split 'train': test them on another one.")
-        learned = _draw(store.select("train"), images, seed)
+        train_part = store.select("train")
+        require_disjoint(
+            {"train": train_part.column("patient"), split: patients},
+            "probes would be tested on people they learned from",
+            "Give each patient one split, and prepare the data again.",
+        )
+        learned = _draw(train_part, images, seed)
         n_train = len(learned)
         train = Known(
             read_facts(learned, vocabulary),
