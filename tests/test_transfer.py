@@ -24,6 +24,7 @@ from medlip.data.store import Store
 from medlip.data.study import Mask, Study, View
 from medlip.errors import MedLIPError
 from medlip.evaluation.compare import Evaluated, compare
+from medlip.evaluation.selection import label_matrix
 from medlip.experiments.labels import levels, nested_share, nested_shots
 from medlip.experiments.transfer import transfer
 from medlip.experiments.transfer_protocols import TransferProtocol, load_transfer_protocol, transfer_protocols
@@ -131,12 +132,35 @@ def test_shares_are_nested_and_by_patient(numbers: list[int], shares: list[float
     patients = [f"p{number}" for number in numbers]
     before: set[int] = set()
     for share in sorted(shares):
-        rows = set(nested_share(patients, share, seed).tolist())
+        labels = np.random.default_rng(seed).choice([0.0, 1.0, np.nan], (len(patients), 3))
+        rows = set(nested_share(patients, share, seed, labels).tolist())
         assert before <= rows
         before = rows
         chosen = {patients[row] for row in rows}
         assert rows == {row for row, patient in enumerate(patients) if patient in chosen}
         assert len(chosen) == max(1, round(share * len(set(patients))))
+
+
+@given(st.integers(0, 99))
+def test_every_class_has_a_positive_and_a_negative_where_the_share_has_room(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    patients = [f"p{number}" for number in random.integers(0, 600, 1000)]
+    labels = (random.random((1000, 18)) < np.linspace(0.003, 0.997, 18)).astype(float)
+    labels[random.random(labels.shape) < 0.2] = np.nan
+    there = [(labels == value).any(0) for value in (1, 0)]
+    small = nested_share(patients, 0.03, seed, labels)  # 18 or so of 600
+    for value, possible in zip((1, 0), there, strict=True):
+        assert ((labels[small] == value).any(0) == possible).all()
+    common = np.where(np.isnan(labels[:, 9:10]), 0, labels[:, 9:10])
+    drawn = nested_share(patients, 0.5, seed, labels)
+    assert abs(common[drawn].mean() - common.mean()) < 0.1  # but for a few, patients are drawn at random
+
+
+def test_a_share_is_the_first_of_a_random_order_where_all_classes_are_there_anyway() -> None:
+    patients = [f"p{number:03}" for number in range(200)]
+    labels = np.tile([[1.0], [0.0]], (100, 1))
+    order = np.random.default_rng(3).permutation(patients)
+    assert {patients[row] for row in nested_share(patients, 0.2, 3, labels)} == set(order[:40])
 
 
 def test_shots_are_nested_one_image_a_patient_and_as_many_of_both_kinds() -> None:
@@ -242,21 +266,66 @@ def test_levels_that_are_there_are_not_learned_again_and_can_be_compared(method:
         compare([Evaluated.load(tmp_path / "b" / "50%"), Evaluated.load(tmp_path / "c" / "100%")])
 
 
-def test_a_class_without_labels_stays_at_chance_and_is_named(method: Any, store: Store) -> None:
-    result = transfer(method, store, protocol(shares=(0.02,)), classes=["mass"], resamples=50)
-    if result.levels[0].images > 4:
-        pytest.fail("the share is meant to be one patient")
-    lacking = (
-        len(
-            {
-                record.labels["mass"]
-                for record in store.select("train").take(nested_share(store.select("train").column("patient"), 0.02, 0))
-            }
-        )
-        < 2
+def test_a_class_without_labels_is_left_out_of_the_levels_mean_and_named(method: Any, store: Store) -> None:
+    result = transfer(method, store, protocol(shares=(0.02, 1.0)), resamples=50)
+    few, all_of_them = (each["zero_shot"] for each in result.results)
+    assert result.levels[0].patients == 1
+    train = store.select("train")
+    labels = label_matrix(train.column("labels"), ["mass", "nodule"])
+    rows = nested_share(train.column("patient"), 0.02, 0, labels)
+    lacking = [n for n, own in zip(("mass", "nodule"), labels[rows].T, strict=True) if not {0, 1} <= set(own.tolist())]
+    assert list(few.left_out_of_macro) == lacking
+    assert not all_of_them.left_out_of_macro
+    kept = [few.per_class[name]["auroc"].value for name in ("mass", "nodule") if name not in lacking]
+    assert few["macro_auroc"].value == (pytest.approx(np.mean(kept)) if kept else None)
+    assert any("the means leave out" in note and ", ".join(lacking) in note for note in result.notes) == bool(lacking)
+
+
+def of_patients(name: str, values: dict[str, list[tuple[str, str]]], tmp_path: Path) -> Store:
+    """Noise, some of it bright, as `values` says of each split: patient and whether there is a mass."""
+    random = np.random.default_rng(0)
+    studies = {}
+    for split, images in values.items():
+        for number, (patient, mass) in enumerate(images):
+            pixels = random.integers(80, 120, (SIDE, SIDE)).astype(np.uint8) + np.uint8(100 * (mass == "present"))
+            id = f"{split}{number}"
+            studies[id] = Study(id, patient, (View(pixels, "PA"),), "", (), {"mass": mass}, split)
+    prepare([Source("made", studies)], tmp_path / name, workers=0, size=SIDE)
+    return Store.open(tmp_path / name)
+
+
+PRESENCES = ["present", "absent"]
+
+
+def test_patients_on_two_sides_are_refused_and_named(method: Any, tmp_path: Path) -> None:
+    sides = {split: [(f"{split}-{n}", PRESENCES[n % 2]) for n in range(12)] for split in ("train", "val", "test")}
+    for one, other in (("train", "test"), ("val", "test"), ("train", "val")):
+        mixed = sides | {other: [*sides[other], (f"{one}-3", "absent")]}
+        mixed_store = of_patients(f"{one}-{other}", mixed, tmp_path)
+        with pytest.raises(MedLIPError, match=rf"1 patients are both in the {one} and in the {other} data \({one}-3\)"):
+            transfer(method, mixed_store, protocol(), resamples=20)
+    assert transfer(method, of_patients("apart", sides, tmp_path), protocol(), resamples=20).levels
+
+
+def test_labels_of_validation_beyond_the_levels_share_change_nothing(method: Any, tmp_path: Path) -> None:
+    """A tenth of the labels is a tenth of those that anything is chosen on, too."""
+    sides = {split: [(f"{split}-{n}", PRESENCES[n % 2]) for n in range(40)] for split in ("train", "val", "test")}
+    labels = np.tile([[1.0], [0.0]], (20, 1))
+    patients = [patient for patient, _ in sides["val"]]
+    chosen = nested_share(patients, 0.1, 0, labels)
+    turned = {"present": "absent", "absent": "present"}
+    others = [(p, mass if row in chosen else turned[mass]) for row, (p, mass) in enumerate(sides["val"])]
+    assert len(chosen) == 4 and others != sides["val"]
+    shares = protocol(shares=(0.1, 1.0))
+    same, other = (
+        transfer(method, of_patients(name, sides | {"val": val}, tmp_path), shares, resamples=20)
+        for name, val in (("same", sides["val"]), ("turned", others))
     )
-    assert any("stay at chance" in note for note in result.notes) == lacking
-    assert not lacking or result.levels[0].value == 0.5
+    few, all_of_them = zip(same.results, other.results, strict=True)
+    assert few[0]["zero_shot"] == few[1]["zero_shot"]
+    assert all_of_them[0]["zero_shot"] != all_of_them[1]["zero_shot"]
+    assert few[0]["zero_shot"].n_tuning == 4
+    assert "same share of val's patients" in same.protocol.rules["chosen"]
 
 
 def test_bad_input_is_said(method: Any, store: Store, tmp_path: Path) -> None:

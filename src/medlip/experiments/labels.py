@@ -12,9 +12,9 @@ from medlip.data.store import Store
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
 from medlip.evaluation.regions import paint_boxes
+from medlip.evaluation.selection import Cohort, label_matrix
 from medlip.experiments.transfer_protocols import TransferProtocol
 from medlip.metrics import Array
-from medlip.parallel import track
 from medlip.reports import Presence
 
 
@@ -48,10 +48,31 @@ def levels(protocol: TransferProtocol) -> list[Level]:
     return [Level(name, share, shots, draw) for name, share, shots in steps for draw in range(protocol.draws)]
 
 
-def nested_share(patients: Sequence[str], share: float, seed: int) -> NDArray[np.int64]:
-    """Return the rows of a share of the patients, at least one, in order; a smaller share is within each larger one."""
-    order = np.random.default_rng(seed).permutation(sorted(set(patients)))
-    return np.flatnonzero(np.isin(patients, order[: max(1, round(share * len(order)))]))
+def nested_share(patients: Sequence[str], share: float, seed: int, labels: Array) -> NDArray[np.int64]:
+    """Return the rows of a share of the patients, at least one, in order; a smaller share is within each larger one.
+
+    Patients are drawn in a random order, but for the few who come first so that every class has a positive and a negative
+    where the share has room for them: of a class that no one drawn before has, the first in that order.
+
+    Args:
+        patients: whose images they are, (N,).
+        share: of the patients.
+        seed: of the order.
+        labels: (N, C): 1, 0, or NaN for unknown.
+    """
+    drawn = np.random.default_rng(seed).permutation(sorted(set(patients)))
+    place_of = {patient: place for place, patient in enumerate(drawn.tolist())}
+    places = np.array([place_of[patient] for patient in patients])
+    held = np.zeros((len(drawn), 2 * labels.shape[1]), bool)  # which positives and negatives a patient has
+    rows, kinds = np.nonzero(np.concatenate([labels == 1, labels == 0], axis=1))
+    held[places[rows], kinds] = True
+    first: list[int] = []
+    for kind in np.argsort(held.sum(axis=0), kind="stable"):  # who has a rare one may have others, too
+        if held[:, kind].any() and not held[first, kind].any():
+            first.append(int(held[:, kind].argmax()))
+    first.sort(key=lambda place: (-held[place].sum(), place))
+    order = [*first, *np.setdiff1d(np.arange(len(drawn)), first)]
+    return np.flatnonzero(np.isin(places, order[: max(1, round(share * len(order)))]))
 
 
 def nested_shots(labels: Array, patients: Sequence[str], shots: int, seed: int) -> NDArray[np.int64]:
@@ -82,10 +103,19 @@ def outlined_classes(train: Store, classes: Sequence[str] | None) -> tuple[str, 
     Raises:
         MedLIPError: one that is named has neither, or there is none at all; names those there are.
     """
-    found: set[str] = set()
-    for record in track(train, "reading masks and boxes", len(train)):
-        found |= {mask.pathology for mask in record.masks} | {box.pathology for box in record.boxes}
-    return _chosen(train, found, classes, "mask or box")
+    return _chosen(train, set().union(*_drawn(train)), classes, "mask or box")
+
+
+def outline_matrix(store: Store, classes: Sequence[str]) -> Array:
+    """Return what is known of where, (N, C): 1 for a finding with a mask or box, 0 for one that is absent, else NaN."""
+    known = label_matrix(store.column("labels"), classes)
+    drawn = np.array([[name in names for name in classes] for names in _drawn(store)], bool).reshape(known.shape)
+    return np.where(drawn, 1.0, np.where(known == 0, 0.0, np.nan))
+
+
+def lacking_classes(labels: Array, classes: Sequence[str]) -> list[str]:
+    """Return the classes without a positive or without a negative among labels (N, C)."""
+    return [name for name, own in zip(classes, labels.T, strict=True) if not ((own == 1).any() and (own == 0).any())]
 
 
 def outline(
@@ -100,6 +130,10 @@ def outline(
     if not own_masks and own_boxes:
         pixels = paint_boxes(own_boxes, (shape[0], shape[1]))
     return pixels, bool(own_masks or own_boxes) or labels.get(name) == "absent"
+
+
+def _drawn(store: Store) -> list[frozenset[str]]:
+    return Cohort(store, store.vocabulary).drawn
 
 
 def _chosen(train: Store, found: set[str], classes: Sequence[str] | None, what: str) -> tuple[str, ...]:

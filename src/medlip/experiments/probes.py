@@ -1,6 +1,6 @@
 """Linear probes: what can be read off a frozen representation by logistic regression.
 
-For transfer: a probe of one class, as strong as validation says (`best_probe`).
+For transfer: a probe of one class, as strong as other images say (`best_probe`).
 
 For disentanglement: probes of a factor on every representation of an image, the streams' and the encoder's. The higher a
 stream's AUROC of a factor, the more of it can be read off. A stream that is free of the other factor is near 0.5 at it only
@@ -43,6 +43,7 @@ from medlip.experiments.factors import (
 from medlip.metrics import Array, Estimate, auroc, auroc_statistic, carriers_of_mean, mean_defined, number
 
 STRENGTH = 0.1  # scikit-learn's C, the same for all probes of factors: nothing is chosen on what is reported
+UNCHOSEN = 1.0  # scikit-learn's C where there is nothing to choose it on
 UNDEFINED = Estimate(value=None, reason="no class can be tested")
 
 
@@ -101,7 +102,7 @@ def best_probe(
         features: (N, d) to learn from.
         labels: (N,), 1 or 0, both of them.
         tuning: (M, d) to choose on.
-        tuning_labels: (M,), NaN for unknown.
+        tuning_labels: (M,), NaN for unknown; where they have no positive or no negative, C is `UNCHOSEN`.
         test: (T, d).
         strengths: scikit-learn's C to choose from.
 
@@ -113,6 +114,8 @@ def best_probe(
     from sklearn.preprocessing import StandardScaler
 
     best: tuple[float, Any] | None = None
+    if not ((tuning_labels == 1).any() and (tuning_labels == 0).any()):
+        strengths = (UNCHOSEN,)
     for strength in strengths:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000)).fit(features, labels)
         area = float(np.nan_to_num(auroc(model.predict_proba(tuning)[:, 1:], tuning_labels[:, None])[0], nan=0.5))

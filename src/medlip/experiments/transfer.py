@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import nn
 
 from medlip.about import DISCLAIMER
 from medlip.data.batch import Batch, evaluation_batches
-from medlip.data.overlap import pseudonym
+from medlip.data.overlap import pseudonym, require_disjoint
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
 from medlip.evaluation.driver import inference
@@ -41,24 +42,50 @@ from medlip.evaluation.tasks.segmentation import (
 )
 from medlip.evaluation.tasks.zero_shot import Tuning, zero_shot_result
 from medlip.experiments.finetune import Classifier, Network, Segmenter, finetune, pooled
-from medlip.experiments.labels import Level, labelled_classes, levels, nested_share, nested_shots, outline, outlined_classes
-from medlip.experiments.probes import best_probe
+from medlip.experiments.labels import (
+    Level,
+    labelled_classes,
+    lacking_classes,
+    levels,
+    nested_share,
+    nested_shots,
+    outline,
+    outline_matrix,
+    outlined_classes,
+)
+from medlip.experiments.probes import UNCHOSEN, best_probe
 from medlip.experiments.transfer_protocols import TransferProtocol
 from medlip.files import write_atomic
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods.base import HasEncoder, Method
-from medlip.metrics import Array, auroc, mean_defined
+from medlip.metrics import INTERVALS, Array, auroc, mean_defined
 from medlip.nn.device import Precision, autocast, device_of, resolve_precision
 from medlip.nn.vision_encoder import VisionEncoder
 from medlip.parallel import track
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Inverse regularization of logistic regression to choose from; with few shots it is 1."""
+"""Inverse regularization of logistic regression to choose from."""
 
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
 CHECKED = 200  # validation images that a network in training is held against
 SPLITS = ("train", "val", "test")
-FROM_VALIDATION = "the split val"
+FROM_VALIDATION = "the level's share of the split val"
+EVEN = 0.5  # the threshold of a segmentation where none can be chosen
+RULES = {
+    "intervals": INTERVALS,
+    "labelled patients": (
+        "a share of train, each within the next larger one, such that every class has a positive and a negative where the "
+        "share has room for them"
+    ),
+    "chosen": (
+        "strength, thresholds and the best moment of a training on the same share of val's patients; a strength is "
+        f"{UNCHOSEN:g} with few shots, and (a segmentation's threshold: {EVEN:g}) where there is nothing to choose it on"
+    ),
+    "left out": "of a level's means, the classes without a positive or a negative (a mask or box) among its labels",
+}
+"""What every transfer goes by, beside its protocol."""
+
+UNLEARNED = "no positive, or no negative, among the labels to learn from"
 
 
 class LevelSummary(BaseModel):
@@ -117,7 +144,9 @@ def transfer(
 ) -> TransferResult:
     """Learn from labels of `train` on a method's image encoder, where the method is; the method itself stays as it is.
 
-    Strengths, thresholds and the best moment of a training are chosen on `val`; `test` is reported.
+    Strengths, thresholds and the best moment of a training are chosen on the level's share of `val`, so that a level needs
+    no more labels than it says; `test` is reported. A class of which a level's labels have no positive, or no negative, is
+    left out of its means.
 
     Args:
         method: whose encoder is taken.
@@ -133,8 +162,8 @@ def transfer(
             learned again.
 
     Raises:
-        MedLIPError: the method has no image encoder, a split or class is missing, or `out` holds levels of another method or
-            protocol.
+        MedLIPError: the method has no image encoder, a split or class is missing, a patient is in two splits, or `out` holds
+            levels of another method or protocol.
     """
     if not isinstance(method, HasEncoder):
         raise MedLIPError(f"method {method.name!r} has no image encoder that can be taken out of it.")
@@ -149,6 +178,11 @@ def transfer(
         protocol, precision = protocol.model_copy(update={"training": training}), None
     of_features = resolve_precision(precision or "fp32", device_of(method.encoder))
     parts = {split: store.select(split) for split in SPLITS}
+    require_disjoint(
+        {split: part.column("patient") for split, part in parts.items()},
+        "what is learned would be chosen or reported on the people it was learned from",
+        "Give each patient one split, and prepare the data again.",
+    )
     segments = protocol.task == "segmentation"
     classes = (outlined_classes if segments else labelled_classes)(parts["train"], classes)
     record = _record(protocol, store, parts, classes, resamples, seed, of_features)
@@ -228,7 +262,10 @@ class _Setting:
     def __post_init__(self) -> None:
         self.device, self.frozen = device_of(self.encoder), self.protocol.encoder == "frozen"
         self.patients = {split: part.column("patient") for split, part in self.parts.items()}
-        self.few = self.parts["val"].take(range(min(CHECKED, len(self.parts["val"]))))
+
+    def share(self, split: str, level: Level, labels: Array) -> NDArray[np.int64]:
+        """Return the rows of a split that have labels at a level."""
+        return nested_share(self.patients[split], level.share, self.seed + level.draw, labels)
 
     def counted(self, rows: NDArray[np.int64]) -> dict[str, int]:
         """Return how many training images these rows are, and of how many patients."""
@@ -268,32 +305,36 @@ class _Classification:
     def learn(self, level: Level) -> _Learned:
         """Learn from a level's labels, on the frozen features or by training a network."""
         setting, seed = self.setting, self.setting.seed + level.draw
-        rows = nested_share(setting.patients["train"], level.share, seed)
+        rows, chosen_on = (setting.share(split, level, self.labels[split]) for split in ("train", "val"))
         learn = self._probe if setting.protocol.training is None else self._train
-        scores, used, lacking = learn(level, rows, seed)
+        scores, used, lacking = learn(level, rows, chosen_on, seed)
         test, patients = setting.parts["test"], setting.patients["test"]
-        tuning = Tuning(scores["val"], self.labels["val"], np.ones(len(test), bool), FROM_VALIDATION)
+        tuning = Tuning(scores["val"], self.labels["val"][chosen_on], np.ones(len(test), bool), FROM_VALIDATION)
         result = zero_shot_result(
             list(setting.classes),
             scores["test"],
             self.labels["test"],
             patients,
             tuning,
+            left_out=dict.fromkeys(lacking, UNLEARNED),
             resamples=setting.resamples,
             seed=setting.seed,
         )
-        notes = [
-            f"{level.name}: no positive, or no negative, among the labels of {', '.join(lacking)}: these stay at chance"
-        ]
         pseudonyms = [pseudonym(patient) for patient in patients]
         predictions = Predictions(test.column("id"), pseudonyms, setting.classes, scores["test"], self.labels["test"])
-        return _Learned(result, used, notes if lacking else (), predictions)
+        return _Learned(result, used, _left_out(level, lacking, UNLEARNED), predictions)
 
     def _probe(
-        self, level: Level, rows: NDArray[np.int64], seed: int
+        self, level: Level, rows: NDArray[np.int64], chosen_on: NDArray[np.int64], seed: int
     ) -> tuple[dict[str, Array], NDArray[np.int64], list[str]]:
-        """Fit a logistic regression for each class; return probabilities, the rows used, and classes without labels."""
-        scores = {split: np.full(self.labels[split].shape, 0.5) for split in ("val", "test")}
+        """Fit a logistic regression for each class, as strong as some rows of `val` say.
+
+        Returns:
+            Probabilities (of those rows, and of `test`), the rows of `train` that were used, and the classes without labels
+            to learn from.
+        """
+        tuning = self.labels["val"][chosen_on]
+        scores = {"val": np.full(tuning.shape, 0.5), "test": np.full(self.labels["test"].shape, 0.5)}
         lacking, used = [], [rows[:0]]
         for c, name in enumerate(self.setting.classes):
             labels = self.labels["train"][:, c]
@@ -306,10 +347,10 @@ class _Classification:
             scores["val"][:, c], scores["test"][:, c] = best_probe(
                 self._features["train"][chosen],
                 labels[chosen],
-                self._features["val"],
-                self.labels["val"][:, c],
+                self._features["val"][chosen_on],
+                tuning[:, c],
                 self._features["test"],
-                (1.0,) if level.shots else STRENGTHS,
+                (UNCHOSEN,) if level.shots else STRENGTHS,
             )
         return scores, np.unique(np.concatenate(used)), lacking
 
@@ -329,21 +370,23 @@ class _Classification:
         return features
 
     def _train(
-        self, level: Level, rows: NDArray[np.int64], seed: int
+        self, level: Level, rows: NDArray[np.int64], chosen_on: NDArray[np.int64], seed: int
     ) -> tuple[dict[str, Array], NDArray[np.int64], list[str]]:
         """Train a network; return what `_probe` does."""
         setting = self.setting
         normalised = setting.protocol.head == "normalised"
         network = Classifier(setting.encoder, setting.classes, frozen=setting.frozen, normalised=normalised)
 
+        tuning = setting.parts["val"].take(chosen_on)
+        few = tuning.take(range(min(CHECKED, len(tuning))))
+
         def measure() -> float:
-            labels = self.labels["val"][: len(setting.few)]
-            return float(mean_defined(auroc(self._scores(network, setting.few), labels)[None])[0])
+            labels = self.labels["val"][chosen_on[: len(few)]]
+            return float(mean_defined(auroc(self._scores(network, few), labels)[None])[0])
 
         setting.train(network, level, rows, seed, measure)
-        scores = {split: self._scores(network, setting.parts[split]) for split in ("val", "test")}
-        known = self.labels["train"][rows]
-        return scores, rows, [name for c, name in enumerate(setting.classes) if not (known[:, c] == 1).any()]
+        scores = {"val": self._scores(network, tuning), "test": self._scores(network, setting.parts["test"])}
+        return scores, rows, lacking_classes(self.labels["train"][rows], setting.classes)
 
     def _scores(self, network: Classifier, store: Store) -> Array:
         answers = [network(batch.images).float().sigmoid().cpu() for batch in self.setting.batches(network, store)]
@@ -358,29 +401,39 @@ class _Segmentation:
     def __init__(self, setting: _Setting) -> None:
         self.setting = setting
         self.measure = f"dice_{setting.protocol.dice}"
+        self.known = {split: outline_matrix(setting.parts[split], setting.classes) for split in ("train", "val")}
 
     def learn(self, level: Level) -> _Learned:
         """Train a U-Net on a level's masks and boxes."""
         setting, seed = self.setting, self.setting.seed + level.draw
-        rows = nested_share(setting.patients["train"], level.share, seed)
+        rows, chosen_on = (setting.share(split, level, known) for split, known in self.known.items())
+        outlined = (self.known["train"][rows] == 1).any(axis=0)
+        learned = [name for name, some in zip(setting.classes, outlined, strict=True) if some]
         network = Segmenter(setting.encoder, setting.classes, frozen=setting.frozen)
+        tuning = setting.parts["val"].take(chosen_on)
+        few = tuning.take(range(min(CHECKED, len(tuning))))
 
         def measure() -> float:
-            cases = self._counted(network, setting.few)
-            return float(np.max(np.mean([case.dice for case in cases], axis=0))) if cases else 0.0
+            cases = self._counted(network, few, learned)
+            return float(np.max(np.mean([case.dice for case in cases], axis=0))) if cases else math.nan
 
         setting.train(network, level, rows, seed, measure)
-        threshold = choose_threshold(self._counted(network, setting.parts["val"]))
-        cases = list(self._cases(network, setting.parts["test"]))
-        result = segmentation_result(cases, threshold, rule=FROM_VALIDATION, resamples=setting.resamples, seed=setting.seed)
-        return _Learned(result, rows, outcomes=segmentation_outcomes(cases, threshold))
+        threshold, rule = choose_threshold(self._counted(network, tuning, learned)), FROM_VALIDATION
+        if math.isnan(threshold):
+            threshold, rule = EVEN, f"{EVEN:g}: no case in {FROM_VALIDATION} to choose it on"
+        cases = list(self._cases(network, setting.parts["test"], learned))
+        result = segmentation_result(cases, threshold, rule=rule, resamples=setting.resamples, seed=setting.seed)
+        lacking = [name for name in setting.classes if name not in learned]
+        notes = _left_out(level, lacking, "no mask or box to learn from")
+        return _Learned(result, rows, notes, outcomes=segmentation_outcomes(cases, threshold))
 
-    def _counted(self, network: Segmenter, store: Store) -> list[SegmentationCase]:
+    def _counted(self, network: Segmenter, store: Store, learned: Collection[str]) -> list[SegmentationCase]:
         """Return the cases that count in the protocol's Dice."""
-        return [case for case in self._cases(network, store) if case.target or self.setting.protocol.dice == "all"]
+        cases = self._cases(network, store, learned)
+        return [case for case in cases if case.target or self.setting.protocol.dice == "all"]
 
-    def _cases(self, network: Segmenter, store: Store) -> Iterator[SegmentationCase]:
-        """Judge every map whose image is known to show its finding, with a mask or box, or known not to."""
+    def _cases(self, network: Segmenter, store: Store, learned: Collection[str]) -> Iterator[SegmentationCase]:
+        """Judge every map of what was learned whose image is known to show it, with a mask or box, or known not to."""
         row = 0
         for batch in self.setting.batches(network, store):
             for maps in network(batch.images).float().sigmoid().cpu().numpy():
@@ -388,8 +441,13 @@ class _Segmentation:
                 row += 1
                 for heat, name in zip(maps, self.setting.classes, strict=True):
                     pixels, known = outline(record.masks, record.boxes, record.labels, name, record.image.shape)
-                    if known:
+                    if known and name in learned:
                         yield segmentation_case(heat, pixels if pixels.any() else None, name, record.patient, THRESHOLDS)
+
+
+def _left_out(level: Level, lacking: Sequence[str], reason: str) -> list[str]:
+    """Say which classes a level's means leave out."""
+    return [f"{level.name}: {reason}, so the means leave out {', '.join(lacking)}"] if lacking else []
 
 
 def _record(
@@ -411,7 +469,7 @@ def _record(
         tuning=hashes["val"],
         classes={name: name for name in classes},
         findings={},
-        rules=rules | ({"precision of the features": precision} if precision != "fp32" else {}),
+        rules=RULES | rules | ({"precision of the features": precision} if precision != "fp32" else {}),
         resamples=resamples,
         seed=seed,
     )

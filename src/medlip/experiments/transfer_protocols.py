@@ -59,12 +59,13 @@ class TransferProtocol(BaseModel):
         task: `classification` of the images' labels, or `segmentation` of masks (of boxes, where there is no mask).
         encoder: `frozen`, or `trained` along.
         head: `linear`, or `normalised`: a layer norm first, and weights that start small. Segmentation has a U-Net decoder.
-        shares: of the training patients that have labels, nested.
+        shares: of the training (and of the validation) patients that have labels, nested.
         shots: positive and negative patients of each class, nested, instead of shares; for frozen classification.
         draws: how often labelled patients are drawn.
         dice: which convention the threshold of a segmentation is chosen for, see `medlip.evaluation.segmentation`: over
             images that show the finding (`positives`), or over `all`.
-        training: None for logistic regression on features, its strength chosen on validation (with shots, it is 1).
+        training: None for logistic regression on features, its strength chosen on validation (with shots, it is 1). All that
+            is chosen at a level is chosen on its share of the validation patients.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

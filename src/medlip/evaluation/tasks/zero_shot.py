@@ -184,6 +184,7 @@ def zero_shot_result(
     tuning: Tuning,
     attributes: Mapping[str, Sequence[str]] | None = None,
     *,
+    left_out: Mapping[str, str] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> ZeroShotResult:
@@ -200,13 +201,14 @@ def zero_shot_result(
         patients: whose images they are, (N,).
         tuning: where thresholds come from.
         attributes: sex, age, view, (N,) each; `subgroups` holds the results by them.
+        left_out: classes to leave out of the means whatever their labels, with reasons.
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """
     ranking = ranking_statistic(scores, labels)
     areas, precisions = ranking(np.ones((1, len(scores))))[0]
     positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
-    left_out = {
+    left_out = dict(left_out or {}) | {
         name: f"{n_positive} positives, fewer than {MINIMUM_POSITIVES}" if n_positive < MINIMUM_POSITIVES else "no negative"
         for name, n_positive, n_negative in zip(classes, positives, negatives, strict=True)
         if n_positive < MINIMUM_POSITIVES or n_negative == 0
