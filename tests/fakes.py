@@ -34,6 +34,10 @@ class FakeStore(list):
     hash = "fake"
 
     @property
+    def stand_ins(self):
+        return {}
+
+    @property
     def splits(self):
         return Counter(record.split for record in self)
 

@@ -16,13 +16,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from fakes import FakeMethod
 from medlip.data.labels import hold_back
+from medlip.data.prepare import prepare
 from medlip.data.readers.chexpert import LABELS as CHEXPERT_LABELS
 from medlip.data.readers.siim import decode_runs
 from medlip.data.sources import Source, data_sets, open_source
+from medlip.data.store import Store
 from medlip.data.study import Study
 from medlip.errors import MedLIPError
+from medlip.evaluation.provenance import provenance
 
 
 def real(name: str) -> Path:
@@ -36,6 +41,12 @@ def studies(text: str) -> dict[str, Study]:
     source = open_source(text)
     assert isinstance(source, Source)
     return {study.id: study for study in source}
+
+
+def stand_ins(text: str) -> int:
+    source = open_source(text)
+    assert isinstance(source, Source)
+    return source.stand_ins
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -101,10 +112,12 @@ def test_rsna_patients_carry_their_nih_id(tmp_path: Path) -> None:
         tmp_path / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target", "a,1,2,3,4,1", "a,5,6,7,8,1", "b,,,,,0"
     )
     assert {study.patient for study in studies(f"rsna:{tmp_path}").values()} == {"rsna:a", "rsna:b"}
+    assert stand_ins(f"rsna:{tmp_path}") == 2
     mapping = tmp_path / "pneumonia-challenge-dataset-mappings_2018.json"
     mapping.write_text(json.dumps([{"subset_img_id": "a", "img_id": "00019124_104.png"}]))
     found = studies(f"rsna:{tmp_path}")
     assert found["a"].patient == "nih:19124" and found["b"].patient == "rsna:b" and len(found["a"].views[0].boxes) == 2
+    assert stand_ins(f"rsna:{tmp_path}") == 1
     mapping.write_text("[1]")
     with pytest.raises(MedLIPError, match="not the published mapping"):
         open_source(f"rsna:{tmp_path}")
@@ -419,3 +432,40 @@ def test_a_folder_of_something_else_says_what_is_missing(tmp_path: Path, name: s
     write(tmp_path / "holiday.txt", "sea")
     with pytest.raises(MedLIPError, match=r"Complete the download|Put it into the folder"):
         open_source(f"{name}:{tmp_path}")
+
+
+@pytest.mark.parametrize("name", ["siim", "vindr", "chestxdet", "openi", "csv"])
+def test_data_that_name_no_patient_say_so_when_prepared_and_when_evaluated(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    images = [folder / f"{image}.png" for image in ("36", "37")]
+    if name == "siim":
+        write(folder / "train-rle.csv", "ImageId,EncodedPixels", "36,-1", "37,-1")
+    elif name == "vindr":
+        rows = [f"{image}.png,No finding,,,,".replace(".png", "") for image in ("36", "37")]
+        write(folder / "train.csv", "image_id,class_name,x_min,y_min,x_max,y_max", *rows)
+    elif name == "chestxdet":
+        chestxdet_folder(folder)
+        images = [folder / split / file for split, file in (("train_data/train", "36.png"), ("test_data/test", "37.png"))]
+    elif name == "openi":
+        header = "uid,image,findings,impression,mesh,split"
+        write(folder / "studies.csv", header, *(f"{n},{n}.png,Clear lungs.,Normal.,normal,test" for n in ("36", "37")))
+    else:
+        write(folder / "t.csv", "image,split", "36.png,test", "37.png,test")
+    for number, image in enumerate(images):
+        image.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (1024, 1024)).astype(np.uint8)
+        Image.fromarray(pixels).save(image)
+    place = folder / "t.csv" if name == "csv" else folder
+    out = tmp_path / "store"
+    summary = prepare([f"{name}:{place}"], out, workers=0, size=32, shares={"test": 1.0})
+    (note,) = (note for note in summary["notes"] if "stands for a patient of its own" in note)
+    assert "2 of the studies" in note
+    prepare([f"{name}:{place}"], out, workers=0, size=32, shares={"test": 1.0})  # again, as it was
+    assert note in provenance(FakeMethod(32), Store.open(out), ()).notes
+
+
+def test_data_that_name_every_patient_say_nothing(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)).save(tmp_path / "a.png")
+    write(tmp_path / "t.csv", "image,patient", "a.png,p1")
+    summary = prepare([f"csv:{tmp_path / 't.csv'}"], tmp_path / "store", workers=0, size=32)
+    assert not summary["notes"] and not Store.open(tmp_path / "store").stand_ins

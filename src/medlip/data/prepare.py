@@ -22,7 +22,7 @@ from PIL import Image
 
 from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.data.origin import origin_of, same_origin
-from medlip.data.sources import Source, open_source
+from medlip.data.sources import Source, open_source, stand_ins_note
 from medlip.data.store import Record, Store, row_of
 from medlip.data.study import FRACTIONS, Box, Mask, Study, View
 from medlip.data.views import DEFAULT, KINDS, kind_of, parse_views, view_of
@@ -96,6 +96,7 @@ def prepare(
             extract=extract,
         )  # fmt: skip
         account = _run(writer, opened, work, workers, rebuild)
+        writer.keep_stand_ins({source.name: source.stand_ins for source in opened})
         if not writer.images:
             first = writer.skipped[0].reason if writer.skipped else "the sources hold no study"
             raise MedLIPError(
@@ -171,6 +172,8 @@ def _run(
     writer.forget_skips(names)
     for source in sources:
         account.notes += source.notes
+        if source.stand_ins:
+            account.notes.append(stand_ins_note(source.name, source.stand_ins))
         _leave_out(writer, account, [Skip(source.name, left.study, left.image, left.reason) for left in source.left_out])
         for key, payload in source.items.items():
             stored = writer.stored.get(f"{source.name}:{key}")

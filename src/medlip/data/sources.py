@@ -76,6 +76,8 @@ class Source:
         read: makes the study of one item; picklable.
         left_out: what the reader found but can't use.
         notes: what is odd about the data set though it can be used.
+        stand_ins: how many studies have no known patient, each of which stands for a patient of its own; see
+            `stand_ins_note`.
     """
 
     name: str
@@ -83,12 +85,21 @@ class Source:
     read: Callable[[Any], Study] = _itself
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    stand_ins: int = 0
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __iter__(self) -> Iterator[Study]:
         return map(self.read, self.items.values())
+
+
+def stand_ins_note(source: str, stand_ins: int) -> str:
+    """Return what a person must know of numbers over patients where the data don't tell them apart."""
+    return (
+        f"{source}: the data don't say whose {stand_ins:,} of the studies are, so each stands for a patient of its own: one "
+        "person may be in several splits, and intervals over patients may be too narrow"
+    )
 
 
 _REGISTERED: dict[str, DataSet] = {}

@@ -198,6 +198,12 @@ class Store:
             return dict(counts)
         return dict(Counter(names[shard] for shard in np.searchsorted(self._ends, self._rows, side="right")))
 
+    @property
+    def stand_ins(self) -> Mapping[str, int]:
+        """How many studies of each source stand for a patient of their own, for want of a known one."""
+        counts: Mapping[str, int] = self.manifest.get("stand_ins", {})
+        return {source: counts[source] for source in sorted({*self.column("source")} & counts.keys())} if counts else {}
+
     @cached_property
     def hash(self) -> str:
         """Hash of what is in it, for result files: the shards' bytes, and the choice of rows."""

@@ -168,6 +168,14 @@ class StoreWriter:
         self._skips |= dict.fromkeys(kept)
         return kept
 
+    def keep_stand_ins(self, counts: Mapping[str, int]) -> None:
+        """Write down of each source how many studies stand for a patient of their own."""
+        before = self.manifest.get("stand_ins", {})
+        now = {name: count for name, count in (before | counts).items() if count}
+        if now != before:
+            self.manifest["stand_ins"] = now
+            self._write_manifest()
+
     def finish(self) -> None:
         """Write what waits."""
         for split in [split for split, waiting in self._waiting.items() if waiting]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from medlip.about import DISCLAIMER
 from medlip.data.overlap import SAME, Fingerprints, find_overlap, fingerprint
+from medlip.data.sources import stand_ins_note
 from medlip.evaluation.results import Provenance, TrainingOverlap
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def provenance(method: Method, evaluated: Store, notes: Iterable[str]) -> Proven
             "overlap": overlap,
             "run": method.made_by,
             "versions": versions(),
-            "notes": [*_overlap_notes(method.seen, overlap, len(evaluated)), *notes],
+            "notes": [*_overlap_notes(method.seen, overlap, len(evaluated)), *_stand_ins_notes(evaluated), *notes],
             "disclaimer": DISCLAIMER,
         }
     )
@@ -48,6 +49,11 @@ def versions() -> dict[str, str]:
     """Return the versions of what numbers depend on."""
     names = ("medlip", "torch", "numpy", "scikit-learn", "timm")
     return {name: version(name) for name in names} | {"python": platform.python_version()}
+
+
+def _stand_ins_notes(store: Store) -> Iterator[str]:
+    """Say of which sources numbers over patients are numbers over studies."""
+    yield from (stand_ins_note(source, count) for source, count in store.stand_ins.items())
 
 
 def _overlap_notes(seen: Fingerprints | None, overlap: TrainingOverlap | None, images: int) -> Iterator[str]:

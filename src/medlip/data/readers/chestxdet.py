@@ -50,7 +50,7 @@ def chestxdet(folder: str | Path) -> Source:
             if stem in items:
                 raise MedLIPError(f"{table}: {name} is listed twice, there or in the other file. Get the files again.")
             items[stem] = (table.name, split, files.find(stem, images / name), entry)
-    return Source("chestxdet", items, _study)
+    return Source("chestxdet", items, _study, stand_ins=len(items))
 
 
 def _entries(table: Path) -> list[Mapping[str, Any]]:

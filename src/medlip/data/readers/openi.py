@@ -52,7 +52,8 @@ def openi(folder: str | Path) -> Source:
         raise MedLIPError(
             f"{folder}: neither studies.csv, indiana_reports.csv nor XML reports are there. Complete the download."
         )
-    return Source("openi", {report.uid: _study(report, folder, files, views, classes) for report in reports})
+    studies = {report.uid: _study(report, folder, files, views, classes) for report in reports}
+    return Source("openi", studies, stand_ins=len(studies))
 
 
 def _listed(folder: Path, classes: Mapping[str, Sequence[str]]) -> Source:
@@ -71,7 +72,7 @@ def _listed(folder: Path, classes: Mapping[str, Sequence[str]]) -> Source:
             split=first.get("split", ""),
             attributes={"licence": first["license"]} if first.get("license") else {},
         )
-    return Source("openi", studies)
+    return Source("openi", studies, stand_ins=len(studies))
 
 
 def _study(

@@ -109,7 +109,8 @@ def padchest_gr(folder: str | Path) -> Source:
             split=SPLITS.get(row.get("split", "").lower(), ""),
             attributes=_attributes(row),
         )
-    return Source("padchest_gr", studies)
+    unknown = sum(not known.get(study.id, {}).get("PatientID") for study in studies.values())
+    return Source("padchest_gr", studies, stand_ins=unknown)
 
 
 def _view(image: str, position: str, files: ImageFiles, findings: Mapping[str, Sequence[Mapping[str, Any]]]) -> View:

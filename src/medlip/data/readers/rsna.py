@@ -24,7 +24,7 @@ def rsna(folder: str | Path) -> Source:
     """Read `stage_2_train_labels.csv` and the DICOM files below the folder; the source has no split.
 
     Where the published mapping to NIH images lies in the folder, patients carry their NIH id ("nih:19124"), so that studies
-    of one person are seen to be so across both sets.
+    of one person are seen to be so across both sets. An image that it doesn't name stands for a patient of its own.
 
     Raises:
         MedLIPError: the labels are missing or broken, or the mapping is.
@@ -49,7 +49,8 @@ def rsna(folder: str | Path) -> Source:
             views=(view,),
             labels={"pneumonia": "present" if found else "absent"},
         )
-    return Source("rsna", studies)
+    stand_ins = sum(study.patient.startswith("rsna:") for study in studies.values())
+    return Source("rsna", studies, stand_ins=stand_ins)
 
 
 def nih_images(folder: Path) -> dict[str, str]:

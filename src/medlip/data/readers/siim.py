@@ -32,7 +32,7 @@ def siim(folder: str | Path) -> Source:
         runs.setdefault(row["ImageId"], []).append(row["EncodedPixels"])
     files = ImageFiles(folder)
     items = {image: (image, files.find(image, folder / f"{image}.dcm"), tuple(found)) for image, found in runs.items()}
-    return Source("siim", items, _study)
+    return Source("siim", items, _study, stand_ins=len(items))
 
 
 def _study(item: tuple[str, ImageFile, tuple[str, ...]]) -> Study:

@@ -165,15 +165,22 @@ class _Reader:
         people = self._people(images)
         shared = {study for study, count in Counter(study for _, study in groups).items() if count > 1}
         studies: dict[str, Study] = {}
+        stand_ins = 0
         for (patient, study), found in groups.items():
             key = f"{patient}/{study}" if shared and patient else study
             try:
                 studies[key] = self._study(key, people.get(patient, patient) or study, found)
             except _ContradictionError as error:
                 self.left_out += [LeftOut(key, image.file, str(error)) for image in found]
+                continue
+            stand_ins += not patient
         notes = [f"{what} ({count} rows)" for what, count in self.odd.items()] + self._unheard_labels()
         return Source(
-            self.name, studies, left_out=tuple(self.left_out), notes=tuple(f"{self.where}: {note}" for note in notes)
+            self.name,
+            studies,
+            left_out=tuple(self.left_out),
+            notes=tuple(f"{self.where}: {note}" for note in notes),
+            stand_ins=stand_ins,
         )
 
     def _image(self, row: Row) -> _Image | None:

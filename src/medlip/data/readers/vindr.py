@@ -46,7 +46,7 @@ def vindr(folder: str | Path) -> Source:
             view = View(file.path, boxes=tuple(_boxes(found, table)), frame=frame, problem=file.problem)
             labels = _labels(found, classes)
             studies[image] = Study(id=image, patient=f"vindr:{image}", views=(view,), labels=labels, split=split)
-    return Source("vindr", studies)
+    return Source("vindr", studies, stand_ins=len(studies))
 
 
 def _frame(row: Mapping[str, str], table: Path) -> tuple[int, int] | None:
