@@ -89,6 +89,13 @@ def test_differences_are_to_the_first_and_paired(folder):
         assert 2 / 101 < entry.p < 0.025  # the least that 100 resamples give, and a little for the few patients
 
 
+def test_different_map_rules_stand_in_one_column_that_says_so(folder):
+    one, two = folder("one", map_rule="attention mean"), folder("two", map_rule="evidence")
+    (note,) = (note for note in compared(one, two).notes if "maps are made by different rules" in note)
+    assert f"{one}: attention mean; {two}: evidence" in note
+    assert not any("rules" in note for note in compared(one, folder("six", map_rule="attention mean")).notes)
+
+
 def test_the_same_result_twice_does_not_differ(folder):
     (difference,) = compared(folder("one"), folder("two")).differences  # names of one length: one seed
     found = difference.measures[AUROC]

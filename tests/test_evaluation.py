@@ -96,6 +96,18 @@ def test_an_oracle_gets_everything():
     assert grounding["pointing_game"].chance == pytest.approx(96 / SIZE**2)
 
 
+def test_the_rule_of_the_maps_is_recorded_and_the_hash_stays():
+    store = make_store()
+
+    class Ruled(Oracle):
+        map_rule = "evidence"
+
+    usual, ruled = (evaluate(method(store), store, resamples=5).protocol for method in (Oracle, Ruled))
+    assert (usual.map_rule, ruled.map_rule) == ("as the method gives it", "evidence")
+    assert usual.hash == ruled.hash  # what differs is the method
+    assert evaluate(Ruled(store), store, tasks=["zero_shot"], resamples=5).protocol.map_rule == ""
+
+
 def test_guessing_gets_chance():
     store = make_store(250)
     result = evaluate(Random(store), store, resamples=200)

@@ -237,8 +237,16 @@ def compare(
     )
 
 
+def map_rules_note(evaluated: Sequence[Evaluated]) -> Iterator[str]:
+    """Say how each makes its maps, where that isn't the same for all."""
+    rules = {entry.name: entry.result.protocol.map_rule for entry in evaluated if entry.result.protocol.map_rule}
+    if len(set(rules.values())) > 1:
+        yield f"maps are made by different rules: {'; '.join(f'{name}: {rule}' for name, rule in rules.items())}"
+
+
 def _notes(evaluated: Sequence[Evaluated], differences: Sequence[ComparedDifference]) -> Iterator[str]:
     titles = measure_titles()
+    yield from map_rules_note(evaluated)
     for entry in evaluated:
         lacking = [PREDICTIONS] if ZeroShot.name in entry.result.tasks and entry.predictions is None else []
         lacking += [entry.outcomes_file] if entry.outcomes is None and set(entry.result.tasks) - {ZeroShot.name} else []
@@ -349,7 +357,7 @@ def require_same_protocol(first: Evaluated, second: Evaluated, but: Sequence[str
     """
     one, other = (
         {
-            **entry.result.protocol.model_dump(exclude={"name", "hash", *but}),
+            **entry.result.protocol.model_dump(exclude={"name", "hash", "map_rule", *but}),
             "level": entry.result.level and entry.result.level.name,
             "draw": entry.result.level.draw if entry.result.level else 0,
         }

@@ -178,6 +178,7 @@ def _evaluate(
                 rules=rules,
                 resamples=options.resamples,
                 seed=options.seed,
+                map_rule=method.map_rule if _needs(evaluated.values()).maps else "",
             ),
             **dict(about),
             **results,

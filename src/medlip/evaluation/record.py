@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class EvaluationRecord(BaseModel):
-    """Everything that a result depends on beside the method: frozen, named, hashed.
+    """Everything that a result depends on beside the method: frozen, named, hashed; and the rule of the method's maps.
 
     Attributes:
         name: for people; the hash tells records apart.
-        hash: short hash over all but the name; worked out where it isn't given.
+        hash: short hash over all but the name and the map rule; worked out where it isn't given.
         data: hash of the data set.
         split: name of the evaluated split.
         images: hash of the evaluated images' names, in order.
@@ -24,6 +24,8 @@ class EvaluationRecord(BaseModel):
         rules: decision rules and metrics by name.
         resamples: of the bootstrap.
         seed: of the bootstrap, and of the half that thresholds are chosen on.
+        map_rule: how the method makes its maps; "" where none were looked at. It is the method's: not hashed, and results
+            that differ in it can stand in one column, which says so.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,11 +41,12 @@ class EvaluationRecord(BaseModel):
     rules: dict[str, str]
     resamples: int
     seed: int
+    map_rule: str = ""
 
     @model_validator(mode="after")
     def _hashed(self) -> Self:
         if not self.hash:
-            content = self.model_dump(mode="json", exclude={"name", "hash"})
+            content = self.model_dump(mode="json", exclude={"name", "hash", "map_rule"})
             digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
             object.__setattr__(self, "hash", digest)
         return self

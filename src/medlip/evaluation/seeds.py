@@ -14,6 +14,7 @@ from medlip.evaluation.compare import (
     Comparison,
     Evaluated,
     PairedDifference,
+    map_rules_note,
     measure_titles,
     require_same_images,
     require_same_protocol,
@@ -169,6 +170,7 @@ def _paired(pairs: Sequence[tuple[Values, Values]]) -> dict[str, PairedDifferenc
 
 
 def _notes(evaluated: Sequence[Evaluated], groups: Sequence[Seeds], rows: Sequence[ComparedResult]) -> Iterator[str]:
+    yield from map_rules_note(evaluated)
     first, *others = groups
     for row, other in zip(rows[1:], others, strict=True):
         shared = sorted(first.keys() & other.keys())

@@ -93,6 +93,11 @@ class SupervisedClassifier(nn.Module):
         return Answers(self.score(images, prompts), self.localise(images, prompts) if maps else None)
 
     @property
+    def map_rule(self) -> str:
+        """How its maps are made, for people."""
+        return "class activation maps: what each location adds to the logit, where it adds"
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
         return device_of(self)

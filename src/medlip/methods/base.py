@@ -140,6 +140,11 @@ class Method(nn.Module, ABC):
         return defaultdict(lambda: 1.0)
 
     @property
+    def map_rule(self) -> str:
+        """How its maps are made, for people: what `localise` shows where."""
+        return "as the method gives it"
+
+    @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return device_of(self)
