@@ -93,6 +93,13 @@ class Case:
     method: Any
     images: Tensor
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What the method can be asked for."""
+        if self.method.open_prompts:
+            return PROMPTS
+        return tuple(prompt for prompt in PROMPTS if VOCABULARY.find_pathology(prompt))
+
 
 @pytest.fixture(scope="module", params=[(name, device) for name in EVERY for device in DEVICES], ids="-".join)
 def case(request: pytest.FixtureRequest) -> Case:
@@ -115,27 +122,27 @@ def assert_answers(answers: Tensor, shape: tuple[int, ...], method: Method) -> N
     assert answers.device.type == method.device.type
 
 
-def assert_alone_as_among_others(answer: Callable[[Tensor, Sequence[str]], Tensor], images: Tensor) -> None:
+def assert_alone_as_among_others(case: Case, answer: Callable[[Tensor, Sequence[str]], Tensor]) -> None:
     """Neither the other images nor the other prompts change what one gets."""
-    together = answer(images, PROMPTS)
-    for column in range(len(PROMPTS)):
-        alone = answer(images[1:2], PROMPTS[column : column + 1])
+    together = answer(case.images, case.prompts)
+    for column in range(len(case.prompts)):
+        alone = answer(case.images[1:2], case.prompts[column : column + 1])
         torch.testing.assert_close(alone, together[1:2, column : column + 1], atol=1e-5, rtol=1e-4)
 
 
 def test_scores_are_probabilities_that_no_other_image_or_prompt_changes(case: Case) -> None:
-    scores = case.method.score(case.images, PROMPTS)
-    assert_answers(scores, (4, len(PROMPTS)), case.method)
+    scores = case.method.score(case.images, case.prompts)
+    assert_answers(scores, (4, len(case.prompts)), case.method)
     assert ((scores >= 0) & (scores <= 1)).all()
-    assert_alone_as_among_others(case.method.score, case.images)
+    assert_alone_as_among_others(case, case.method.score)
 
 
 def test_maps_are_not_negative_and_no_other_image_or_prompt_changes_them(case: Case) -> None:
-    maps = case.method.localise(case.images, PROMPTS)
-    assert_answers(maps, (4, len(PROMPTS), *maps.shape[2:]), case.method)
+    maps = case.method.localise(case.images, case.prompts)
+    assert_answers(maps, (4, len(case.prompts), *maps.shape[2:]), case.method)
     assert maps.ndim == 4
     assert (maps >= 0).all()
-    assert_alone_as_among_others(case.method.localise, case.images)
+    assert_alone_as_among_others(case, case.method.localise)
 
 
 def test_a_synonym_asks_the_same(case: Case) -> None:
@@ -145,11 +152,11 @@ def test_a_synonym_asks_the_same(case: Case) -> None:
 
 def test_all_answers_at_once_are_those_of_the_verbs(case: Case) -> None:
     method, images = case.method, case.images
-    answers = method.answer(images, PROMPTS, maps=True, anatomies=True, embeddings=True)
+    answers = method.answer(images, case.prompts, maps=True, anatomies=True, embeddings=True)
     expected = {
-        "scores": method.score(images, PROMPTS),
-        "maps": method.localise(images, PROMPTS),
-        "anatomies": method.score_anatomies(images, PROMPTS) if isinstance(method, TellsPlaces) else None,
+        "scores": method.score(images, case.prompts),
+        "maps": method.localise(images, case.prompts),
+        "anatomies": method.score_anatomies(images, case.prompts) if isinstance(method, TellsPlaces) else None,
         "embeddings": method.embed_images(images) if isinstance(method, EmbedsReports) else None,
     }
     for name, values in expected.items():
@@ -157,7 +164,7 @@ def test_all_answers_at_once_are_those_of_the_verbs(case: Case) -> None:
         assert (found is None) == (values is None), name
         if values is not None:
             torch.testing.assert_close(found, values, atol=1e-6, rtol=1e-5, msg=name)
-    alone = method.answer(images, PROMPTS)
+    alone = method.answer(images, case.prompts)
     assert torch.equal(alone.scores, answers.scores)
     assert alone.maps is alone.anatomies is alone.embeddings is None
 
@@ -166,7 +173,7 @@ def test_all_answers_at_once_encode_an_image_once(case: Case) -> None:
     method = able(case, HasEncoder)
     calls: list[int] = []
     handle = method.encoder.register_forward_hook(lambda module, given, result: calls.append(len(given[0])))
-    method.answer(case.images, PROMPTS, maps=True, anatomies=True, embeddings=True)
+    method.answer(case.images, case.prompts, maps=True, anatomies=True, embeddings=True)
     handle.remove()
     assert calls == [len(case.images)]
 
@@ -182,12 +189,13 @@ def test_a_saved_method_answers_the_same(case: Case, tmp_path: Path) -> None:
     loaded = load_method(tmp_path / "model.safetensors").to(case.images.device)
     assert not loaded.training
     for verb in ("score", "localise"):
-        assert torch.equal(getattr(loaded, verb)(case.images, PROMPTS), getattr(case.method, verb)(case.images, PROMPTS))
+        answers = (getattr(method, verb)(case.images, case.prompts) for method in (loaded, case.method))
+        assert torch.equal(*answers)
 
 
 def test_asking_leaves_weights_and_gradients_alone(case: Case) -> None:
     before = {name: tensor.clone() for name, tensor in case.method.state_dict().items()}
-    case.method.answer(case.images, PROMPTS, maps=True, anatomies=True, embeddings=True)
+    case.method.answer(case.images, case.prompts, maps=True, anatomies=True, embeddings=True)
     assert all(torch.equal(tensor, before[name]) for name, tensor in case.method.state_dict().items())
     assert all(parameter.grad is None for parameter in case.method.parameters())
 
@@ -203,10 +211,10 @@ def test_images_and_reports_share_a_space(case: Case) -> None:
 
 def test_places_are_probabilities_of_each_anatomy(case: Case) -> None:
     method = able(case, TellsPlaces)
-    places = method.score_anatomies(case.images, PROMPTS)
-    assert_answers(places, (4, len(PROMPTS), len(VOCABULARY.anatomies)), method)
+    places = method.score_anatomies(case.images, case.prompts)
+    assert_answers(places, (4, len(case.prompts), len(VOCABULARY.anatomies)), method)
     assert ((places >= 0) & (places <= 1)).all()
-    assert_alone_as_among_others(method.score_anatomies, case.images)
+    assert_alone_as_among_others(case, method.score_anatomies)
 
 
 def test_the_fact_matrix_is_read_from_places(case: Case) -> None:

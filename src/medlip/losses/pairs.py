@@ -47,6 +47,32 @@ def icl_loss(anatomies: Tensor, pathologies: Tensor, adjacency: Tensor, unmentio
     return weighted_mean(F.binary_cross_entropy_with_logits(similarity, targets, reduction="none"), weights)
 
 
+def pair_loss(logits: Tensor, adjacency: Tensor, unmentioned: float = 1.0) -> Tensor:
+    """Return what all pairs together cost for each pair that a report states; 0 where nothing is stated.
+
+    What reports don't mention is mostly absent: counted so, and not averaged away among thousands of pairs, it teaches where
+    a finding isn't, so that places can be ranked by it.
+
+    >>> pair_loss(torch.tensor([[[2.0], [-4.0]]]), torch.tensor([[[1], [-1]]]))
+    tensor(0.1451)
+
+    Args:
+        logits: (B, A, P) of each pathology in each anatomy.
+        adjacency: (B, A, P) facts: 1 present, 0 absent, -1 not mentioned, below: ignored.
+        unmentioned: weight at which unmentioned pairs count as absent.
+
+    Raises:
+        MedLIPError: the shapes don't fit.
+    """
+    if adjacency.shape != logits.shape:
+        raise MedLIPError(f"logits {tuple(logits.shape)} and adjacency {tuple(adjacency.shape)} don't fit. Pass (B, A, P).")
+    stated = (adjacency >= 0).to(logits.dtype)
+    weights = stated + unmentioned * (adjacency == NOT_MENTIONED)
+    targets = adjacency.clamp(min=0).to(logits.dtype)
+    costs = weights * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return costs.sum() / stated.sum().clamp(min=1) * stated.any()
+
+
 def reference_icl_loss(anatomies: Tensor, pathologies: Tensor, adjacency: Tensor) -> Tensor:
     """Plain form of `icl_loss` as published: one mentioned pair at a time; there is at least one."""
     terms = []

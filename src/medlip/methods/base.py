@@ -100,6 +100,8 @@ class Method(nn.Module, ABC):
         config: the settings it was made with.
         vocabulary: the concepts it knows by name.
         preprocessing: how images become its input; it travels with the weights.
+        open_prompts: whether it can be asked for any text, rather than for pathologies of its vocabulary alone.
+        map_rules: by which its maps can be made; the first, where nothing else is chosen.
         learns_from: what of reports it can't do without: "facts", "sentences", or "" for neither.
         seen: fingerprints of what it was trained on, None where that is not known.
         made_by: recipe, seed, data and versions of its training, None where they are not known.
@@ -108,6 +110,8 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     learns_from: ClassVar[Literal["facts", "sentences", ""]] = ""
+    open_prompts: ClassVar[bool] = True
+    map_rules: ClassVar[tuple[str, ...]] = ("own",)
     config_type: ClassVar[type[MethodConfig]] = MethodConfig
     seen: Fingerprints | None = None
     made_by: Mapping[str, Any] | None = None
@@ -117,6 +121,7 @@ class Method(nn.Module, ABC):
         self.config: Any = config
         self.vocabulary = vocabulary
         self.preprocessing = preprocessing
+        self._map_rule = self.map_rules[0]
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -148,6 +153,22 @@ class Method(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where its weights are."""
         return device_of(self)
+
+    @property
+    def map_rule(self) -> str:
+        """By which rule its maps are made."""
+        return self._map_rule
+
+    def choose_map_rule(self, rule: str) -> None:
+        """Make maps by one of `map_rules` from now on.
+
+        Raises:
+            MedLIPError: the method has no such rule.
+        """
+        if rule not in self.map_rules:
+            rules = " or ".join(self.map_rules)
+            raise MedLIPError(f"method {self.name!r} makes no maps by the rule {rule!r}. Choose {rules}.")
+        self._map_rule = rule
 
     def answer(
         self,
@@ -358,6 +379,7 @@ GROUP = "medlip.methods"
 BUILT_IN = {
     "convirt": "medlip.methods.convirt",
     "gloria": "medlip.methods.gloria",
+    "linear": "medlip.methods.linear",
     "medklip": "medlip.methods.medklip",
     "medslip": "medlip.methods.medslip",
     "mlip": "medlip.methods.mlip",

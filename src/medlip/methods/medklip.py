@@ -67,10 +67,17 @@ class MedKLIP(QueryMethod):
         """Read images (B, 3, S, S) with P queries and those of open questions, as `QueryMethod.forward` says."""
         seen = self.encoder(images)
         texts, mask = self.questions(asked)
-        locations = self.project(seen.tokens)
-        decoded, attention = self.decode(self.embed(texts), locations, mask=mask, need_attention=need_attention)
-        states = self.norm(decoded)
-        return Queries(self.exist(self.dropout(states)), states, attention, seen.grid)
+        return Queries.decode(
+            self.decode,
+            self.norm,
+            self.exist,
+            self.embed(texts),
+            self.project(seen.tokens),
+            seen.grid,
+            dropout=self.dropout,
+            mask=mask,
+            need_attention=need_attention,
+        )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return both terms of a batch; positions are drawn with its seed."""
@@ -95,11 +102,12 @@ class MedKLIP(QueryMethod):
                 rows = present.any(2)
                 present = present[rows]
                 terms["position"] = protocl_loss(
-                    self.position(self.dropout(upcast(output.states))[rows]),
+                    self.position(self.dropout(self.contrasted(upcast(output.states)))[rows]),
                     self.texts("anatomy"),
                     present,
                     draw_negatives(present, self.get_buffer("unfit_pathology"), config.negatives, generator),
                     draw_positive(present, generator),
+                    self.contrast_scale,
                 )
         return terms
 
@@ -117,7 +125,7 @@ class MedKLIP(QueryMethod):
         if self.position is None:
             count = len(self.vocabulary.anatomies)
             return (present / count).expand(-1, -1, count)
-        likely: Tensor = self.position(output.states[:, columns]) @ self.texts("anatomy").T
+        likely = self.contrast_scale.similarity(self.position(output.states[:, columns]), self.texts("anatomy"))
         return present * likely.softmax(-1)
 
     def timed_parts(self, images: Tensor) -> Mapping[str, Pass]:

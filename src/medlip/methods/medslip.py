@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.losses import draw_negatives, draw_positive, existence_labels, existence_loss, icl_loss, protocl_loss
+from medlip.losses import (
+    draw_negatives,
+    draw_positive,
+    existence_labels,
+    existence_loss,
+    icl_loss,
+    pair_loss,
+    protocl_loss,
+)
 from medlip.methods.base import BenchSettings, HasStreams, Pass, load_strict, register, upcast
 from medlip.methods.queries import Queries, QueryConfig, QueryMethod
 from medlip.nn import Disentangler, QueryDecoder
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
 
 
 STREAMS = ("pathology", "anatomy")
+RARE = -4.0  # the logit that a pair starts from: few of thousands are there
 
 
 class MeDSLIPConfig(QueryConfig):
@@ -38,13 +47,17 @@ class MeDSLIPConfig(QueryConfig):
         gate: the disentangler's; `off` leaves one stream for both.
         prototype: what ProtoCL, weighted by `alpha`, pulls a present query to: the `mean` of its partners, one at `random`,
             or `off`.
-        icl: pairs that ICL learns from: those `mentioned`, `all` (unmentioned ones count as absent), or `off`.
+        icl: pairs that ICL learns from: those `mentioned` as published, `all` (unmentioned ones count as absent), or `off`;
+            `scaled`: all, as products over the root of the width with a learned bias, in proportion to the pairs stated.
+            Places are then ranked by it.
+        icl_unmentioned: weight of unmentioned pairs with `scaled`.
         beta: weight of ICL.
     """
 
     gate: Gate = "linear"
     prototype: Literal["mean", "random", "off"] = "mean"
-    icl: Literal["mentioned", "all", "off"] = "mentioned"
+    icl: Literal["mentioned", "all", "scaled", "off"] = "mentioned"
+    icl_unmentioned: float = Field(1.0, ge=0)
     beta: float = Field(1.0, ge=0)
 
 
@@ -53,32 +66,47 @@ class MeDSLIPOutput:
     """What the model reads from B images with P pathology and A anatomy queries at N locations.
 
     Attributes:
-        logits_pathology: (B, P, 2) existence, index 1 = present.
-        logits_anatomy: (B, A, 2).
-        states_pathology: (B, P, width).
-        states_anatomy: (B, A, width).
-        attention_pathology: (layers, B, P, N) cross-attention averaged over heads, None where not asked for.
-        attention_anatomy: (layers, B, A, N).
-        grid: (h, w), h * w = N.
+        pathology: what the pathology queries read.
+        anatomy: what the anatomy queries read.
     """
 
-    logits_pathology: Tensor
-    logits_anatomy: Tensor
-    states_pathology: Tensor
-    states_anatomy: Tensor
-    attention_pathology: Tensor | None
-    attention_anatomy: Tensor | None
-    grid: tuple[int, int]
+    pathology: Queries
+    anatomy: Queries
 
     @property
-    def pathology(self) -> Queries:
-        """What the pathology queries read."""
-        return Queries(self.logits_pathology, self.states_pathology, self.attention_pathology, self.grid)
+    def logits_pathology(self) -> Tensor:
+        """(B, P, 2) existence, index 1 = present."""
+        return self.pathology.logits
 
     @property
-    def anatomy(self) -> Queries:
-        """What the anatomy queries read."""
-        return Queries(self.logits_anatomy, self.states_anatomy, self.attention_anatomy, self.grid)
+    def logits_anatomy(self) -> Tensor:
+        """(B, A, 2)."""
+        return self.anatomy.logits
+
+    @property
+    def states_pathology(self) -> Tensor:
+        """(B, P, width)."""
+        return self.pathology.states
+
+    @property
+    def states_anatomy(self) -> Tensor:
+        """(B, A, width)."""
+        return self.anatomy.states
+
+    @property
+    def attention_pathology(self) -> Tensor | None:
+        """(layers, B, P, N) cross-attention averaged over heads, None where not asked for."""
+        return self.pathology.attention
+
+    @property
+    def attention_anatomy(self) -> Tensor | None:
+        """(layers, B, A, N)."""
+        return self.anatomy.attention
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w), h * w = N."""
+        return self.pathology.grid
 
 
 @register
@@ -119,6 +147,9 @@ class MeDSLIP(QueryMethod, HasStreams):
         contrast = _per_stream(lambda: nn.Linear(width, self.text_width))  # always drawn: other weights are the same without
         self.contrast: nn.ModuleDict | None
         self.register_module("contrast", contrast if config.prototype != "off" else None)
+        bias = nn.Parameter(torch.tensor(RARE)) if config.icl == "scaled" else None
+        self.pair_bias: nn.Parameter | None
+        self.register_parameter("pair_bias", bias)
         return self.disentangler, self.project, self.embed, self.decode, self.exist, contrast
 
     @classmethod
@@ -168,23 +199,22 @@ class MeDSLIP(QueryMethod, HasStreams):
         """Read images (B, 3, S, S) with P and A queries and those of open questions, as `QueryMethod.forward` says."""
         seen = self.encoder(images)
         locations = self._locations(seen.tokens)
-        states, attention = {}, {}
+        read = {}
         for stream in STREAMS:
             texts, mask = self.questions(asked) if stream == "pathology" else (self.texts(stream), None)
-            decoded, attention[stream] = self.decode[stream](
-                self.embed(texts), locations[stream], mask=mask, need_attention=need_attention
+            exist = cast("nn.Linear", self.exist[stream])
+            read[stream] = Queries.decode(
+                cast("QueryDecoder", self.decode[stream]),
+                self.norm,
+                exist,
+                self.embed(texts),
+                locations[stream],
+                seen.grid,
+                dropout=self.dropout,
+                mask=mask,
+                need_attention=need_attention,
             )
-            states[stream] = self.norm(decoded)
-        logits = {stream: self.exist[stream](self.dropout(states[stream])) for stream in STREAMS}
-        return MeDSLIPOutput(
-            logits["pathology"],
-            logits["anatomy"],
-            states["pathology"],
-            states["anatomy"],
-            attention["pathology"],
-            attention["anatomy"],
-            seen.grid,
-        )
+        return MeDSLIPOutput(**read)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the five terms of a batch (fewer where the settings switch some off)."""
@@ -238,15 +268,18 @@ class MeDSLIP(QueryMethod, HasStreams):
                 present = present[rows]
                 negatives = given[stream]
                 terms[f"protocl_{stream}"] = protocl_loss(
-                    self.contrast[stream](self.dropout(states[stream])[rows]),
+                    self.contrast[stream](self.dropout(self.contrasted(states[stream]))[rows]),
                     self.texts(other),
                     present,
                     draw_negatives(present, self.get_buffer(f"unfit_{stream}"), config.negatives, generator)
                     if negatives is None
                     else negatives[rows][:, 1:],
                     draw_positive(present, generator) if config.prototype == "random" else None,
+                    self.contrast_scale,
                 )
-        if config.icl != "off":
+        if self.pair_bias is not None:
+            terms["icl"] = pair_loss(self._pairs(**states), adjacency, config.icl_unmentioned)
+        elif config.icl != "off":
             terms["icl"] = icl_loss(states["anatomy"], states["pathology"], adjacency, float(config.icl == "all"))
         return terms
 
@@ -259,16 +292,26 @@ class MeDSLIP(QueryMethod, HasStreams):
 
         The probability that it is present is shared out over the anatomies by what ProtoCL trains (softmax of z . t) times
         the probability that there is anything in the anatomy at all. ICL's pair probability has seen mentioned pairs alone,
-        and ranks the others at random; it stands in where ProtoCL is off.
+        and ranks the others at random; it stands in where ProtoCL is off. Where it is `scaled` it has seen all pairs, and
+        the softmax of its logits over anatomies shares the probability out.
         """
         states = output.states_pathology[:, columns]
+        if self.pair_bias is not None:
+            logits = self._pairs(states, output.states_anatomy).transpose(1, 2)
+            return output.pathology.present[:, columns, None] * logits.softmax(-1)
         if self.contrast is None:
             pairs: Tensor = states @ output.states_anatomy.transpose(1, 2)
             return pairs.sigmoid()
-        likely = (self.contrast["pathology"](states) @ self.texts("anatomy").T).log_softmax(-1)
+        likely = self.contrast_scale.similarity(self.contrast["pathology"](states), self.texts("anatomy")).log_softmax(-1)
         occupied = output.logits_anatomy.log_softmax(-1)[:, None, :, 1]
         shares: Tensor = (likely + occupied).softmax(-1)
         return output.pathology.present[:, columns, None] * shares
+
+    def _pairs(self, pathology: Tensor, anatomy: Tensor) -> Tensor:
+        """Return logits (B, A, C) of pairs, of states (B, C, width) and (B, A, width)."""
+        assert self.pair_bias is not None
+        logits: Tensor = anatomy @ pathology.transpose(1, 2) * self.config.width**-0.5 + self.pair_bias
+        return logits
 
     @torch.inference_mode()
     def streams(self, images: Tensor) -> dict[str, Tensor]:
@@ -283,9 +326,10 @@ class MeDSLIP(QueryMethod, HasStreams):
 
     @torch.inference_mode()
     def stream_maps(self, images: Tensor) -> dict[str, Tensor]:
-        """Return where the queries of each stream look, as `localise` does: {"pathology": (B, P, h, w), "anatomy": …}."""
+        """Return where the queries of each stream look: cross-attention, {"pathology": (B, P, h, w), "anatomy": …}."""
         output = self(images)
-        return {"pathology": output.pathology.maps, "anatomy": output.anatomy.maps}
+        streams = {"pathology": output.pathology, "anatomy": output.anatomy}
+        return {name: read.maps("attention", range(read.logits.shape[1])) for name, read in streams.items()}
 
     def timed_parts(self, images: Tensor) -> Mapping[str, Pass]:
         """Return `encoder`: the backbone, the mask and the projections of both streams."""

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
+from medlip.losses import ContrastScale
 from medlip.methods.base import (
     Answers,
     EmbedsReports,
@@ -28,9 +29,11 @@ from medlip.methods.base import (
     initialize,
     upcast,
 )
-from medlip.nn import TextBank, text_encoder, vision_encoder
+from medlip.nn import QueryDecoder, TextBank, text_encoder, vision_encoder
+from medlip.nn.query_decoder import LayerTrace, norm_gradient
 from medlip.reports import extract_facts, resolve
 
+MapRule = Literal["contribution", "attention", "gradient"]
 LEAST = 1e-6
 """The probability that a fact counts with at least, so that no single one decides alone what a report is worth."""
 
@@ -49,11 +52,18 @@ class QueryConfig(MethodConfig):
         dropout: everywhere in the decoder and before the heads.
         negatives: partners that a present query's own are told from.
         alpha: weight of that contrast.
+        contrast_normalize: compare by cosine; as published, states and texts are compared as long as they are.
+        contrast_temperature: that similarities are divided by; 1 as published.
+        contrast_stop_gradient: let the contrast train its own projection alone, and not the queries' states.
         unmentioned: weight at which an unmentioned query counts as absent in L_exist; 0 as published.
         anatomy_text: `short` as published, or `long`.
         text_encoder: "lexical", or a transformers model by name or folder.
         max_tokens: where texts are cut.
         standardize: centre and scale the text banks.
+        map_rule: what a map is made of. `contribution`: what each location adds to the finding's margin, carried down in
+            closed form; `gradient`: attention times its gradient (Chefer et al., arXiv 2103.15679), a backward pass a
+            prompt; `attention`: cross-attention averaged over layers and heads, as published, which says where a query
+            looks, whatever it makes of it.
         init: of linear weights: `normal` N(0, 0.02) as published, which starts with hardly a trace of the image in the
             queries; `xavier` keeps the signal's scale and learns far sooner in a short run.
         seed: of initial weights and drawn partners.
@@ -69,11 +79,15 @@ class QueryConfig(MethodConfig):
     dropout: float = Field(0.1, ge=0, lt=1)
     negatives: int = Field(7, gt=0)
     alpha: float = Field(1.0, ge=0)
+    contrast_normalize: bool = False
+    contrast_temperature: float = Field(1.0, gt=0)
+    contrast_stop_gradient: bool = False
     unmentioned: float = Field(0.0, ge=0)
     anatomy_text: Literal["short", "long"] = "short"
     text_encoder: str = "lexical"
     max_tokens: int = Field(128, gt=0)
     standardize: bool = True
+    map_rule: MapRule = "contribution"
     init: Literal["normal", "xavier"] = "normal"
 
 
@@ -86,24 +100,86 @@ class Queries:
         states: (B, q, width).
         attention: (layers, B, q, N) cross-attention averaged over heads, None where not asked for.
         grid: (h, w), h * w = N.
+        contributions: (B, q, N), what each location adds to the margin (present less absent logit) of each query; None where
+            attention was not asked for.
+        traces: how each layer read the locations; none where attention was not asked for.
     """
 
     logits: Tensor
     states: Tensor
     attention: Tensor | None
     grid: tuple[int, int]
+    contributions: Tensor | None = None
+    traces: tuple[LayerTrace, ...] = ()
+
+    @classmethod
+    def decode(
+        cls,
+        decoder: QueryDecoder,
+        norm: nn.LayerNorm,
+        exist: nn.Linear,
+        queries: Tensor,
+        locations: Tensor,
+        grid: tuple[int, int],
+        *,
+        dropout: nn.Dropout,
+        mask: Tensor | None = None,
+        need_attention: bool = False,
+    ) -> Self:
+        """Let queries (q, width) read locations (B, N, width).
+
+        Args:
+            decoder: of the queries.
+            norm: of its states.
+            exist: gives logits (B, q, 2) of normed states.
+            queries: embedded texts.
+            locations: of the images.
+            grid: (h, w) of the locations.
+            dropout: of the states, before `exist`.
+            mask: who may attend to whom, see `QueryDecoder`.
+            need_attention: also tell how they were read.
+        """
+        decoded, traces = decoder(queries, locations, mask=mask, need_attention=need_attention)
+        states = norm(decoded)
+        attention = contributions = None
+        if need_attention:
+            attention = torch.stack([trace.attention.mean(1) for trace in traces])
+            margin = (exist.weight[1] - exist.weight[0]).expand_as(decoded)
+            contributions = decoder.contributions(traces, norm_gradient(norm, decoded, margin))
+        return cls(exist(dropout(states)), states, attention, grid, contributions, traces)
 
     @property
     def present(self) -> Tensor:
         """The probability (B, q) that what is asked for is there."""
         return self.logits.softmax(-1)[..., 1]
 
-    @property
-    def maps(self) -> Tensor:
-        """Where each query looks, (B, q, h, w): cross-attention averaged over layers and heads."""
-        assert self.attention is not None, "the queries were read without attention"
-        maps = self.attention.mean(0)
+    def maps(self, rule: MapRule, columns: Sequence[int]) -> Tensor:
+        """Return where each of C queries finds what it asks for, (B, C, h, w), see `QueryConfig.map_rule`.
+
+        `contribution` and `gradient` are on one scale for all images and queries: the location that adds most has the
+        probability that what is asked for is there, and one that adds nothing, or speaks against it, has 0.
+        """
+        assert self.attention is not None and self.contributions is not None, "the queries were read without attention"
+        if rule == "attention":
+            maps = self.attention[:, :, list(columns)].mean(0)
+        else:
+            adds = self.contributions[:, list(columns)] if rule == "contribution" else self._gradients(columns)
+            adds = upcast(adds.detach()).clamp(min=0)
+            most = adds.amax(-1, keepdim=True)
+            present = upcast(self.present.detach()[:, list(columns), None])
+            maps = present * adds / most.clamp(min=torch.finfo(adds.dtype).tiny)
         return maps.view(*maps.shape[:2], *self.grid)
+
+    def _gradients(self, columns: Sequence[int]) -> Tensor:
+        """Return attention times the margin's gradient with respect to it, summed over layers and heads, (B, C, N)."""
+        attention = [trace.attention for trace in self.traces]
+        margins = self.logits[..., 1] - self.logits[..., 0]
+        found = []
+        for column in columns:
+            gradients = torch.autograd.grad(margins[:, column].sum(), attention, retain_graph=True)
+            pairs = zip(attention, gradients, strict=True)
+            found.append(sum((weights * gradient)[:, :, column].sum(1) for weights, gradient in pairs))
+        return torch.stack(cast("list[Tensor]", found), 1)
 
 
 class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses):
@@ -122,6 +198,7 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
     """
 
     learns_from = "facts"
+    map_rules = get_args(MapRule)
 
     def __init__(
         self,
@@ -133,6 +210,7 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
         anatomy_embeddings: Tensor | None = None,
     ) -> None:
         super().__init__(config, vocabulary, preprocessing)
+        self.choose_map_rule(config.map_rule)
         short = config.anatomy_text == "short"
         banks = {}
         for stream, given, texts in (
@@ -206,17 +284,25 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
         found = self.pathology_queries(output)
         return Answers(
             found.present[:, columns],
-            found.maps[:, columns] if maps else None,
+            self._maps(images, prompts, found, columns) if maps else None,
             self.places(output, columns) if anatomies else None,
             self._stated(output) if embeddings else None,
         )
+
+    def _maps(self, images: Tensor, prompts: Sequence[str], found: Queries, columns: Sequence[int]) -> Tensor:
+        rule: MapRule = self.map_rule  # type: ignore[assignment]  # checked when it is chosen
+        if rule != "gradient" or not prompts:
+            return found.maps(rule, columns)
+        with torch.inference_mode(False), torch.enable_grad():  # read again, by a pass that can be taken back
+            output, columns = self.read(images.clone(), prompts, need_attention=True)
+            return self.pathology_queries(output).maps(rule, columns)
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the probability (B, C) that each prompt is present."""
         return self.answer(images, prompts).scores
 
     def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return where each prompt's query looks: cross-attention averaged over layers and heads, (B, C, h, w)."""
+        """Return where in each image each prompt is found, (B, C, h, w), by the chosen `map_rule`."""
         return cast("Tensor", self.answer(images, prompts, maps=True).maps)
 
     def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -303,6 +389,15 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
         facts = torch.where(mentioned, torch.randint(0, 2, shape, generator=generator), -1).to(torch.int8)
         facts = facts.to(images.device)
         return lambda: list(self.loss_terms(images, facts).values()), self.timed_parts(images)
+
+    def contrasted(self, states: Tensor) -> Tensor:
+        """Return states as the contrast of partners sees them: without their gradient where the settings say so."""
+        return states.detach() if self.config.contrast_stop_gradient else states
+
+    @property
+    def contrast_scale(self) -> ContrastScale:
+        """How the contrast of partners compares."""
+        return ContrastScale(self.config.contrast_normalize, self.config.contrast_temperature)
 
     def texts(self, stream: str) -> Tensor:
         """Return the embeddings (q, text width) of the concepts of a stream, "pathology" or "anatomy"."""

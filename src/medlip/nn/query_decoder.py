@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTrace:
+    """How one layer read N locations with q queries.
+
+    Attributes:
+        attention: (B, heads, q, N) cross-attention.
+        values: (B, heads, N, width / heads), what it weighs.
+        read: (B, q, width), the states behind the cross-attention.
+    """
+
+    attention: Tensor
+    values: Tensor
+    read: Tensor
 
 
 class QueryDecoder(nn.Module):
@@ -32,17 +49,17 @@ class QueryDecoder(nn.Module):
 
     def forward(
         self, queries: Tensor, locations: Tensor, *, mask: Tensor | None = None, need_attention: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, tuple[LayerTrace, ...]]:
         """Decode.
 
         Args:
             queries: (q, width), the same for every image.
             locations: (B, N, width).
             mask: (q, q) boolean, True where a query (row) may attend to another (column); None: everywhere.
-            need_attention: also return the cross-attention; the states are the same either way.
+            need_attention: also return how each layer read the locations; the states are the same either way.
 
         Returns:
-            States (B, q, width), before any final norm, and the head-averaged cross-attention (L, B, q, N) or None.
+            States (B, q, width), before any final norm, and a trace of each layer, none where not asked for.
         """
         layers = cast("list[DecoderLayer]", list(self.layers))
         crosses = [layer.cross_attention for layer in layers]
@@ -54,11 +71,42 @@ class QueryDecoder(nn.Module):
         keys_values = keys_values.permute(2, 3, 0, 4, 1, 5)  # (L, 2, B, heads, N, width / heads)
 
         states = queries.expand(batch, -1, -1)
-        attention = []
+        traces = []
         for layer, (keys, values) in zip(layers, keys_values, strict=True):
-            states, weights = layer(states, keys, values, mask, need_attention)
-            attention.append(weights)
-        return states, torch.stack(attention) if need_attention else None
+            states, trace = layer(states, keys, values, mask, need_attention)
+            traces.append(trace)
+        return states, tuple(traces) if need_attention else ()
+
+    def contributions(self, traces: Sequence[LayerTrace], gradient: Tensor) -> Tensor:
+        """Return how much each location contributed to something that is read from the queries' final states.
+
+        Of every layer: attention times the projected value, along the gradient at the states behind the cross-attention.
+        The gradient is carried down in closed form along the residual path and through the feed-forward parts, with the
+        attention of the layers above held fixed: no autograd, and for one layer exactly attention times its gradient.
+
+        Args:
+            traces: of all layers.
+            gradient: (B, q, width) at the final states, of what each query itself is asked.
+
+        Returns:
+            (B, q, N), summed over layers and heads; negative where a location speaks against it.
+        """
+        total: Tensor | None = None
+        for module, trace in zip(reversed(self.layers), reversed(traces), strict=True):
+            layer = cast("DecoderLayer", module)
+            gradient = gradient + layer.feed_back(trace.read, gradient)
+            there = layer.cross_attention.contributions(trace, gradient)
+            total = there if total is None else total + there
+        assert total is not None, "the queries were read without attention"
+        return total
+
+
+def norm_gradient(norm: nn.LayerNorm, states: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient (..., width) at the input of a layer norm, from that at its output."""
+    centred = states - states.mean(-1, keepdim=True)
+    scale = (centred.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
+    unit, weighted = centred * scale, gradient * norm.weight
+    return scale * (weighted - weighted.mean(-1, keepdim=True) - unit * (weighted * unit).mean(-1, keepdim=True))
 
 
 class DecoderLayer(nn.Module):
@@ -77,14 +125,20 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self, states: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, need_attention: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, LayerTrace | None]:
         """Update states (B, q, width) from keys and values (B, heads, N, width / heads) of the locations."""
         mixed = self.self_attention.mix(self.norm1(states), mask)
         states = states + self.dropout(mixed)
         read, attention = self.cross_attention.read(self.norm2(states), keys, values, need_attention)
         states = states + self.dropout(read)
+        trace = None if attention is None else LayerTrace(attention, values, states)
         hidden = self.dropout(F.relu(self.linear1(self.norm3(states))))
-        return states + self.dropout(self.linear2(hidden)), attention
+        return states + self.dropout(self.linear2(hidden)), trace
+
+    def feed_back(self, states: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradient at states (B, q, width) that comes through the feed-forward part, from that at its output."""
+        active = self.linear1(self.norm3(states)) > 0
+        return norm_gradient(self.norm3, states, ((gradient @ self.linear2.weight) * active) @ self.linear1.weight)
 
 
 class Attention(nn.Module):
@@ -106,7 +160,7 @@ class Attention(nn.Module):
         return self._attend(query, key, value, mask)[0]
 
     def read(self, states: Tensor, keys: Tensor, values: Tensor, need_attention: bool) -> tuple[Tensor, Tensor | None]:
-        """Attend from states (B, q, width) to projected keys and values; weights (B, q, N) are averaged over heads."""
+        """Attend from states (B, q, width) to projected keys and values; weights are (B, heads, q, N)."""
         width = states.shape[-1]
         query = self._split(F.linear(states, self.in_proj_weight[:width], self.in_proj_bias[:width]))
         return self._attend(query, keys, values, None, need_attention)
@@ -119,11 +173,17 @@ class Attention(nn.Module):
             masked = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
             return F.softmax(masked, -1)
 
-        if self.training and self.dropout.p:
+        # gradients of what is read can be taken with respect to the attention only where it is worked out
+        if (self.training and self.dropout.p) or (need_attention and torch.is_grad_enabled()):
             attention = weights()
-            return self._join(self.dropout(attention) @ value), attention.mean(1) if need_attention else None
+            return self._join(self.dropout(attention) @ value), attention if need_attention else None
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self._join(mixed), weights().mean(1) if need_attention else None
+        return self._join(mixed), weights() if need_attention else None
+
+    def contributions(self, trace: LayerTrace, gradient: Tensor) -> Tensor:
+        """Return attention times the value's part along a gradient (B, q, width) at the output, (B, q, N)."""
+        along = self._split(gradient @ self.out_proj.weight) @ trace.values.transpose(-1, -2)  # (B, heads, q, N)
+        return (trace.attention * along).sum(1)
 
     def _split(self, packed: Tensor) -> Tensor:
         """(B, n, k * width) -> (B, k * heads, n, width / heads)."""

@@ -1,0 +1,131 @@
+"""The plain baseline on facts: pooled features and one linear layer, no text, no query.
+
+It learns from the same extracted facts as the query methods do. Whatever a decoder, a text bank and contrasts add must at
+least not lose what this recognizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from medlip.concepts import Vocabulary
+from medlip.errors import MedLIPError
+from medlip.images.preprocessing import Preprocessing
+from medlip.losses import existence_labels, existence_loss
+from medlip.methods.base import Answers, HasEncoder, Method, MethodConfig, register, upcast
+from medlip.nn import vision_encoder
+
+if TYPE_CHECKING:
+    from medlip.data.batch import Batch
+
+
+class LinearConfig(MethodConfig):
+    """Settings of the linear baseline, which mean what they mean in `QueryConfig`."""
+
+    backbone: str = "resnet50"
+    stride: int = 16
+    weights: str | None = None
+    unmentioned: float = Field(0.0, ge=0)
+
+
+@register
+class Linear(Method, HasEncoder):
+    """The mean of an encoder's locations and one linear layer over P pathologies; class activation maps say where.
+
+    Args:
+        config: settings.
+        vocabulary: P pathologies, the only prompts that it answers.
+        preprocessing: of the images.
+    """
+
+    name = "linear"
+    summary = (
+        "Each report is read into facts; the model learns to tell from the whole image which findings are there. Neither "
+        "texts nor places are learned from."
+    )
+    learns_from = "facts"
+    open_prompts = False
+    map_rules = ("class activation",)
+    config_type = LinearConfig
+
+    def __init__(self, config: LinearConfig, vocabulary: Vocabulary, preprocessing: Preprocessing) -> None:
+        super().__init__(config, vocabulary, preprocessing)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.encoder = vision_encoder(
+                config.backbone, config.stride, image_size=preprocessing.size, weights=config.weights
+            )
+            self.exist = nn.Linear(self.encoder.width, 2 * len(vocabulary.pathologies))
+
+    @classmethod
+    def blank(
+        cls, config: LinearConfig, vocabulary: Vocabulary, preprocessing: Preprocessing, state: Mapping[str, Tensor]
+    ) -> Linear:
+        """Return a model to be filled."""
+        return cls(config.model_copy(update={"weights": None}), vocabulary, preprocessing)
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """There is one term."""
+        return {"exist": 1.0}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, P, 2) of images (B, 3, S, S), index 1 = present."""
+        logits: Tensor = self.exist(self.encoder(images).tokens.mean(1))
+        return logits.view(len(images), -1, 2)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `exist`: the cross-entropy over what reports state of each pathology."""
+        logits = self(batch.images)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            return {"exist": existence_loss(upcast(logits), existence_labels(batch.facts, 1), self.config.unmentioned)}
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        *,
+        maps: bool = False,
+        anatomies: bool = False,
+        embeddings: bool = False,
+    ) -> Answers:
+        """Return scores, and maps where wanted, of images (B, 3, S, S), which are encoded once.
+
+        The location that adds most to a finding's margin has the probability that it is there; one that adds nothing, or
+        speaks against it, has 0.
+        """
+        columns = self._columns(prompts)
+        seen = self.encoder(images)
+        logits = upcast(self.exist(seen.tokens.mean(1))).view(len(images), -1, 2)[:, columns]
+        scores = logits.softmax(-1)[..., 1]
+        if not maps:
+            return Answers(scores)
+        weight = self.exist.weight.view(-1, 2, self.encoder.width)
+        adds = upcast(seen.tokens @ (weight[columns, 1] - weight[columns, 0]).T).clamp(min=0).transpose(1, 2)  # (B, C, N)
+        most = adds.amax(-1, keepdim=True).clamp(min=torch.finfo(adds.dtype).tiny)
+        return Answers(scores, (scores[..., None] * adds / most).view(*scores.shape, *seen.grid))
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return the probability (B, C) that each of C pathologies is present."""
+        return self.answer(images, prompts).scores
+
+    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return class activation maps (B, C, h, w), in [0, 1]."""
+        return cast("Tensor", self.answer(images, prompts, maps=True).maps)
+
+    def _columns(self, prompts: Sequence[str]) -> list[int]:
+        columns = []
+        for prompt in prompts:
+            pathology = self.vocabulary.find_pathology(prompt)
+            if pathology is None:
+                raise MedLIPError(
+                    f"{prompt!r} is not in the vocabulary, and method {self.name!r} reads no text. Ask for a pathology."
+                )
+            columns.append(self.vocabulary.pathology_index[pathology.name])
+        return columns

@@ -1,0 +1,114 @@
+"""Maps of query methods: of what made the score, on one scale for all images and findings, by a rule that can be chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from medlip.concepts import default_vocabulary
+from medlip.errors import MedLIPError
+from medlip.images.preprocessing import Preprocessing
+from medlip.methods import build_method
+from medlip.methods.base import Answers
+from medlip.nn.query_decoder import norm_gradient
+
+PROMPTS = (*(pathology.name for pathology in default_vocabulary().pathologies), "a metal clip over the heart")
+TINY = {"backbone": "resnet10t", "width": 32, "feedforward": 48, "heads": 4, "init": "xavier"}
+
+
+def make(name: str = "medslip", **changes: Any) -> Any:
+    torch.manual_seed(0)
+    return build_method({"name": name, **TINY, **changes}, default_vocabulary(), Preprocessing(64)).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def by_rules(method: Any, images: Tensor) -> dict[str, Tensor]:
+    maps = {}
+    for rule in method.map_rules:
+        method.choose_map_rule(rule)
+        maps[rule] = method.localise(images, PROMPTS)
+    return maps
+
+
+@pytest.mark.parametrize("name", ["medslip", "medklip"])
+def test_with_one_layer_contributions_are_attention_times_its_gradient(name: str, images: Tensor) -> None:
+    maps = by_rules(make(name, layers=1), images)
+    torch.testing.assert_close(maps["contribution"], maps["gradient"], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(maps["contribution"], maps["attention"], atol=1e-2)
+
+
+def test_with_more_layers_they_nearly_are(images: Tensor) -> None:
+    maps = by_rules(make(layers=3), images)
+    ours, theirs = (maps[rule].flatten(2).double() for rule in ("contribution", "gradient"))
+    shown = ours.any(-1) & theirs.any(-1)
+    assert shown.sum() > 20
+    assert torch.cosine_similarity(ours, theirs, dim=-1)[shown].mean() > 0.9
+
+
+def test_contributions_need_no_backward_pass(images: Tensor) -> None:
+    method = make(layers=2).requires_grad_(False)
+    with torch.no_grad():
+        assert method.localise(images, PROMPTS).any()
+
+
+def test_the_highest_location_has_the_probability_of_the_finding(images: Tensor) -> None:
+    method = make(layers=2)
+    answers = method.answer(images, PROMPTS, maps=True)
+    assert_leads_back(answers)
+
+
+def assert_leads_back(answers: Answers) -> None:
+    """The highest location of a map has the probability; where no location adds anything, there is no map."""
+    assert answers.maps is not None
+    highest = answers.maps.amax((2, 3))
+    shown = highest > 0
+    assert shown.sum() > 10
+    torch.testing.assert_close(highest[shown], answers.scores[shown])
+
+
+def test_the_map_of_an_absent_finding_is_dark(images: Tensor) -> None:
+    method = make(layers=2)
+    with torch.no_grad():
+        method.exist["pathology"].bias.copy_(torch.tensor([20.0, -20.0]))
+    assert method.localise(images, PROMPTS).max() < 1e-6
+
+
+def test_the_published_rule_is_the_mean_attention(images: Tensor) -> None:
+    method = make(layers=2, map_rule="attention")
+    assert method.map_rule == "attention"
+    with torch.inference_mode():
+        attention = method(images).attention_pathology
+    column = method.vocabulary.pathology_index["effusion"]
+    maps = method.localise(images, ["effusion"])[:, 0].flatten(1)
+    torch.testing.assert_close(maps, attention.mean(0)[:, column])
+
+
+def test_a_rule_that_a_method_has_not_is_refused() -> None:
+    with pytest.raises(MedLIPError, match=r"no maps by the rule 'contribution'\. Choose class activation"):
+        make_linear().choose_map_rule("contribution")
+
+
+def make_linear() -> Any:
+    return build_method({"name": "linear", "backbone": "resnet10t"}, default_vocabulary(), Preprocessing(64)).eval()
+
+
+def test_class_activations_lead_back_to_the_score(images: Tensor) -> None:
+    method = make_linear()
+    assert_leads_back(method.answer(images, PROMPTS[:-1], maps=True))
+    with pytest.raises(MedLIPError, match="reads no text"):
+        method.score(images, ["a metal clip"])
+
+
+def test_the_gradient_of_a_layer_norm_is_that_of_autograd() -> None:
+    norm = torch.nn.LayerNorm(8)
+    torch.nn.init.normal_(norm.weight)
+    states, gradient = torch.randn(3, 5, 8, requires_grad=True), torch.randn(3, 5, 8)
+    (expected,) = torch.autograd.grad((norm(states) * gradient).sum(), states)
+    torch.testing.assert_close(norm_gradient(norm, states, gradient), expected, atol=1e-5, rtol=1e-4)
