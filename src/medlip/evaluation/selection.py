@@ -82,10 +82,13 @@ class Cohort:
     Attributes:
         store: N images.
         vocabulary: what the method knows by name.
+        training: images of other patients, from the split train of the same data, that tell where findings usually are; None
+            where there are none.
     """
 
     store: Store
     vocabulary: Vocabulary
+    training: Cohort | None = None
 
     def __len__(self) -> int:
         return len(self.store)
@@ -189,7 +192,8 @@ def select(store: Store, options: EvaluationOptions, vocabulary: Vocabulary) -> 
     part = select_split(store, split, splits)
     if options.images is not None:
         part = select_listed(part, options.images, split)
-    evaluated = Cohort(part, vocabulary)
+    training = Cohort(store.select("train"), vocabulary) if "train" in splits and split not in ("train", "all") else None
+    evaluated = Cohort(part, vocabulary, training)
     if options.on_reported:
         return Selection(split, evaluated, evaluated, ON_REPORTED)
     if options.validation is not None:

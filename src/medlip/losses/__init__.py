@@ -14,12 +14,11 @@ from medlip.losses.integrity import (
     similarity_integrity,
 )
 from medlip.losses.pairs import icl_loss, pair_loss
-from medlip.losses.prototype import ContrastScale, draw_negatives, draw_positive, protocl_loss
+from medlip.losses.prototype import draw_negatives, draw_positive, protocl_loss
 from medlip.losses.reconstruction import prediction_errors
 from medlip.losses.word_region import attention_similarity, local_logits
 
 __all__ = [
-    "ContrastScale",
     "attention_integrity",
     "attention_similarity",
     "draw_negatives",

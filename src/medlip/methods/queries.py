@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.losses import ContrastScale
+from medlip.losses.prototype import ContrastScale
 from medlip.methods.base import (
     Answers,
     EmbedsReports,

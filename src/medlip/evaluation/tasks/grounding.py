@@ -9,6 +9,13 @@ finding (in its mask, where it has no box). A maximum that spans several pixels 
 taken at the one nearest to their centroid, the first in reading order among equals; a map that is the same everywhere points
 nowhere and misses. Chance is the share of the image that the boxes cover: where a pixel drawn at random would hit.
 
+Own less other: whether the map points right, less how often the maps of other patients with the same finding do in the
+same image. A method that names where the finding usually is, and looks at nothing, has 0. Regions are sampled at 256 pixels
+a side for it.
+
+Pointing game from memory: that of one map a finding, which has seen no image: how often its regions cover each place in the
+training split, or where that has none, on phantoms.
+
 Contrast to noise: of the enlarged map, inside and outside of what is pointed at; see `medlip.metrics.contrast_to_noise`. A
 map that is the same everywhere has 0, which is also chance. Left out: targets that cover the whole image, and maps without
 any variance inside and outside, whose contrast is infinite.
@@ -32,6 +39,7 @@ from numpy.typing import ArrayLike, NDArray
 from medlip.data.overlap import pseudonym
 from medlip.data.study import Box, Mask
 from medlip.evaluation.cases import CASES, FINDINGS, Case, Choice, make_case, save_cases
+from medlip.evaluation.nulls import SampledRegion, StaticMaps, other_hits, relative_peak
 from medlip.evaluation.outcomes import Outcomes
 from medlip.evaluation.regions import checked_map, enlarge, paint_boxes, paint_masks
 from medlip.evaluation.selection import ON_REPORTED, Cohort, EvaluationOptions, Questions, name_some, seeded_half
@@ -94,6 +102,9 @@ class GroundingCase:
         heat: (h, w), the map as the method gave it.
         row: of its image in the cohort.
         prompt: that asked where it is.
+        memory_hit: 1 where a map that has seen no image points right, else 0; NaN where there is none.
+        peak: (row, column) of the map's maximum, as shares of height and width; None of a flat map.
+        reach: what the pointing game is played on, sampled.
         added: values of measures from outside, by name.
     """
 
@@ -112,6 +123,9 @@ class GroundingCase:
     heat: NDArray[np.float32]
     row: int = 0
     prompt: str = ""
+    memory_hit: float = np.nan
+    peak: tuple[float, float] | None = None
+    reach: SampledRegion | None = None
     added: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -120,6 +134,7 @@ class GroundingCase:
         own = {
             "pointing_game": self.hit,
             "pointing_game_any_pixel_of_cell": self.cell_hit,
+            "pointing_game_from_memory": self.memory_hit,
             "contrast_to_noise": self.contrast,
         }
         return own | dict(self.added)
@@ -152,8 +167,10 @@ class Grounding(Task):
     name = "grounding"
     title = "grounding"
     measures = (
+        Measure("own_less_other", "own map less other patients'", chance="maps that see nothing in their own image"),
         Measure("pointing_game", "pointing game", chance="share of the image that the boxes cover"),
         Measure("pointing_game_any_pixel_of_cell", "pointing game, any pixel of the highest cell"),
+        Measure("pointing_game_from_memory", "pointing game of a map that has seen no image"),
         Measure("contrast_to_noise", "contrast to noise", chance="a map that is the same everywhere"),
         Measure("iou", "IoU", chance="calling every pixel"),
         Measure("dice", "Dice", chance="calling every pixel"),
@@ -167,6 +184,7 @@ class Grounding(Task):
         self.needs = Needs(maps=bool(questions.findings))
         self.located: list[GroundingCase] = []
         self.uncovered: list[str] = []
+        self.memory = StaticMaps(cohort) if self.needs.maps else None
         self.added = added_measures(self.name)
 
     def prompts(self, records: Sequence[Record]) -> Iterable[str]:
@@ -191,6 +209,7 @@ class Grounding(Task):
                     record.patient,
                     row=row,
                     prompt=region.prompt,
+                    memory=self.memory.of(region.finding) if self.memory else None,
                     added=self.added,
                 )
                 if case is None:
@@ -224,6 +243,8 @@ class Grounding(Task):
         tuned = "highest mean IoU over all findings, on patients that are not reported"
         phrases = {"grounding asks for": "each phrase that came with boxes, by itself, held against its own boxes"}
         return {
+            "own less other": "hit, less the share of other patients' maps of the finding that point right in the image",
+            "from memory": self.memory.rule if self.memory else "",
             "pointing game": "centre of the maximum of the bilinearly enlarged map in a box of the finding",
             "map scaling": "minimum to maximum of each map",
             "overlap threshold": ON_REPORTED if self.options.on_reported else tuned,
@@ -328,6 +349,7 @@ def grounding_case(
     *,
     row: int = 0,
     prompt: str = "",
+    memory: Array | None = None,
     added: Sequence[AddedMeasure] = (),
 ) -> GroundingCase | None:
     """Hold one map against the boxes and masks of its finding.
@@ -341,6 +363,7 @@ def grounding_case(
         patient: whose image it is.
         row: of its image in the cohort.
         prompt: that asked for it.
+        memory: (h, w), where the finding usually is; None where that isn't known.
         added: measures from outside.
 
     Returns:
@@ -366,6 +389,9 @@ def grounding_case(
         cell_hit=cell_hit(heat, in_reach),
         cover=float(in_reach.mean()),
         contrast=contrast_to_noise(large, in_reach),
+        memory_hit=np.nan if memory is None else float(pointing_game(enlarge(memory, shape), in_reach)),
+        peak=relative_peak(large),
+        reach=SampledRegion.of(in_reach),
         predicted=predicted,
         intersection=intersection,
         target=int(target.sum()),
@@ -440,6 +466,14 @@ def _values(
             return counted, np.empty(0)
         at = threshold_index(threshold)
         return counted, np.array([(case.iou if name == "iou" else case.dice)[at] for case in counted], float)
+    if name == "own_less_other":
+        others = other_hits(
+            [case.finding for case in cases],
+            [case.patient for case in cases],
+            [case.peak for case in cases],
+            [case.reach for case in cases],
+        )
+        return cases, np.array([case.hit for case in cases], float) - others
     return cases, np.array([case.values[name] for case in cases], float)
 
 
@@ -449,6 +483,7 @@ def _estimate(
     counted, values = _values(name, cases, threshold, reported)
     chances = {
         "pointing_game": np.array([case.cover for case in counted]),
+        "own_less_other": np.zeros(len(counted)),
         "contrast_to_noise": np.zeros(len(counted)),
         "iou": np.array([case.target / case.pixels for case in counted]),
         "dice": np.array([2 * case.target / (case.target + case.pixels) for case in counted]),

@@ -4,6 +4,10 @@ A case is a finding that a report states as present in one or more places. Candi
 any evaluated report. Both measures read the probability of each place that the method gives for the finding; ties count by
 the expectation over their orders.
 
+Conditional place: the first place, over findings that are not where they usually are. Who names each finding's commonest
+place has 0, so it is the first figure to look at. From memory: that commonest place is one of those stated. It comes from
+the training split of the same data; without one, neither is given.
+
 First place: the most probable candidate is one of those stated. Chance is their share of the candidates.
 
 Side: a stated place is more probable than its mirror image, where that is not stated as well; mean over the case's sided
@@ -13,7 +17,7 @@ places. Chance is 0.5. A method trained on mirrored images whose reports kept th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -22,6 +26,7 @@ from medlip.concepts import Vocabulary
 from medlip.concepts.vocabulary import is_place
 from medlip.data.overlap import pseudonym
 from medlip.errors import MedLIPError
+from medlip.evaluation.nulls import commonest_places
 from medlip.evaluation.outcomes import Outcomes
 from medlip.evaluation.selection import Cohort, EvaluationOptions, Questions
 from medlip.evaluation.task_result import TaskResult
@@ -43,6 +48,7 @@ class PlaceCase:
         patient: whose image it is.
         first: whether the most probable place is a stated one, 0 to 1.
         chance: of that.
+        memory: whether the finding's commonest place is a stated one, 0 or 1; NaN where that isn't known.
         side: whether the stated side is the more probable one, 0 to 1; NaN where no side is stated, or both are.
     """
 
@@ -51,6 +57,12 @@ class PlaceCase:
     first: float
     chance: float
     side: float
+    memory: float = np.nan
+
+    @property
+    def conditional(self) -> float:
+        """`first`, where the finding is not in its commonest place; else NaN."""
+        return self.first if self.memory == 0 else np.nan
 
 
 @register_task
@@ -60,7 +72,13 @@ class Places(Task):
     name = "places"
     title = "where a finding is said to be"
     measures = (
+        Measure(
+            "conditional_place",
+            "top-1 location accuracy where the finding is not in its commonest place",
+            chance="naming the commonest place",
+        ),
         Measure("first_place", "top-1 location accuracy", chance="share of the places that are right"),
+        Measure("first_place_from_memory", "the finding's commonest place in training"),
         Measure("side", "laterality accuracy", chance="either side"),
     )
 
@@ -71,6 +89,9 @@ class Places(Task):
         self.candidates = sorted({place for found in self.stated for places in found.values() for place in places})
         self.needs = Needs(anatomies=bool(self.findings))
         self.placed: list[PlaceCase] = []
+        training = cohort.training
+        usual = stated_places(training.facts, cohort.vocabulary) if training and self.findings else ()
+        self.commonest = commonest_places(usual)
 
     def prompts(self, records: Sequence[Record]) -> Iterable[str]:
         """Return all findings that any report states in a place."""
@@ -93,9 +114,9 @@ class Places(Task):
                 )
             for name, places in self.stated[row].items():
                 of_finding = of_image[self.findings.index(name)]
-                self.placed.append(
-                    place_case(of_finding, places, self.candidates, self.cohort.vocabulary, name, record.patient)
-                )
+                usual = self.commonest.get(name)
+                case = place_case(of_finding, places, self.candidates, self.cohort.vocabulary, name, record.patient)
+                self.placed.append(replace(case, memory=np.nan if usual is None else float(usual in places)))
 
     def result(self, tuned_on: Self | None, rule: str) -> TaskResult | None:
         """Return the numbers; None where no report states a finding's place, and of methods that don't say one."""
@@ -165,7 +186,14 @@ def places_result(cases: Sequence[PlaceCase], resamples: int = 1000, seed: int =
         seed: of the bootstrap.
     """
     patients = [case.patient for case in cases]
+    unknown = "the data has no training split that tells where findings usually are"
     return TaskResult(
+        conditional_place=mean_estimate(
+            [case.conditional for case in cases], patients, chance=0.0, reason=unknown, resamples=resamples, seed=seed
+        ),
+        first_place_from_memory=mean_estimate(
+            [case.memory for case in cases], patients, reason=unknown, resamples=resamples, seed=seed
+        ),
         first_place=mean_estimate(
             [case.first for case in cases], patients, chance=[case.chance for case in cases], resamples=resamples, seed=seed
         ),
@@ -185,7 +213,12 @@ def places_outcomes(cases: Sequence[PlaceCase]) -> list[Outcomes]:
     findings, patients = [case.finding for case in cases], [pseudonym(case.patient) for case in cases]
     return [
         Outcomes(f"{Places.name}/{name}", findings, patients, np.array(values, float))
-        for name, values in (("first_place", [case.first for case in cases]), ("side", [case.side for case in cases]))
+        for name, values in (
+            ("conditional_place", [case.conditional for case in cases]),
+            ("first_place", [case.first for case in cases]),
+            ("first_place_from_memory", [case.memory for case in cases]),
+            ("side", [case.side for case in cases]),
+        )
     ]
 
 

@@ -1,0 +1,170 @@
+"""What answers without looking at the image, or by looking at another patient's: nulls that are harder to beat than chance.
+
+Findings have places that they prefer, so a map of where others had the finding points right often, and so does a place named
+from memory. A map that has seen nothing in its own image does no better than the maps of other patients with the finding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medlip.evaluation.regions import paint_boxes, paint_masks
+from medlip.metrics import Array, Pixels, peak
+
+if TYPE_CHECKING:
+    from medlip.data.store import Record
+    from medlip.evaluation.selection import Cohort
+
+GRID = 32
+"""Cells a side of a static map."""
+
+SAMPLED = 256
+"""Pixels a side that a region is kept at, at most, to hold the maps of other patients against it."""
+
+LOOKED_AT = 500
+"""Training images with regions that a static map is made of, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRegion:
+    """A region small enough to be kept: what lies under the centres of a grid, as bits."""
+
+    shape: tuple[int, int]
+    bits: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, region: Pixels) -> SampledRegion:
+        """Sample a region (H, W)."""
+        rows, columns = (_centres(size, SAMPLED) for size in region.shape)
+        sampled = region[np.ix_(rows, columns)]
+        return cls((len(rows), len(columns)), np.packbits(sampled))
+
+    def holds(self, points: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
+        """Tell which points (row, column), as shares of height and width, lie in it."""
+        region = np.unpackbits(self.bits, count=self.shape[0] * self.shape[1]).reshape(self.shape).astype(bool)
+        at = (np.array(points).reshape(-1, 2) * self.shape).astype(int).clip(0, np.array(self.shape) - 1)
+        inside: NDArray[np.bool_] = region[at[:, 0], at[:, 1]]
+        return inside
+
+
+def relative_peak(heat: Array) -> tuple[float, float] | None:
+    """Return where a map (H, W) is highest, as shares of height and width; None where it is flat."""
+    top = peak(heat)
+    return None if top is None else ((top[0] + 0.5) / heat.shape[0], (top[1] + 0.5) / heat.shape[1])
+
+
+def other_hits(
+    findings: Sequence[str],
+    patients: Sequence[str],
+    peaks: Sequence[tuple[float, float] | None],
+    regions: Sequence[SampledRegion | None],
+) -> Array:
+    """Return for each case how often the map of another patient with the same finding points right in it, (N,).
+
+    Args:
+        findings: of the cases, (N,).
+        patients: whose they are, (N,).
+        peaks: where the map of each case is highest, as shares of height and width; None of a flat map, which misses.
+        regions: where the finding is, (N,); None where that was not kept.
+
+    Returns:
+        NaN where no other patient has the finding.
+    """
+    cases_of: dict[str, list[int]] = defaultdict(list)
+    for case, finding in enumerate(findings):
+        cases_of[finding].append(case)
+    hits = np.full(len(findings), np.nan)
+    for case, (finding, patient) in enumerate(zip(findings, patients, strict=True)):
+        others = [other for other in cases_of[finding] if patients[other] != patient]
+        points = [peak for other in others if (peak := peaks[other]) is not None]
+        region = regions[case]
+        if others and region is not None:
+            hits[case] = region.holds(points).sum() / len(others)
+    return hits
+
+
+def static_maps(records: Iterable[Record]) -> dict[str, Array]:
+    """Return for each finding how often it covers each cell of the image, (GRID, GRID), from 0 to 1.
+
+    Args:
+        records: images with boxes or masks; of a finding with both, masks count.
+    """
+    counts: dict[str, Array] = defaultdict(lambda: np.zeros((GRID, GRID)))
+    images: Counter[str] = Counter()
+    for record in records:
+        shape = record.image.shape
+        cells = np.ix_(*(_centres(size, GRID) for size in shape))
+        drawn = {box.pathology for box in record.boxes} | {mask.pathology for mask in record.masks}
+        for finding in sorted(drawn):
+            masks = [mask for mask in record.masks if mask.pathology == finding]
+            boxes = [box for box in record.boxes if box.pathology == finding]
+            counts[finding] += (paint_masks(masks, shape) if masks else paint_boxes(boxes, shape))[cells]
+            images[finding] += 1
+    return {finding: counted / images[finding] for finding, counted in counts.items()}
+
+
+class StaticMaps:
+    """Where findings usually are, from images of other patients: the training split of the same data, else phantoms."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        """Look at the training images of a cohort that have a box or a mask, `LOOKED_AT` of them at most."""
+        training = cohort.training
+        drawn = [row for row, found in enumerate(training.drawn) if found][:LOOKED_AT] if training else []
+        own = set(cohort.patients)
+        rows = [row for row in drawn if training and training.patients[row] not in own]
+        self._trained = static_maps(training.store[row] for row in rows) if training else {}
+
+    @property
+    def rule(self) -> str:
+        """Where the maps come from, for people."""
+        there = f"{len(self._trained)} findings" if self._trained else "no finding"
+        return f"maps of the training split for {there}, of phantoms for others"
+
+    def of(self, finding: str) -> Array | None:
+        """Return the map (GRID, GRID) of a finding; None of one that nothing is known of."""
+        found = self._trained.get(finding)
+        return phantom_maps().get(finding) if found is None else found
+
+
+@cache
+def phantom_maps() -> Mapping[str, Array]:
+    """Return the static maps of phantoms, for data that has no training split with boxes.
+
+    They are those of `phantom:1000@7`; `static_map_file` writes the file anew.
+    """
+    content: Mapping[str, Any] = json.loads((files(__package__) / "phantom_maps.json").read_text(encoding="utf-8"))
+    return {finding: np.array(cells) / 100 for finding, cells in content.items()}
+
+
+def static_map_file(maps: Mapping[str, Array]) -> str:
+    """Return static maps as `phantom_maps.json` holds them: in per cent."""
+    rounded = {finding: (cells * 100).round().astype(int).tolist() for finding, cells in sorted(maps.items())}
+    return json.dumps(rounded, separators=(",", ":")) + "\n"
+
+
+def commonest_places(stated: Iterable[Mapping[str, frozenset[str]]]) -> dict[str, str]:
+    """Return the place that each finding is stated in most often, the first by name among equals.
+
+    Args:
+        stated: for each image, the places of each finding.
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for of_image in stated:
+        for finding, places in of_image.items():
+            counts[finding].update(places)
+    return {finding: min(counted, key=lambda place: (-counted[place], place)) for finding, counted in counts.items()}
+
+
+def _centres(size: int, most: int) -> NDArray[np.int64]:
+    """Return the pixels under the centres of `most` cells along a side, all of them where there are fewer."""
+    count = min(size, most)
+    return ((np.arange(count) + 0.5) * size / count).astype(np.int64)
