@@ -38,6 +38,14 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the result and the scores of every image.", metavar="DIR")
     ] = None,
+    map_rule: Annotated[
+        str | None,
+        typer.Option(
+            "--map-rule",
+            help="What maps are made of, if not as the run's recipe says: contribution, gradient or attention.",
+            metavar="RULE",
+        ),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> Answer:
@@ -54,6 +62,8 @@ def evaluate(
     named = load_protocol(protocol) if protocol else None
     listed = read_split_list(split_list) if split_list else None
     method = load_run(run, device)
+    if map_rule is not None:
+        method.choose_map_rule(map_rule)
     with evaluation_store(data) as store, autocast(method.device, precision):
         result = evaluation.evaluate(method, store, split=split, protocol=named, images=listed, out=out)
     return Answer(result, describe_results(result), notes=result.notes)
