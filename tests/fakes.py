@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from medlip.concepts import default_vocabulary
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import Method, MethodConfig
+from medlip.methods.base import Method, MethodConfig, method_config
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,26 @@ class FakeStore(list):
 
     def take(self, indices):
         return FakeStore(self[index] for index in indices)
+
+
+SMALL: dict[str, Any] = {
+    "backbone": "resnet10t",
+    "stride": 16,
+    "layers": 1,
+    "feedforward": 32,
+    "text_width": 32,
+    "text_layers": 1,
+    "width": 32,
+    "decoder_width": 32,
+    "decoder_layers": 1,
+    "decoder_heads": 2,
+}
+
+
+def shrunk(settings: dict[str, Any], but: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings of a method in small; what it doesn't know as a setting, and what is in `but`, is left out."""
+    known = type(method_config({"name": settings["name"]})).model_fields
+    return settings | {key: value for key, value in SMALL.items() if key in known and key not in but}
 
 
 class FakeMethod(Method):

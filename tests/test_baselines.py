@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
+from fakes import shrunk
 from medlip.concepts import default_vocabulary
 from medlip.data.batch import Batch, evaluation_batches
 from medlip.data.store import Store
@@ -24,18 +25,6 @@ from medlip.methods.base import method_config
 from medlip.training import fit, load_recipe, load_run
 
 SIZE = 64
-SMALL = {
-    "backbone": "resnet10t",
-    "stride": 16,
-    "layers": 1,
-    "feedforward": 32,
-    "text_width": 32,
-    "text_layers": 1,
-    "width": 32,
-    "decoder_width": 32,
-    "decoder_layers": 1,
-    "decoder_heads": 2,
-}
 PROMPTS = ("effusion", "pneumothorax", "a metal clip over the heart")
 BASELINES = ("convirt", "gloria", "medklip")
 PARTS = {
@@ -51,11 +40,9 @@ def batch(phantom_store: Path) -> Batch:
 
 
 def make(name: str, batch: Batch, **settings: Any) -> Method:
-    """A small untrained method; a size that it doesn't know as a setting is left out."""
-    known = type(method_config({"name": name})).model_fields
-    small = {key: value for key, value in SMALL.items() if key in known}
+    """A small untrained method."""
     return build_method(
-        {"name": name, **small, **settings},
+        shrunk({"name": name}) | settings,
         default_vocabulary(),
         Preprocessing(SIZE),
         lambda: (" ".join(sentences) for sentences in batch.sentences),
@@ -122,16 +109,14 @@ def test_losses_follow_from_seed_and_batch(name: str, batch: Batch) -> None:
         assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", [*BASELINES, "linear"])
 def test_a_phantom_recipe_trains_and_its_file_answers(name: str, phantom_store: Path, tmp_path: Path) -> None:
-    small = [
-        f"method.{key}={value}" for key, value in SMALL.items() if key in type(method_config({"name": name})).model_fields
-    ]
+    small = [f"method.{key}={value}" for key, value in shrunk({"name": name}).items() if key != "name"]
     changes = ["method.weights=null", f"image.size={SIZE}", "training.epochs=1", "training.batch_size=8", *small]
     store = Store.open(phantom_store).select("train").take(range(16))
     fit(load_recipe(f"{name}-phantom", changes), store, tmp_path / "run", validation=store.take(range(4)))
     images = torch.zeros(2, 3, SIZE, SIZE)
-    assert load_run(tmp_path / "run").score(images, PROMPTS).isfinite().all()
+    assert load_run(tmp_path / "run").score(images, PROMPTS[:2]).isfinite().all()
 
 
 def test_medklip_s_terms_are_their_equations(batch: Batch) -> None:

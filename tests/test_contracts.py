@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fakes import shrunk
 from medlip.concepts import default_vocabulary
 from medlip.data.batch import Batch
 from medlip.errors import MedLIPError
@@ -39,18 +40,6 @@ from medlip.training.recipe import recipe_files
 
 SIZE = 64
 VOCABULARY = default_vocabulary()
-SMALL = {
-    "backbone": "resnet10t",
-    "stride": 16,
-    "layers": 1,
-    "feedforward": 32,
-    "text_width": 32,
-    "text_layers": 1,
-    "width": 32,
-    "decoder_width": 32,
-    "decoder_layers": 1,
-    "decoder_heads": 2,
-}
 PROMPTS = ("effusion", "a metal clip over the heart", "There is a large right pleural effusion.", "pneumothorax")
 REPORTS = (
     ("The heart is normal in size.", "No pneumothorax.", "There is a 3.5 cm mass in the left lung."),
@@ -60,12 +49,6 @@ REPORTS = (
 )
 EVERY = method_names()
 DEVICES = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
-
-
-def shrunk(settings: dict[str, Any], but: Sequence[str] = ()) -> dict[str, Any]:
-    """Settings of a method in small; what it doesn't know as a setting, and what is in `but`, is left out."""
-    known = type(method_config({"name": settings["name"]})).model_fields
-    return settings | {key: value for key, value in SMALL.items() if key in known and key not in but}
 
 
 def make(settings: dict[str, Any]) -> Method:
