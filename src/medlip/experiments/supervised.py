@@ -94,8 +94,8 @@ class SupervisedClassifier(nn.Module):
 
     @property
     def map_rule(self) -> str:
-        """How its maps are made, for people."""
-        return "class activation maps: what each location adds to the logit, where it adds"
+        """By which rule its maps are made."""
+        return "class activation"
 
     @property
     def device(self) -> torch.device:

@@ -111,7 +111,7 @@ class Method(nn.Module, ABC):
     summary: ClassVar[str] = ""
     learns_from: ClassVar[Literal["facts", "sentences", ""]] = ""
     open_prompts: ClassVar[bool] = True
-    map_rules: ClassVar[tuple[str, ...]] = ("own",)
+    map_rules: ClassVar[tuple[str, ...]] = ("as the method gives it",)
     config_type: ClassVar[type[MethodConfig]] = MethodConfig
     seen: Fingerprints | None = None
     made_by: Mapping[str, Any] | None = None
@@ -143,11 +143,6 @@ class Method(nn.Module, ABC):
     def loss_weights(self) -> Mapping[str, float]:
         """Factor of every named loss term in the total; 1 for all unless a method says otherwise."""
         return defaultdict(lambda: 1.0)
-
-    @property
-    def map_rule(self) -> str:
-        """How its maps are made, for people: what `localise` shows where."""
-        return "as the method gives it"
 
     @property
     def device(self) -> torch.device:
