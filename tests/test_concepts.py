@@ -184,7 +184,13 @@ def _own_twin(content: dict[str, Any]) -> None:
 
 
 def _lost_way(content: dict[str, Any]) -> None:
-    third = content["anatomies"][0] | {"name": "third_knee", "side": None, "mirror": "left_knee"}
+    third = content["anatomies"][0] | {
+        "name": "third_knee",
+        "display": "third knee",
+        "synonyms": [],
+        "side": None,
+        "mirror": "left_knee",
+    }
     content["anatomies"].append(third)
     content["anatomies"][1]["mirror"] = "third_knee"
 

@@ -78,10 +78,12 @@ def test_pixels_read_as_their_file_does(reader: Reader, xray: Path, reading: Rea
 
 
 def test_heat_map_and_overlay_have_the_pixels_of_the_image(reading: Reading) -> None:
-    for text in ASKED:
+    for question in reading.asked:
+        text = question.text
         heat = reading.heat_map(text)
         assert (heat.shape, heat.dtype) == ((120, 150), np.float32)
-        assert (heat.min(), heat.max()) == (0, 1)
+        assert heat.min() >= 0
+        assert heat.max() <= question.probability + 1e-6  # an improbable finding is dark
         overlay = reading.overlay(text)
         assert (overlay.size, overlay.mode) == ((150, 120), "RGB")
 
@@ -90,6 +92,7 @@ class Pointer(torch.nn.Module):
     """A method that looks at the brightest pixel of its square input, whatever it is asked, and counts its looks."""
 
     name = "pointer"
+    absolute_maps = False
     vocabulary = default_vocabulary()
     preprocessing = Preprocessing(size=32)
     device = torch.device("cpu")

@@ -297,7 +297,7 @@ def test_every_method_that_can_embeds_images_and_reports_one_by_one_alike(name: 
             torch.testing.assert_close(reports.norm(dim=1), torch.ones(3))
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", method_names(EmbedsReports))
 def test_what_a_method_does_not_read_of_reports_is_noted(name: str, batch: Batch, phantom_store: Path) -> None:
     store = Store.open(phantom_store).select("test")
     tokens = {} if name in ("medslip", "medklip") else {"max_tokens": 8}

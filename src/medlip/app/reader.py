@@ -181,13 +181,18 @@ class Reading:
     _answers: Answers
 
     def heat_map(self, text: str) -> NDArray[np.float32]:
-        """Return where the image shows `text`, in the image's own pixels: float32 (H, W), from 0 to 1."""
+        """Return where the image shows `text`, in the image's own pixels: float32 (H, W), from 0 to 1.
+
+        Where the method's maps are on one scale the highest place has the finding's probability, so that an improbable
+        finding is dark; any other map is scaled by its own minimum and maximum.
+        """
         if text in self._prompts and self._answers.maps is not None:
             cells = self._answers.maps[0, self._prompts.index(text)]
         else:
             with torch.inference_mode():
                 cells = self._method.localise(self._tensor, [text])[0, 0]
-        return relative(enlarge(cells.float().cpu().numpy(), self.pixels.shape))
+        large = enlarge(cells.float().cpu().numpy(), self.pixels.shape)
+        return large.astype(np.float32) if self._method.absolute_maps else relative(large)
 
     def overlay(self, text: str) -> Image:
         """Return the X-ray as an RGB picture of its own size, with the heat map of `text` over it."""

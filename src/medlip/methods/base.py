@@ -154,6 +154,11 @@ class Method(nn.Module, ABC):
         """By which rule its maps are made."""
         return self._map_rule
 
+    @property
+    def absolute_maps(self) -> bool:
+        """Whether maps are on one scale from 0 to 1 for all images and prompts, rather than each on its own."""
+        return False
+
     def choose_map_rule(self, rule: str) -> None:
         """Make maps by one of `map_rules` from now on.
 

@@ -74,6 +74,11 @@ class Linear(Method, HasEncoder):
         """There is one term."""
         return {"exist": 1.0}
 
+    @property
+    def absolute_maps(self) -> bool:
+        """They are."""
+        return True
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, P, 2) of images (B, 3, S, S), index 1 = present."""
         logits: Tensor = self.exist(self.encoder(images).tokens.mean(1))

@@ -289,6 +289,11 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
             self._stated(output) if embeddings else None,
         )
 
+    @property
+    def absolute_maps(self) -> bool:
+        """All but those of attention are."""
+        return self.map_rule != "attention"
+
     def _maps(self, images: Tensor, prompts: Sequence[str], found: Queries, columns: Sequence[int]) -> Tensor:
         rule: MapRule = self.map_rule  # type: ignore[assignment]  # checked when it is chosen
         if rule != "gradient" or not prompts:
