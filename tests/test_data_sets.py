@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fakes import FakeMethod
 from medlip.data.labels import hold_back
 from medlip.data.prepare import prepare
 from medlip.data.readers.chexpert import LABELS as CHEXPERT_LABELS
@@ -27,7 +26,7 @@ from medlip.data.sources import Source, data_sets, open_source
 from medlip.data.store import Store
 from medlip.data.study import Study
 from medlip.errors import MedLIPError
-from medlip.evaluation.provenance import provenance
+from medlip.evaluation.provenance import patients_rule
 
 
 def real(name: str) -> Path:
@@ -458,14 +457,15 @@ def test_data_that_name_no_patient_say_so_when_prepared_and_when_evaluated(name:
     place = folder / "t.csv" if name == "csv" else folder
     out = tmp_path / "store"
     summary = prepare([f"{name}:{place}"], out, workers=0, size=32, shares={"test": 1.0})
-    (note,) = (note for note in summary["notes"] if "stands for a patient of its own" in note)
+    (note,) = (note for note in summary["remarks"] if "stands for a patient of its own" in note)
     assert "2 of the studies" in note
     prepare([f"{name}:{place}"], out, workers=0, size=32, shares={"test": 1.0})  # again, as it was
-    assert note in provenance(FakeMethod(32), Store.open(out), ()).notes
+    assert not summary["notes"]
+    assert patients_rule(Store.open(out)) == {"patients": note}
 
 
 def test_data_that_name_every_patient_say_nothing(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)).save(tmp_path / "a.png")
     write(tmp_path / "t.csv", "image,patient", "a.png,p1")
     summary = prepare([f"csv:{tmp_path / 't.csv'}"], tmp_path / "store", workers=0, size=32)
-    assert not summary["notes"] and not Store.open(tmp_path / "store").stand_ins
+    assert not summary["remarks"] and not Store.open(tmp_path / "store").stand_ins

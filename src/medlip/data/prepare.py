@@ -172,8 +172,6 @@ def _run(
     writer.forget_skips(names)
     for source in sources:
         account.notes += source.notes
-        if source.stand_ins:
-            account.notes.append(stand_ins_note(source.name, source.stand_ins))
         _leave_out(writer, account, [Skip(source.name, left.study, left.image, left.reason) for left in source.left_out])
         for key, payload in source.items.items():
             stored = writer.stored.get(f"{source.name}:{key}")
@@ -266,6 +264,9 @@ def _patients_in_two_splits(store: Store) -> Iterator[str]:
 def _remarks(writer: StoreWriter, account: _Account, names: set[str]) -> Iterator[str]:
     for what, count in account.remarks.most_common():
         yield f"{what} ({count:,})"
+    for source, count in writer.manifest.get("stand_ins", {}).items():
+        if source in names:
+            yield stand_ins_note(source, count)
     if account.gone:
         yield f"studies of the store that these sources don't hold: {account.gone:,}. --rebuild drops them."
     unknown = sum(not stored.origin for name, stored in writer.stored.items() if _source_of(name) in names)

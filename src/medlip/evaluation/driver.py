@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from medlip.data.overlap import require_disjoint
 from medlip.errors import MedLIPError
 from medlip.evaluation.outcomes import OUTCOMES, save_outcomes
-from medlip.evaluation.provenance import hash_names, provenance
+from medlip.evaluation.provenance import hash_names, patients_rule, provenance
 from medlip.evaluation.record import EvaluationRecord
 from medlip.evaluation.results import RESULT, Result
 from medlip.evaluation.selection import (
@@ -157,7 +157,7 @@ def _evaluate(
         if tuned and selection.tuning is not None and not options.on_reported:
             _pass(method, selection.tuning, list(tuned.values()), options, "choosing thresholds")
     results = {name: task.result(tuned.get(name), selection.rule) for name, task in evaluated.items()}
-    rules: dict[str, str] = {"intervals": INTERVALS}
+    rules: dict[str, str] = {"intervals": INTERVALS} | patients_rule(selection.evaluated.store)
     for task in evaluated.values():
         rules |= task.rules()
     patients = selection.evaluated.patients

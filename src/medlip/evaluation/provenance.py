@@ -26,7 +26,7 @@ def provenance(method: Method, evaluated: Store, notes: Iterable[str]) -> Proven
             "overlap": overlap,
             "run": method.made_by,
             "versions": versions(),
-            "notes": [*_overlap_notes(method.seen, overlap, len(evaluated)), *_stand_ins_notes(evaluated), *notes],
+            "notes": [*_overlap_notes(method.seen, overlap, len(evaluated)), *notes],
             "disclaimer": DISCLAIMER,
         }
     )
@@ -51,9 +51,10 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
-def _stand_ins_notes(store: Store) -> Iterator[str]:
-    """Say of which sources numbers over patients are numbers over studies."""
-    yield from (stand_ins_note(source, count) for source, count in store.stand_ins.items())
+def patients_rule(store: Store) -> dict[str, str]:
+    """Say, among a result's rules, of which sources numbers over patients are numbers over studies; nothing of others."""
+    said = "; ".join(stand_ins_note(source, count) for source, count in store.stand_ins.items())
+    return {"patients": said} if said else {}
 
 
 def _overlap_notes(seen: Fingerprints | None, overlap: TrainingOverlap | None, images: int) -> Iterator[str]:
