@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast, get_args
 
@@ -100,8 +100,8 @@ class Queries:
         states: (B, q, width).
         attention: (layers, B, q, N) cross-attention averaged over heads, None where not asked for.
         grid: (h, w), h * w = N.
-        contributions: (B, q, N), what each location adds to the margin (present less absent logit) of each query; None where
-            attention was not asked for.
+        contributions: gives what each location adds to the margin (present less absent logit) of C queries, (B, C, N), when
+            it is wanted; None where attention was not asked for.
         traces: how each layer read the locations; none where attention was not asked for.
     """
 
@@ -109,7 +109,7 @@ class Queries:
     states: Tensor
     attention: Tensor | None
     grid: tuple[int, int]
-    contributions: Tensor | None = None
+    contributions: Callable[[Sequence[int]], Tensor] | None = None
     traces: tuple[LayerTrace, ...] = ()
 
     @classmethod
@@ -141,12 +141,17 @@ class Queries:
         """
         decoded, traces = decoder(queries, locations, mask=mask, need_attention=need_attention)
         states = norm(decoded)
-        attention = contributions = None
-        if need_attention:
-            attention = torch.stack([trace.attention.mean(1) for trace in traces])
-            margin = (exist.weight[1] - exist.weight[0]).expand_as(decoded)
-            contributions = decoder.contributions(traces, norm_gradient(norm, decoded, margin))
-        return cls(exist(dropout(states)), states, attention, grid, contributions, traces)
+        logits = exist(dropout(states))
+        if not need_attention:
+            return cls(logits, states, None, grid)
+
+        def contributions(columns: Sequence[int]) -> Tensor:
+            own, margin = decoded[:, columns], exist.weight[1] - exist.weight[0]
+            read = [LayerTrace(t.attention[:, :, columns], t.values, t.read[:, columns]) for t in traces]
+            return decoder.contributions(read, norm_gradient(norm, own, margin.expand_as(own)))
+
+        attention = torch.stack([trace.attention.mean(1) for trace in traces])
+        return cls(logits, states, attention, grid, contributions, traces)
 
     @property
     def present(self) -> Tensor:
@@ -160,10 +165,12 @@ class Queries:
         probability that what is asked for is there, and one that adds nothing, or speaks against it, has 0.
         """
         assert self.attention is not None and self.contributions is not None, "the queries were read without attention"
+        if not columns:
+            return self.logits.new_zeros(len(self.logits), 0, *self.grid)
         if rule == "attention":
             maps = self.attention[:, :, list(columns)].mean(0)
         else:
-            adds = self.contributions[:, list(columns)] if rule == "contribution" else self._gradients(columns)
+            adds = self.contributions(list(columns)) if rule == "contribution" else self._gradients(columns)
             adds = upcast(adds.detach()).clamp(min=0)
             most = adds.amax(-1, keepdim=True)
             present = upcast(self.present.detach()[:, list(columns), None])
