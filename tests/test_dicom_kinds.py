@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
@@ -259,6 +259,7 @@ def test_what_is_left_out_is_said(name: str, value: bytes) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(OPTIONAL), st.binary(max_size=24))
+@example("SpecificCharacterSet", b"\x00\x01")
 def test_no_content_of_an_optional_element_makes_a_file_unreadable(name: str, value: bytes) -> None:
     if name == "NumberOfFrames":
         value = b"x" + value  # a film is refused, rightly

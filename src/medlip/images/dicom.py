@@ -6,6 +6,7 @@ looked at, and no element's value gets into a message.
 
 from __future__ import annotations
 
+import re
 import warnings
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -49,18 +50,31 @@ def parse(content: bytes) -> Elements:
     """
     if content.startswith(b"DICM"):
         content = bytes(128) + content
+    every = [*_NEEDED, *_OPTIONAL]
     attempts = (
-        ([*_NEEDED, *_OPTIONAL], b"", ""),
-        ([*_NEEDED, *_OPTIONAL], _END_OF_ITEMS, "the end mark of the pixel data is missing"),
-        (_NEEDED, b"", "optional elements can't be told apart: left out"),
+        (every, content, ""),
+        (every, content + _END_OF_ITEMS, "the end mark of the pixel data is missing"),
+        (every, _CHARACTER_SET.sub(_blanked, content, count=1), "Specific Character Set can't be read: left out"),
+        (_NEEDED, content, "optional elements can't be told apart: left out"),
     )
-    for names, end, note in attempts:
+    for names, data, note in attempts:
         try:
-            return Elements(_partial(content + end, names), [note] if note else [])
+            return Elements(_partial(data, names), [note] if note else [])
         except Exception as error:  # pydicom raises anything at broken input
             broken = error
     why = "its elements end too early" if isinstance(broken, (Warning, EOFError)) else "its elements can't be told apart"
     raise MedLIPError(f"broken or truncated ({why}). Get the file again.") from broken
+
+
+_CHARACTER_SET = re.compile(
+    rb"(\x08\x00\x05\x00(?:CS(?P<explicit>[\x00-\x40])\x00|(?P<implicit>[\x00-\x40])\x00{3}))([\x00-\xff]{0,64})"
+)
+
+
+def _blanked(element: re.Match[bytes]) -> bytes:
+    """Return Specific Character Set with blanks as its value: pydicom decodes it whether it is wanted or not."""
+    length = (element["explicit"] or element["implicit"])[0]
+    return element[1] + b" " * length + element[4][length:]
 
 
 def _partial(content: bytes, names: list[str]) -> Dataset:
