@@ -361,6 +361,20 @@ class HasTimedPasses(ABC):
         """
 
 
+def on_one_scale(adds: Tensor, present: Tensor) -> Tensor:
+    """Return maps (B, C, N) of what locations add to findings, on one scale for all images and findings.
+
+    The location that adds most has the finding's probability; one that adds nothing, or speaks against it, has 0.
+
+    Args:
+        adds: (B, C, N), what each location adds to the logit of each finding.
+        present: (B, C), the probability of each finding.
+    """
+    adds = upcast(adds).clamp(min=0)
+    most = adds.amax(-1, keepdim=True).clamp(min=torch.finfo(adds.dtype).tiny)
+    return upcast(present)[..., None] * adds / most
+
+
 def pair_matrix(method: Method, images: Tensor) -> Tensor:
     """Return the fact matrix read back from images: probabilities (B, A, P) of each pathology in each anatomy.
 

@@ -17,7 +17,7 @@ from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.losses import existence_labels, existence_loss
-from medlip.methods.base import Answers, HasEncoder, Method, MethodConfig, register, upcast
+from medlip.methods.base import Answers, HasEncoder, Method, MethodConfig, on_one_scale, register, upcast
 from medlip.nn import vision_encoder
 
 if TYPE_CHECKING:
@@ -100,11 +100,7 @@ class Linear(Method, HasEncoder):
         anatomies: bool = False,
         embeddings: bool = False,
     ) -> Answers:
-        """Return scores, and maps where wanted, of images (B, 3, S, S), which are encoded once.
-
-        The location that adds most to a finding's margin has the probability that it is there; one that adds nothing, or
-        speaks against it, has 0.
-        """
+        """Return scores, and maps `on_one_scale` where wanted, of images (B, 3, S, S), which are encoded once."""
         columns = self._columns(prompts)
         seen = self.encoder(images)
         logits = upcast(self.exist(seen.tokens.mean(1))).view(len(images), -1, 2)[:, columns]
@@ -112,9 +108,8 @@ class Linear(Method, HasEncoder):
         if not maps:
             return Answers(scores)
         weight = self.exist.weight.view(-1, 2, self.encoder.width)
-        adds = upcast(seen.tokens @ (weight[columns, 1] - weight[columns, 0]).T).clamp(min=0).transpose(1, 2)  # (B, C, N)
-        most = adds.amax(-1, keepdim=True).clamp(min=torch.finfo(adds.dtype).tiny)
-        return Answers(scores, (scores[..., None] * adds / most).view(*scores.shape, *seen.grid))
+        adds = seen.tokens @ (weight[columns, 1] - weight[columns, 0]).T  # (B, N, C)
+        return Answers(scores, on_one_scale(adds.transpose(1, 2), scores).view(*scores.shape, *seen.grid))
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the probability (B, C) that each of C pathologies is present."""

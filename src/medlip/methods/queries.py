@@ -27,6 +27,7 @@ from medlip.methods.base import (
     Pass,
     TellsPlaces,
     initialize,
+    on_one_scale,
     upcast,
 )
 from medlip.nn import QueryDecoder, TextBank, text_encoder, vision_encoder
@@ -161,8 +162,7 @@ class Queries:
     def maps(self, rule: MapRule, columns: Sequence[int]) -> Tensor:
         """Return where each of C queries finds what it asks for, (B, C, h, w), see `QueryConfig.map_rule`.
 
-        `contribution` and `gradient` are on one scale for all images and queries: the location that adds most has the
-        probability that what is asked for is there, and one that adds nothing, or speaks against it, has 0.
+        `contribution` and `gradient` are `on_one_scale`.
         """
         assert self.attention is not None and self.contributions is not None, "the queries were read without attention"
         if not columns:
@@ -171,10 +171,7 @@ class Queries:
             maps = self.attention[:, :, list(columns)].mean(0)
         else:
             adds = self.contributions(list(columns)) if rule == "contribution" else self._gradients(columns)
-            adds = upcast(adds.detach()).clamp(min=0)
-            most = adds.amax(-1, keepdim=True)
-            present = upcast(self.present.detach()[:, list(columns), None])
-            maps = present * adds / most.clamp(min=torch.finfo(adds.dtype).tiny)
+            maps = on_one_scale(adds.detach(), self.present.detach()[:, list(columns)])
         return maps.view(*maps.shape[:2], *self.grid)
 
     def _gradients(self, columns: Sequence[int]) -> Tensor:
