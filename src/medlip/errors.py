@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -16,6 +16,11 @@ class MedLIPError(Exception):
 
 class MedLIPWarning(UserWarning):
     """Something was left out, or limits what the result is worth, but the work went on."""
+
+
+def name_some(names: Sequence[str], most: int = 12) -> str:
+    """Return the first of many names, for a message: "a, b, …"."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medlip.data.sources import Source, open_source
 from medlip.data.store import Store
 from medlip.data.study import Study
-from medlip.errors import MedLIPError
+from medlip.errors import MedLIPError, name_some
 from medlip.images import read_image
 from medlip.images.fingerprint import BITS, distances, from_texts, perceptual_hash
 from medlip.parallel import process, track
@@ -117,7 +117,7 @@ def require_disjoint(sides: Mapping[str, Collection[str]], harm: str, advice: st
     for (name, one), (other_name, other) in combinations(sides.items(), 2):
         shared = sorted(set(one) & set(other))
         if shared:
-            named = ", ".join(shared[:NAMED]) + (", …" if len(shared) > NAMED else "")
+            named = name_some(shared, NAMED)
             raise MedLIPError(
                 f"{len(shared)} patients are both in the {name} and in the {other_name} data ({named}), so {harm}. {advice}"
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue, SerializeAsAny
 
-from medlip.errors import MedLIPError
+from medlip.errors import MedLIPError, name_some
 from medlip.evaluation.cases import CASES, Case, load_cases
 from medlip.evaluation.driver import QUERIES, RETRIEVED
 from medlip.evaluation.outcomes import OUTCOMES, Outcomes, load_outcomes
@@ -376,8 +376,7 @@ def require_same_protocol(first: Evaluated, second: Evaluated, but: Sequence[str
 def _differ(key: str, one: object, other: object) -> str:
     if isinstance(one, dict) and isinstance(other, dict):
         names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-        more = ", …" if len(names) > NAMED else ""
-        return f"{key} (" + ", ".join(f"{n}: {one.get(n)!r} and {other.get(n)!r}" for n in names[:NAMED]) + f"{more})"
+        return f"{key} ({name_some([f'{n}: {one.get(n)!r} and {other.get(n)!r}' for n in names], NAMED)})"
     return f"{key} ({one!r} and {other!r})"
 
 
@@ -394,10 +393,9 @@ def require_same_images(first: Evaluated, second: Evaluated) -> None:
         known = set(there.ids)
         alone = [name for name in here.ids if name not in known]
         if alone:
-            more = ", …" if len(alone) > NAMED else ""
             raise MedLIPError(
                 f"{first.name} and {second.name} were evaluated on different test images: {len(alone)} are only in {where}: "
-                f"{', '.join(alone[:NAMED])}{more}. Evaluate both on the same data and split."
+                f"{name_some(alone, NAMED)}. Evaluate both on the same data and split."
             )
     if list(one.ids) != list(other.ids):
         raise MedLIPError(f"{first.name} and {second.name} have the same images in another order. Evaluate both again.")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medlip.concepts import Vocabulary
-from medlip.errors import MedLIPError
+from medlip.errors import MedLIPError, name_some
 from medlip.evaluation.protocols import Protocol
 from medlip.metrics import Array
 from medlip.reports import Fact, Presence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 ATTRIBUTES = ("sex", "age", "view")
 HALF = "a seeded half of the patients, for want of a validation split; F1, accuracy, IoU and Dice count the other half"
 ON_REPORTED = "tuned on the reported images themselves, as published: F1, accuracy, IoU and Dice are optimistic"
-NAMED = 12  # of many, so many are named in a message
 _LABEL_VALUES: dict[Presence | None, float] = {"present": 1.0, "absent": 0.0}
 
 
@@ -310,11 +309,6 @@ def canonical_prompts(prompts: Mapping[str, str], vocabulary: Vocabulary) -> dic
 def label_matrix(labels: Sequence[Mapping[str, Presence]], classes: Sequence[str]) -> Array:
     """Return labels as (N, C): 1 present, 0 absent, NaN for uncertain and for what an image has no label of."""
     return np.array([[_LABEL_VALUES.get(label.get(name), np.nan) for name in classes] for label in labels])
-
-
-def name_some(names: Sequence[str]) -> str:
-    """Return the first of many names, for a message."""
-    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
 
 
 def _list(splits: Collection[str]) -> str:

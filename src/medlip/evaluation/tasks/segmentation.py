@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medlip.data.overlap import pseudonym
-from medlip.errors import MedLIPError
+from medlip.errors import MedLIPError, name_some
 from medlip.evaluation.outcomes import Outcomes
 from medlip.evaluation.regions import checked_map, enlarge, paint_masks
-from medlip.evaluation.selection import ON_REPORTED, Cohort, EvaluationOptions, Questions, name_some, seeded_half
+from medlip.evaluation.selection import ON_REPORTED, Cohort, EvaluationOptions, Questions, seeded_half
 from medlip.evaluation.task_result import ClassResult, TaskResult
 from medlip.evaluation.tasks.base import ImageBatch, Needs, Task, register_task
 from medlip.metrics import Array, Estimate, Measure, Pixels, dice, iou, mean_estimate, number, overlap_counts
