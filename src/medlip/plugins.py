@@ -41,14 +41,22 @@ def load_plugin(name: str) -> ModuleType:
     return module
 
 
-def entry_points(group: str) -> Iterator[object]:
-    """Yield what installed packages offer under a group, after importing the plugins that were loaded by name.
+def offers(group: str) -> list[metadata.EntryPoint]:
+    """Return what installed packages offer under a group, not yet imported, by name.
 
-    Whatever can't be loaded is left out with a `MedLIPWarning` that names its package.
+    The plugins that were loaded by name are imported first.
     """
     for name in _named():
         load_plugin(name)
-    for point in sorted(metadata.entry_points(group=group), key=lambda point: point.name):
+    return sorted(metadata.entry_points(group=group), key=lambda point: point.name)
+
+
+def entry_points(group: str) -> Iterator[object]:
+    """Yield what installed packages offer under a group, imported.
+
+    Whatever can't be loaded is left out with a `MedLIPWarning` that names its package.
+    """
+    for point in offers(group):
         try:
             part = point.load()
         except Exception as error:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from medlip.data.study import Study
 from medlip.errors import MedLIPError
+from medlip.plugins import offers
 
 if TYPE_CHECKING:
     from medlip.data.store import Store
@@ -133,7 +133,7 @@ def _installed() -> Mapping[str, DataSet]:
     own = {name: DataSet.model_validate(entry) for name, entry in content.items()}
     others = {
         point.name: DataSet(title=f"{point.name}, read by {point.value.partition(':')[0]}", reader=point.value)
-        for point in entry_points(group=ENTRY_POINTS)
+        for point in offers(ENTRY_POINTS)
     }
     return {**others, **own}
 
