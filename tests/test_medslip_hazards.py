@@ -199,7 +199,7 @@ def test_hazard_11_an_empty_prediction_scores_nothing():
 def test_hazard_12_a_backbone_is_filled_whole_or_refused(tmp_path):
     from safetensors.torch import save_file
 
-    from medlip.nn import vision_encoder
+    from medlip.nn.vision_encoder import vision_encoder
 
     state = vision_encoder("resnet10t").stages.state_dict()
     save_file(state, tmp_path / "whole.safetensors")
@@ -222,7 +222,7 @@ def test_a_prompt_does_not_change_what_others_get_and_open_ones_are_answered_off
 
 
 def test_related_descriptions_have_related_embeddings():
-    from medlip.nn import LexicalEncoder
+    from medlip.nn.text import LexicalEncoder
 
     texts = ["Fluid in the pleural space blunts the costophrenic angle.", "Pleural fluid blunting both costophrenic angles.",
              "A fractured rib with a displaced cortical margin."]  # fmt: skip

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medlip.errors import MedLIPError, MedLIPWarning
-from medlip.nn import TransformersEncoder
 from medlip.nn.report_encoder import ReportEncoder, build_report_encoder, pool
+from medlip.nn.text import TransformersEncoder
 
 REPORTS = (
     ("The heart is normal in size.", "No pneumothorax.", "There is a 3.5 cm mass in the left lung."),

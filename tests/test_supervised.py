@@ -14,7 +14,7 @@ from medlip.data.store import Store
 from medlip.data.study import Box, Study, View
 from medlip.errors import MedLIPError
 from medlip.experiments.supervised import bench_supervised, train_supervised
-from medlip.nn import vision_encoder
+from medlip.nn.vision_encoder import vision_encoder
 from medlip.training import load_recipe
 
 

@@ -30,8 +30,8 @@ from medlip.experiments.transfer import transfer
 from medlip.experiments.transfer_protocols import TransferProtocol, load_transfer_protocol, transfer_protocols
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods.base import HasEncoder
-from medlip.nn import Features, VisionEncoder, vision_encoder
 from medlip.nn.unet import UNetDecoder
+from medlip.nn.vision_encoder import Features, VisionEncoder, vision_encoder
 
 SIDE = 32
 QUICK = {

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medlip.errors import MedLIPError
-from medlip.nn import pairs, sinkhorn, transport_similarity
+from medlip.nn import pairs
+from medlip.nn.transport import sinkhorn, transport_similarity
 from medlip.nn.transport_bench import bench_transport
 
 TIGHT = {"tolerance": 1e-11}

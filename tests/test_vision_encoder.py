@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from medlip.errors import MedLIPError
-from medlip.nn import VisionEncoder, vision_encoder
 from medlip.nn.image_decoder import ImageDecoder
 from medlip.nn.patches import draw_visible, join_patches, patch_pixels, sine_cosine_positions, visible_map
+from medlip.nn.vision_encoder import VisionEncoder, vision_encoder
 
 ENCODERS = {
     "transformer": {"backbone": "vit_tiny_patch16_224", "stride": 8, "depth": 2},

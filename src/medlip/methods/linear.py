@@ -18,7 +18,7 @@ from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.losses import existence_labels, existence_loss
 from medlip.methods.base import Answers, HasEncoder, Method, MethodConfig, on_one_scale, register, upcast
-from medlip.nn import vision_encoder
+from medlip.nn.vision_encoder import vision_encoder
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medlip.losses import draw_negatives, draw_positive, existence_labels, existence_loss, protocl_loss
 from medlip.methods.base import Pass, register, upcast
 from medlip.methods.queries import Queries, QueryConfig, QueryMethod
-from medlip.nn import QueryDecoder
+from medlip.nn.query_decoder import QueryDecoder
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch

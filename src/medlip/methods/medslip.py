@@ -29,8 +29,8 @@ from medlip.losses import (
 )
 from medlip.methods.base import BenchSettings, HasStreams, Pass, load_strict, register, upcast
 from medlip.methods.queries import Queries, QueryConfig, QueryMethod
-from medlip.nn import Disentangler, QueryDecoder
-from medlip.nn.disentangler import Gate
+from medlip.nn.disentangler import Disentangler, Gate
+from medlip.nn.query_decoder import QueryDecoder
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch

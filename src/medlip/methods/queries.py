@@ -30,8 +30,9 @@ from medlip.methods.base import (
     on_one_scale,
     upcast,
 )
-from medlip.nn import QueryDecoder, TextBank, text_encoder, vision_encoder
-from medlip.nn.query_decoder import LayerTrace, norm_gradient
+from medlip.nn.query_decoder import LayerTrace, QueryDecoder, norm_gradient
+from medlip.nn.text import TextBank, text_encoder
+from medlip.nn.vision_encoder import vision_encoder
 from medlip.reports import extract_facts, resolve
 
 MapRule = Literal["contribution", "attention", "gradient"]
