@@ -221,3 +221,29 @@ def test_visible_patches_of_a_transformer_have_no_pyramid() -> None:
     encoder = vision_encoder(image_size=32, **ENCODERS["transformer"])
     with pytest.raises(MedLIPError, match="no pyramid"):
         encoder(torch.randn(1, 3, 32, 32), torch.tensor([[0, 1]]), pyramid=True)
+
+
+def test_deep_stages_are_merged_into_a_finer_grid_without_changing_what_they_say() -> None:
+    torch.manual_seed(0)
+    coarse = vision_encoder("resnet18", 16).eval()
+    merged = vision_encoder("resnet18", 4, deepest=16).eval()
+    merged.load_state_dict(coarse.state_dict() | {k: v for k, v in merged.state_dict().items() if k.startswith("merge.")})
+    images = torch.randn(2, 3, 64, 64)
+    fine, deep = merged(images), coarse(images)
+    assert (fine.grid, fine.tokens.shape) == ((16, 16), (2, 256, 256))
+    torch.testing.assert_close(fine.tokens.mean(1), deep.tokens.mean(1), atol=1e-4, rtol=1e-4)  # interpolation, at first
+    fine.tokens.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in merged.named_parameters() if n.startswith("merge."))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"backbone": "resnet18", "stride": 16, "deepest": 8}, "above the grid"),
+        ({"backbone": "resnet18", "stride": 8, "deepest": 64}, "no stage of stride 64"),
+        ({"backbone": "vit_tiny_patch16_224", "deepest": 16}, "one grid throughout"),
+    ],
+)
+def test_stages_that_cannot_be_merged_are_an_error(settings: dict[str, object], reason: str) -> None:
+    with pytest.raises(MedLIPError, match=reason):
+        vision_encoder(**settings)

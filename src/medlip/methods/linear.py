@@ -29,6 +29,7 @@ class LinearConfig(MethodConfig):
 
     backbone: str = "resnet50"
     stride: int = 16
+    deepest: int | None = None
     weights: str | None = None
     unmentioned: float = Field(0.0, ge=0)
 
@@ -58,7 +59,11 @@ class Linear(Method, HasEncoder):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.encoder = vision_encoder(
-                config.backbone, config.stride, image_size=preprocessing.size, weights=config.weights
+                config.backbone,
+                config.stride,
+                image_size=preprocessing.size,
+                deepest=config.deepest,
+                weights=config.weights,
             )
             self.exist = nn.Linear(self.encoder.width, 2 * len(vocabulary.pathologies))
 

@@ -46,6 +46,7 @@ class QueryConfig(MethodConfig):
     Attributes:
         backbone: timm model of the image encoder.
         stride: image pixels per location (16: third stage of a ResNet).
+        deepest: stride of the deepest stage in use, merged into the grid of `stride`; None: no deeper than that grid.
         weights: initial weights of the backbone: None, "timm", a package or a file, as `vision_encoder` takes them.
         width: of queries and locations.
         layers: decoder layers.
@@ -73,6 +74,7 @@ class QueryConfig(MethodConfig):
 
     backbone: str = "resnet50"
     stride: int = 16
+    deepest: int | None = None
     weights: str | None = None
     width: int = Field(256, gt=0)
     layers: int = Field(4, gt=0)
@@ -237,7 +239,11 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.encoder = vision_encoder(
-                config.backbone, config.stride, image_size=preprocessing.size, weights=config.weights
+                config.backbone,
+                config.stride,
+                image_size=preprocessing.size,
+                deepest=config.deepest,
+                weights=config.weights,
             )
             for part in self.make_parts(config, self.encoder.width):
                 initialize(part, config.init)

