@@ -349,7 +349,7 @@ def test_reported_means_are_those_of_the_kept_cases(tiny_run: Path, phantom_stor
         assert run(monkeypatch, capsys, command, tiny_run, "--data", phantom_store, "--out", tmp_path / "a")[0] == 0
     patients = set(Store.open(phantom_store).column("patient"))
     for path, file, task_names in (
-        (tmp_path / "a", OUTCOMES, {"grounding", "segmentation", "places"}),
+        (tmp_path / "a", OUTCOMES, {"grounding", "maps", "segmentation", "places"}),
         (tmp_path / "a" / "retrieval.json", QUERIES, {"retrieval"}),
     ):
         result = Evaluated.load(path).result

@@ -13,6 +13,7 @@ from medlip.metrics.bootstrap import (
     over_seeds,
     p_of_no_mean,
     paired_difference,
+    ratio,
     resampled,
 )
 from medlip.metrics.classification import (
@@ -87,6 +88,7 @@ __all__ = [
     "precision_statistic",
     "rank_first",
     "ranking_statistic",
+    "ratio",
     "reliability",
     "resampled",
     "roc_curve",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from medlip.methods.base import Answers, Method
 
 ENTRY_POINTS = "medlip.measures"
-_MODULES = ("zero_shot", "grounding", "segmentation", "places", "retrieval")
+_MODULES = ("zero_shot", "grounding", "maps", "segmentation", "places", "retrieval")
 
 
 @dataclass(frozen=True, slots=True)
