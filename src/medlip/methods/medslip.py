@@ -51,6 +51,7 @@ class MeDSLIPConfig(QueryConfig):
             `scaled`: all, as products over the root of the width with a learned bias, in proportion to the pairs stated.
             Places are then ranked by it.
         icl_unmentioned: weight of unmentioned pairs with `scaled`.
+        anatomy_existence: weight of the anatomies' L_exist beside that of the pathologies; 1 as published.
         beta: weight of ICL.
     """
 
@@ -58,6 +59,7 @@ class MeDSLIPConfig(QueryConfig):
     prototype: Literal["mean", "random", "off"] = "mean"
     icl: Literal["mentioned", "all", "scaled", "off"] = "mentioned"
     icl_unmentioned: float = Field(1.0, ge=0)
+    anatomy_existence: float = Field(1.0, ge=0)
     beta: float = Field(1.0, ge=0)
 
 
@@ -189,11 +191,10 @@ class MeDSLIP(QueryMethod, HasStreams):
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
-        """L_exist at 1, ProtoCL at alpha, ICL at beta."""
-        factors = {"exist": 1.0, "protocl": self.config.alpha}
-        return {f"{term}_{stream}": factor for term, factor in factors.items() for stream in STREAMS} | {
-            "icl": self.config.beta
-        }
+        """L_exist at 1 (of anatomies at `anatomy_existence`), ProtoCL at alpha, ICL at beta."""
+        config = self.config
+        contrasts = {f"protocl_{stream}": config.alpha for stream in STREAMS}
+        return {"exist_pathology": 1.0, "exist_anatomy": config.anatomy_existence, **contrasts, "icl": config.beta}
 
     def forward(self, images: Tensor, need_attention: bool = True, asked: Tensor | None = None) -> MeDSLIPOutput:
         """Read images (B, 3, S, S) with P and A queries and those of open questions, as `QueryMethod.forward` says."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-Gate = Literal["linear", "sigmoid", "off"]
+Gate = Literal["linear", "sigmoid", "normalized", "off"]
 
 
 class Disentangler(nn.Module):
@@ -16,20 +16,22 @@ class Disentangler(nn.Module):
 
     Args:
         width: of the features.
-        gate: `linear`, `sigmoid` (bounded to 0..1), or `off`: both streams see F itself.
+        gate: `linear`, `sigmoid` (bounded to 0..1), `normalized` (a sigmoid of features brought to one scale by a layer
+            norm, so that it isn't shut or open from the start), or `off`: both streams see F itself.
     """
 
     def __init__(self, width: int, gate: Gate = "linear") -> None:
         super().__init__()
         self.gate = gate
         self.mask = nn.Linear(width, width) if gate != "off" else None
+        self.norm = nn.LayerNorm(width) if gate == "normalized" else None
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Split features (B, N, width) into the shares of the first and the second stream, both of that shape."""
         if self.mask is None:
             return features, features
-        mask = self.mask(features)
-        if self.gate == "sigmoid":
+        mask = self.mask(features if self.norm is None else self.norm(features))
+        if self.gate != "linear":
             mask = mask.sigmoid()
         first = mask * features
         return first, features - first
