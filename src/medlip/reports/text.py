@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -68,7 +68,8 @@ def mirror_sides(text: str) -> str:
 # --- sections ---
 
 _WORDS = r"[A-Za-z][A-Za-z0-9 /&,()'-]{1,60}+"
-_HEADING = re.compile(rf"(?:^|(?<=[.!?:;])[ \t])[ \t*#_-]*+({_WORDS})[\t*_]*+(?::[*_]*|(?=\r?\n|\r?\Z))", re.M)
+_BEGINS = re.compile(r"\n|[.!?:;](?=[ \t])")
+_HEADING = re.compile(rf"[ \t*#_-]*+({_WORDS})[\t*_]*+(?::[*_]*|(?=\r?\n|\r?\Z))")
 _FRAMED = re.compile(r"[*=#_-]{2,} *([A-Za-z][A-Za-z ]{2,40}?) *[*=#_-]{2,}")
 _LOUD = re.compile(r"[A-Z]{3,}(?<![A-Za-z][A-Z]{3})(?: [A-Z]{2,}){0,3}(?= ?\.| -)")
 _SHOUTS = re.compile(r"[A-Z](?<=[A-Z]{4})(?<!XXXX)(?: ?\.| -)")
@@ -102,7 +103,8 @@ def _starts(text: str, headings: Headings) -> list[tuple[int, int, str]]:
     if ":" not in text and "\n" not in text:
         return []
     found: list[tuple[int, int, str]] = []
-    for start, end, name in sorted((*_own_lines(text, headings), *_within_lines(text, headings))):
+    own = [*_own_lines(text, headings)]
+    for start, end, name in sorted((*own, *_within_lines(text, headings, {end for _, end, _ in own}))):
         if not found or start >= found[-1][1]:
             found.append((start, end, name))
     return found
@@ -110,7 +112,12 @@ def _starts(text: str, headings: Headings) -> list[tuple[int, int, str]]:
 
 def _own_lines(text: str, headings: Headings) -> Iterator[tuple[int, int, str]]:
     """Yield headings at the start of a line or of a sentence, with a colon or alone on their line."""
-    for match in _HEADING.finditer(text):
+    done = 0
+    for begin in (0, *(match.end() for match in _BEGINS.finditer(text))):
+        match = _HEADING.match(text, begin) if begin >= done else None
+        if match is None:
+            continue
+        done = match.end()
         heading, colon = match[1], match[0].rstrip("*_").endswith(":")
         behind_colon = text[max(0, match.start() - 1) : match.start()] == ":"
         if name := headings.section(heading, guess=colon and not behind_colon):
@@ -119,11 +126,17 @@ def _own_lines(text: str, headings: Headings) -> Iterator[tuple[int, int, str]]:
             yield match.start(), match.start(), "findings"  # "LUNGS: …": the heading names the place, it is read, too
 
 
-def _within_lines(text: str, headings: Headings) -> Iterator[tuple[int, int, str]]:
-    """Yield headings that stand in the middle of a sentence ("… NORMAL IMPRESSION: …"), by their capitals or their frame."""
+def _within_lines(text: str, headings: Headings, known: Container[int]) -> Iterator[tuple[int, int, str]]:
+    """Yield headings that stand in the middle of a sentence ("… NORMAL IMPRESSION: …"), by their capitals or their frame.
+
+    Args:
+        text: of the report.
+        headings: which there are.
+        known: where headings end that are known already.
+    """
     colon = text.find(":")
     while colon >= 0:
-        match = _BEFORE_COLON.search(text, max(0, colon - 60), colon)
+        match = None if colon + 1 in known else _BEFORE_COLON.search(text, max(0, colon - 60), colon)
         blanks = [-1, *(at for at, sign in enumerate(match[1]) if sign == " ")] if match else []
         for at in blanks:  # "CHEST INDICATION:": the heading is the last words of those in capitals
             heading = match[1][at + 1 :] if match else ""
