@@ -289,7 +289,7 @@ _BREAK = re.compile(
     r"|(?P<number>(?:(?<=\d)\d?[.)]|(?<=\()\d\))(?=\s+\w)))"
 )
 _CAPITAL = re.compile(r" (?=[A-Z](?:[a-z]|\s))")
-_LIST_MARK = re.compile(r"\s*(?:\(?\d{1,2}[.)](?!\d)|-(?!\s?\d)|[*•·>+](?!\d))\s*")
+_LEAD = re.compile(r"\s*(?:(?:\(?\d{1,2}[.)](?!\d)|-(?!\s?\d)|[*•·>+](?!\d))\s*)?")  # blanks, and the mark of a list
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:dr|mr|mrs|ms|st|vs|approx|e\.g|i\.e|cf|fig|ca|resp|incl|a\.m|p\.m|[a-z]|\d{1,2})\.$", re.IGNORECASE
 )
@@ -308,9 +308,10 @@ def sentences(text: str) -> tuple[Sentence, ...]:
     found: list[Sentence] = []
     start = 0
     for end, following in _breaks(text):
-        found += _pieces(text, start, end)
+        _add_piece(found, text, start, end)
         start = following
-    return (*found, *_pieces(text, start, len(text)))
+    _add_piece(found, text, start, len(text))
+    return tuple(found)
 
 
 def _breaks(text: str) -> Iterator[tuple[int, int]]:
@@ -371,28 +372,27 @@ def _last_word(text: str, at: int) -> str:
     return match[1].lower() if match else ""
 
 
-def _pieces(text: str, start: int, end: int) -> Iterator[Sentence]:
-    mark = _LIST_MARK.match(text, start, end)
-    start = mark.end() if mark else start
-    while start < end and text[start].isspace():
-        start += 1
+def _add_piece(found: list[Sentence], text: str, start: int, end: int) -> None:
+    """Add the sentences of what stands between two breaks."""
+    lead = _LEAD.match(text, start, end)
+    start = lead.end() if lead else start
     while end > start and text[end - 1].isspace():
         end -= 1
     while end - start > LONGEST_SENTENCE:
         cut = _cut(text, start)
-        yield from _statements(text, start, cut)
+        _add_statements(found, text, start, cut)
         start = cut
-    yield from _statements(text, start, end)
+    _add_statements(found, text, start, end)
 
 
-def _statements(text: str, start: int, end: int) -> Iterator[Sentence]:
-    """Yield the sentences of a piece that no stop divides: a capital begins one."""
+def _add_statements(found: list[Sentence], text: str, start: int, end: int) -> None:
+    """Add the sentences of a piece that no stop divides: a capital begins one."""
     for match in _CAPITAL.finditer(text, start + 2, end):
         if _ends_at_capital(text, match.end()):
-            yield Sentence(text[start : match.start()], start, match.start())
+            found.append(Sentence(text[start : match.start()], start, match.start()))
             start = match.end()
     if start < end and _SAYS_SOMETHING.search(text, start, end):
-        yield Sentence(text[start:end], start, end)
+        found.append(Sentence(text[start:end], start, end))
 
 
 def _cut(text: str, start: int) -> int:
