@@ -266,6 +266,13 @@ class Vocabulary(BaseModel):
         return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
 
     @cached_property
+    def words_fingerprint(self) -> str:
+        """Short hash of all that decides what is read from a report: names, words, and how they are read."""
+        told = {"pathologies": {"__all__": {"description"}}, "anatomies": {"__all__": {"mirror", "text", "long_text"}}}
+        content = self.model_dump_json(exclude={**told, "overlapping_pathologies": True, "overlapping_anatomies": True})
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @cached_property
     def _pathology_words(self) -> Mapping[str, Pathology]:
         return {_fold(word): pathology for pathology in self.pathologies for word in pathology.words}
 
