@@ -159,6 +159,11 @@ def test_a_side_that_the_vocabulary_does_not_have_is_counted() -> None:
             "No effusion.\nPACS: Nodule.", "effusion@pleural_unspec absent, nodule@unspecified present",
             "wording: {sections: {technique: [PACS]}}", "effusion@pleural_unspec absent",
         ),
+        (
+            "No effusion is seen Zonal opacity.", "effusion@pleural_unspec absent, opacity@unspecified absent",
+            "wording: {openers: [Zonal]}", "effusion@pleural_unspec absent, opacity@unspecified present",
+        ),
+        ("HISTORY: Cough. Zonal opacity.", "", "wording: {openers: [zonal]}", "opacity@unspecified present"),
     ],
 )  # fmt: skip
 def test_own_words_win_over_built_in_ones(text: str, before: str, own: str, after: str) -> None:
@@ -286,6 +291,7 @@ def test_files_extend_one_another(tmp_path: Path) -> None:
             "wording.sections.body.[key]: Input should be 'findings'",
         ),
         ("extends: default\nwording: {spelling: {oa: old age}}", "'old age' is not one word"),
+        ("extends: default\nwording: {openers: [joint space]}", "'joint space' is not one word"),
         ("extends: default\nwording: {zones: [medial]}", "wording.zones"),
         ("extends: default\nwording: 3", "wording"),
         ("extends: default\npathologies: mass", "pathologies"),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medlip.concepts import default_vocabulary, load_vocabulary
 from medlip.data import writer
 from medlip.data.prepare import prepare
 from medlip.data.sources import Source
@@ -81,6 +82,43 @@ def test_what_was_corrected_is_made_anew_and_nothing_else(tmp_path: Path, images
         expected.report, expected.labels, expected.split, expected.patient, expected.attributes, expected.facts,
     )  # fmt: skip
     assert run(tmp_path / "s", *corrected)["already"] == 6
+
+
+WORDS = {
+    "a synonym": ("pathologies: [{name: effusion, synonyms: [fluid rim]}]", "Right fluid rim."),
+    "a cue": ("wording: {cues: {uncertain_behind: [is on the table]}}", "Right effusion is on the table."),
+    "a spelling": ("wording: {spelling: {efx: effusion}}", "Right efx."),
+}
+
+
+@pytest.mark.parametrize("what", WORDS)
+def test_studies_that_other_words_read_otherwise_are_made_anew_and_no_others(
+    tmp_path: Path, images: list[Path], what: str
+) -> None:
+    content, report = WORDS[what]
+    (tmp_path / "own.yaml").write_text(f"extends: default\n{content}\n")
+    own = load_vocabulary(tmp_path / "own.yaml")
+    studies = [study(0, images[0], report=f"FINDINGS: {report}"), study(1, images[1]), study(2, images[2], report="")]
+    run(tmp_path / "s", *studies)
+    before = {record.id: record.facts for record in Store.open(tmp_path / "s")}
+    for vocabulary in (own, default_vocabulary()):
+        summary = run(tmp_path / "s", *studies, vocabulary=vocabulary)
+        assert (summary["rebuilt"], summary["already"]) == (1, 2)
+        assert run(tmp_path / "s", *studies, vocabulary=vocabulary)["already"] == 3
+        store = Store.open(tmp_path / "s")
+        after = {record.id: record.facts for record in store}
+        assert store.vocabulary == vocabulary
+        assert {id for id in after if after[id] != before[id]} == ({"made:0:0"} if vocabulary is own else set())
+
+
+def test_another_data_set_of_a_store_is_read_by_other_words_when_it_is_prepared(tmp_path: Path, images: list[Path]) -> None:
+    (tmp_path / "own.yaml").write_text("extends: default\npathologies: [{name: effusion, synonyms: [fluid rim]}]\n")
+    own = load_vocabulary(tmp_path / "own.yaml")
+    one, other = (Source(name, {"0": study(0, images[0], report="FINDINGS: Right fluid rim.")}) for name in ("one", "other"))
+    prepare([one, other], tmp_path / "s", workers=0, size=32)
+    assert prepare([one], tmp_path / "s", workers=0, size=32, vocabulary=own)["rebuilt"] == 1
+    assert prepare([one, other], tmp_path / "s", workers=0, size=32, vocabulary=own)["rebuilt"] == 1
+    assert all(record.facts for record in Store.open(tmp_path / "s"))
 
 
 def test_a_replaced_image_is_read_again(tmp_path: Path, images: list[Path]) -> None:

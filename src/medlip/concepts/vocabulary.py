@@ -136,9 +136,11 @@ class Wording(BaseModel):
         spelling: abbreviation or misspelling, and the one word that it is read as; capitals matter where it has any.
         sections: headings by the section that they open, as in `words/sections.yaml`; findings, impression and addendum are
             read, the others are not.
+        openers: words that begin the description of an image, as in `words/sections.yaml`: where a full stop was lost, a
+            capital there begins a sentence; behind a clinical question without a heading, the description begins with them.
 
     Raises:
-        ValueError: a phrase has no word, a spelling more than one, or a key is none of these.
+        ValueError: a phrase has no word, a spelling or an opener more than one, or a key is none of these.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -148,6 +150,7 @@ class Wording(BaseModel):
     cues: Mapping[Cue, tuple[Phrase, ...]] = {}
     spelling: Mapping[str, str] = {}
     sections: Mapping[Heading, tuple[Phrase, ...]] = {}
+    openers: tuple[Phrase, ...] = ()
 
     @field_validator("spelling")
     @classmethod
@@ -158,6 +161,13 @@ class Wording(BaseModel):
                     f"{pair[0]!r}: {longer!r} is not one word: make an abbreviation of several a synonym of its concept"
                 )
         return spelling
+
+    @field_validator("openers")
+    @classmethod
+    def _check_openers(cls, openers: tuple[Phrase, ...]) -> tuple[Phrase, ...]:
+        if longer := next((said for said in openers if len(said.split()) != 1), None):
+            raise ValueError(f"{longer!r} is not one word: give the first word of the statement alone")
+        return openers
 
     @property
     def phrases(self) -> tuple[tuple[str, str], ...]:
@@ -264,6 +274,13 @@ class Vocabulary(BaseModel):
         """Short hash of names and their order: two vocabularies with the same one are interchangeable."""
         names = [[concept.name for concept in group] for group in (self.pathologies, self.anatomies)]
         return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
+
+    @cached_property
+    def words_fingerprint(self) -> str:
+        """Short hash of all that decides what is read from a report: names, words, and how they are read."""
+        told = {"pathologies": {"__all__": {"description"}}, "anatomies": {"__all__": {"mirror", "text", "long_text"}}}
+        content = self.model_dump_json(exclude={**told, "overlapping_pathologies": True, "overlapping_anatomies": True})
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @cached_property
     def _pathology_words(self) -> Mapping[str, Pathology]:

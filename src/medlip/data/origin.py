@@ -31,10 +31,15 @@ def origin_of(item: Any) -> str:
     return f"{content.hexdigest()[:16]}:{'' if missing else files.hexdigest()[:16]}"
 
 
+def with_reading(origin: str, read: Any) -> str:
+    """Return an origin and the hash of what was read from the report: "CONTENT:FILES:READ"."""
+    return f"{origin}:{origin_of(read).partition(':')[0]}"
+
+
 def same_origin(before: str, now: str) -> bool:
-    """Whether nothing changed; what was made from files that are gone now is as it was."""
-    content, _, files = now.partition(":")
-    return before == now or (not files and before.partition(":")[0] == content)
+    """Whether nothing changed; what was made from files that are gone now is as it was, and so is what is not known."""
+    (content, files, read), (content_now, files_now, read_now) = ((*text.split(":"), "")[:3] for text in (before, now))
+    return content == content_now and files_now in ("", files) and ("" in (read, read_now) or read == read_now)
 
 
 def _add(digest: Any, value: Any, paths: list[Path]) -> None:

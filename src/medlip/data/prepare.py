@@ -1,6 +1,6 @@
 """From sources to a prepared store: images read and shrunk once, facts extracted once, everything bad named and counted.
 
-The same command again does what is missing and makes anew what was corrected since.
+The same command again does what is missing and makes anew what was corrected since, or is read otherwise in other words.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medlip.concepts import Vocabulary, default_vocabulary
-from medlip.data.origin import origin_of, same_origin
+from medlip.data.origin import origin_of, same_origin, with_reading
 from medlip.data.sources import Source, open_source, stand_ins_note
 from medlip.data.store import Record, Store, row_of
 from medlip.data.study import FRACTIONS, Box, Mask, Study, View
@@ -95,8 +95,9 @@ def prepare(
             _prepare_study, size=size, views=parse_views(views), shares=shares, seed=seed, vocabulary=vocabulary,
             extract=extract,
         )  # fmt: skip
-        account = _run(writer, opened, work, workers, rebuild)
+        account = _run(writer, opened, work, workers, vocabulary, rebuild)
         writer.keep_stand_ins({source.name: source.stand_ins for source in opened})
+        writer.keep_vocabulary(vocabulary, {source.name for source in opened})
         if not writer.images:
             first = writer.skipped[0].reason if writer.skipped else "the sources hold no study"
             raise MedLIPError(
@@ -130,6 +131,7 @@ class _Item:
     payload: Any
     read: Callable[[Any], Study]
     before: str | None  # what the store's rows were made from, "" where that is not known; None to make them in any case
+    reworded: bool  # whether the vocabulary has other words than when its data set was last prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ def _run(
     sources: Sequence[Source],
     work: Callable[[_Item], Prepared | _Unchanged],
     workers: int | None,
+    vocabulary: Vocabulary,
     rebuild: bool,
 ) -> _Account:
     """Prepare what is new or changed in the sources."""
@@ -172,11 +175,13 @@ def _run(
     writer.forget_skips(names)
     for source in sources:
         account.notes += source.notes
+        reworded = writer.reworded(source.name, vocabulary)
         _leave_out(writer, account, [Skip(source.name, left.study, left.image, left.reason) for left in source.left_out])
         for key, payload in source.items.items():
             stored = writer.stored.get(f"{source.name}:{key}")
             before = stored.origin if stored and not rebuild else None
-            first = items.setdefault((source.name, key), _Item(source.name, key, payload, source.read, before))
+            item = _Item(source.name, key, payload, source.read, before, reworded)
+            first = items.setdefault((source.name, key), item)
             if first.payload is not payload and origin_of(first.payload) != origin_of(payload):
                 _leave_out(writer, account, [Skip(source.name, key, "", "another study has its id. Rename one.")])
             elif first.payload is not payload:
@@ -299,9 +304,14 @@ def _prepare_study(
     extract: Extract,
 ) -> Prepared | _Unchanged:
     origin = origin_of(item.payload)
-    if item.before is not None and (not item.before or same_origin(item.before, origin)):
+    unchanged = item.before is not None and (not item.before or same_origin(item.before, origin))
+    if unchanged and not item.reworded:
         return _Unchanged()
     study = item.read(item.payload)
+    reading = _reading(study, vocabulary, extract)
+    origin = with_reading(origin, reading)
+    if unchanged and same_origin(item.before or origin, origin):
+        return _Unchanged()
     split = study.split or _draw_split(study.patient, shares, seed)
     kept: list[tuple[int, View]] = []
     skipped: list[Skip] = []
@@ -314,27 +324,20 @@ def _prepare_study(
             remarks += seen.notes
         except MedLIPError as error:
             skipped.append(Skip(item.source, item.key, file, str(error)))
+    if kept and study.report and study.language != "en":
+        remarks.append(f"reports that are not English ({study.language}) and not read")
     rows: list[dict[str, Any]] = []
-    not_english = False
-    if kept:
-        english = study.language == "en"
-        # Whoever gives an extraction of their own knows what it reads.
-        not_english = english and extract is extract_facts and not extractor(vocabulary).is_english(study.report)
-        read = english and not not_english
-        facts, implied = _facts(study, vocabulary, extract if read else None)
-        sentences = _sentences(study) if read else ()
-        if study.report and study.language != "en":
-            remarks.append(f"reports that are not English ({study.language}) and not read")
     for number, view in kept:
         assert isinstance(view.image, np.ndarray)
         record = Record(
             id=f"{item.source}:{item.key}:{number}", study=study.id, patient=study.patient, source=item.source, split=split,
-            view=view.position, image=view.image, report=study.report, sentences=sentences, facts=facts, implied=implied,
-            labels=study.labels if view.labels is None else view.labels, boxes=view.boxes, masks=view.masks,
-            attributes=study.attributes,
+            view=view.position, image=view.image, report=study.report, sentences=reading.sentences, facts=reading.facts,
+            implied=reading.implied, labels=study.labels if view.labels is None else view.labels, boxes=view.boxes,
+            masks=view.masks, attributes=study.attributes,
         )  # fmt: skip
         rows.append(row_of(record))
     failed = not rows and any(BY_RULE not in skip.reason for skip in skipped)
+    not_english = bool(kept) and reading.not_english
     return Prepared(item.source, item.key, split, tuple(rows), tuple(skipped), origin, tuple(remarks), not_english, failed)
 
 
@@ -448,6 +451,25 @@ def _shrink_mask(mask: Mask, shape: tuple[int, ...], small: tuple[int, ...]) -> 
         return mask
     grey = Image.fromarray(mask.pixels.astype(np.uint8) * 255).resize((small[1], small[0]), Image.Resampling.BOX)
     return replace(mask, pixels=np.asarray(grey) >= 128)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What a study states, what that implies, and the sentences that say it; nothing of a report that is not English."""
+
+    facts: tuple[Fact, ...]
+    implied: tuple[Fact, ...]
+    sentences: tuple[str, ...]
+    not_english: bool  # though its source doesn't say so
+
+
+def _reading(study: Study, vocabulary: Vocabulary, extract: Extract) -> _Reading:
+    english = study.language == "en"
+    # Whoever gives an extraction of their own knows what it reads.
+    not_english = english and extract is extract_facts and not extractor(vocabulary).is_english(study.report)
+    read = english and not not_english
+    facts, implied = _facts(study, vocabulary, extract if read else None)
+    return _Reading(facts, implied, _sentences(study) if read else (), not_english)
 
 
 def _facts(study: Study, vocabulary: Vocabulary, extract: Extract | None) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:

@@ -176,6 +176,18 @@ class StoreWriter:
             self.manifest["stand_ins"] = now
             self._write_manifest()
 
+    def reworded(self, source: str, vocabulary: Vocabulary) -> bool:
+        """Whether a source's reports were last read by other words than the vocabulary's."""
+        return bool(self.manifest.get("words", {}).get(source) != vocabulary.words_fingerprint)
+
+    def keep_vocabulary(self, vocabulary: Vocabulary, sources: Iterable[str]) -> None:
+        """Write down the vocabulary, and that the reports of some sources are read by its words."""
+        words = self.manifest.get("words", {}) | dict.fromkeys(sources, vocabulary.words_fingerprint)
+        now = {"vocabulary": vocabulary.model_dump(mode="json"), "words": words}
+        if self.manifest | now != self.manifest:
+            self.manifest |= now
+            self._write_manifest()
+
     def finish(self) -> None:
         """Write what waits."""
         for split in [split for split, waiting in self._waiting.items() if waiting]:
@@ -284,8 +296,8 @@ class StoreWriter:
         path = self.out / MANIFEST
         if not path.exists():
             manifest = {
-                "format": FORMAT, "medlip": version("medlip"), "settings": settings, "vocabulary": vocabulary.model_dump(),
-                "sources": {}, "counts": {}, "shards": [],
+                "format": FORMAT, "medlip": version("medlip"), "settings": settings,
+                "vocabulary": vocabulary.model_dump(mode="json"), "sources": {}, "counts": {}, "shards": [],
             }  # fmt: skip
             write_atomic(path, json.dumps(manifest, indent=1).encode())
             _make_folders(self.out)

@@ -148,7 +148,7 @@ class Extractor:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self._lexicon, self._rows, self._headings = terms(vocabulary)
+        self._lexicon, self._rows, self._layout = terms(vocabulary)
         # Reports repeat their sentences, and more often their words with other numbers, capitals or spelling.
         self._words = lru_cache(maxsize=8_192)(self._lexicon.words)
         self._read = lru_cache(maxsize=16_384)(self._read_words)
@@ -169,7 +169,7 @@ class Extractor:
     def read(self, text: str) -> ReportReading:
         """Return the facts of a report with its sections and the sentences without any fact."""
         clean = cleaned(text)
-        found = divided(clean.text, self._headings)
+        found = divided(clean.text, self._layout)
         names = tuple(section.name for section in found)
         if not is_english(clean.text, self._lexicon.knows):
             return ReportReading((), names, (), 0.0, english=False)
@@ -185,7 +185,7 @@ class Extractor:
         clean = cleaned(text)
         if not is_english(clean.text, self._lexicon.knows):
             return ()
-        placed, _, _ = self._placed(clean.text, divided(clean.text, self._headings))
+        placed, _, _ = self._placed(clean.text, divided(clean.text, self._layout))
         traced = []
         for fact, (mention, sentence, said, section), rule in self._facts(placed, clean, text, []):
             clause = sentence.text[slice(*said.span(mention.clause_start, mention.clause_end))]
@@ -200,7 +200,7 @@ class Extractor:
         count = 0
         before: tuple[Mention, ...] = ()
         last = None
-        for section, sentence in _to_read(text, found):
+        for section, sentence in _to_read(text, found, self._layout.openers):
             count += len(sentence.text)
             if section is not last:
                 before, last = (), section
@@ -269,7 +269,7 @@ class Extractor:
 _GOES_ON = frozenset([";", "-", "but", "although", "though"])  # "left base atelectasis; infection not excluded"
 
 
-def _to_read(text: str, found: Sequence[Section]) -> Iterator[tuple[Section, Sentence]]:
+def _to_read(text: str, found: Sequence[Section], openers: frozenset[str]) -> Iterator[tuple[Section, Sentence]]:
     """Yield the sentences that are read, each with its section.
 
     What stands before any heading is read from the first sentence on that is no question and tells no complaint; where
@@ -280,7 +280,7 @@ def _to_read(text: str, found: Sequence[Section]) -> Iterator[tuple[Section, Sen
         if not section.read:
             continue
         opening, asked = section.start == 0, False
-        for sentence in sentences(text[section.start : section.end]):
+        for sentence in sentences(text[section.start : section.end], openers):
             opening = opening and asks(sentence.text)
             asked = asked or opening
             if not opening and not (asked and headed):

@@ -46,19 +46,16 @@ def resolve(facts: Iterable[Fact], *, uncertain_hides_absent: bool = True) -> tu
     Args:
         facts: mentions of one study.
         uncertain_hides_absent: False for facts from RadGraph, whose rule is that an uncertain mention takes nothing away: a
-        pair
-            that is absent in one place and uncertain in another keeps both.
+            pair that is absent in one place and uncertain in another keeps both.
     """
     kept: dict[tuple[str, str, bool], Fact] = {}
-    present: set[tuple[str, str]] = set()
     for fact in facts:
-        pair = (fact.pathology, fact.anatomy)
-        key = (*pair, not uncertain_hides_absent and fact.presence == "uncertain")
-        if fact.presence == "present":
-            present.add(pair)
-        if key not in kept or _RANK[fact.presence] > _RANK[kept[key].presence]:
+        key = fact.pathology, fact.anatomy, fact.presence == "uncertain" and not uncertain_hides_absent
+        before = kept.get(key)
+        if before is None or _RANK[fact.presence] > _RANK[before.presence]:
             kept[key] = fact
-    return tuple(fact for (*pair, _), fact in kept.items() if fact.presence == "present" or tuple(pair) not in present)
+    present = {key[:2] for key, fact in kept.items() if fact.presence == "present"}
+    return tuple(fact for key, fact in kept.items() if fact.presence == "present" or key[:2] not in present)
 
 
 def fact_matrix(

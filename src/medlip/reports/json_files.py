@@ -63,7 +63,7 @@ def members(chunks: Iterable[str], name: str) -> Iterator[tuple[str, object]]:
 
 def mended(text: str) -> tuple[str, str]:
     """Return text with its undecodable bytes (as `surrogateescape` keeps them) read as Windows-1252, and a note if any."""
-    if _STRAY.search(text) is None:
+    if text.isascii() or _STRAY.search(text) is None:
         return text, ""
     return _STRAY.sub(_as_windows, text), NOT_UTF8
 

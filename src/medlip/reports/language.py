@@ -11,7 +11,7 @@ from math import ceil
 from medlip.reports.cleaning import MASK
 from medlip.reports.lexicon import lemmas, words
 
-_WORD = re.compile(r"[^\W\d_]{2,}")
+_WORD, _ASCII_WORD = re.compile(r"[^\W\d_]{2,}"), re.compile(r"[a-z]{2,}")
 _LOOKED_AT = 2000  # characters; enough to tell
 _FEW, _SOME = 3, 6  # words; fewer tell no language, or none that has no word in the list
 _HARDLY = 0.25  # a text that has so few known words is none in English, whatever it is
@@ -28,7 +28,7 @@ def is_english(text: str, knows: Callable[[str], bool]) -> bool:
         knows: tells whether a lower-case word is one of the lexicon.
     """
     start = text[:_LOOKED_AT]
-    distinct = set(_WORD.findall(start.lower()))
+    distinct = set((_ASCII_WORD if start.isascii() else _WORD).findall(start.lower()))
     if len(distinct) < _FEW:
         return True
     if start.isascii() and distinct.isdisjoint(_foreign()):

@@ -7,18 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.resources import files
-from itertools import product
+from itertools import accumulate, product
 from typing import Any, NamedTuple
 
 import yaml
 
 _WORDS_AND_SIGNS = r"\w+(?:['’]\w+)?|[,;:/?=&<>+]|(?<=\s)-{1,2}(?=\s)"
-TOKEN = re.compile(
-    r"\d+(?:\.\d+)?\s?(?:[cC][mM]|[mM][mM])\b"  # a measure is one word: its "CM" is no heart
+TOKEN = re.compile(  # a group, so that `split` returns the words with what stands between them
+    r"(\d+(?:\.\d+)?\s?(?:[cC][mM]|[mM][mM])\b"  # a measure is one word: its "CM" is no heart
     r"|\b(?:[A-Za-z]/[A-Za-z]{1,2}|[Ww]/|2/2)(?![\w/])|\b[Cc]a\+{1,2}"  # w/o, r/o, L/R, w/, "edema 2/2 CHF", Ca++
-    rf"|{_WORDS_AND_SIGNS}"
+    rf"|{_WORDS_AND_SIGNS})"
 )
-_PLAIN_TOKEN = re.compile(_WORDS_AND_SIGNS)
+_PLAIN_TOKEN = re.compile(f"({_WORDS_AND_SIGNS})")
 _SIGNS = {"-": "dash", "--": "dash", ">": "compares", "<": "compares", "&": "both", "+": "both"}
 _NUMBER = "0"  # every number is read as this one
 _UNKNOWN = ("", None)  # a word that only begins a phrase
@@ -43,14 +43,17 @@ class Item(NamedTuple):
 
 
 class Words(NamedTuple):
-    """The words of a sentence as they are read (`spelled`), and from where to where each stands in it."""
+    """The words of a sentence as they are read (`spelled`), and where each starts and ends in it, in turn.
+
+    It is kept flat, since thousands of sentences are remembered.
+    """
 
     spelled: tuple[str, ...]
-    spans: tuple[tuple[int, int], ...]
+    bounds: tuple[int, ...]
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Return the characters from word `start` to before word `end`."""
-        return self.spans[start][0], self.spans[end - 1][1]
+        return self.bounds[2 * start], self.bounds[2 * end - 1]
 
 
 @dataclass
@@ -136,12 +139,14 @@ class Lexicon:
     def words(self, sentence: str) -> Words:
         """Divide a sentence into words and signs, each spelled as the lexicon spells it; silent words are left out."""
         remembered, spell = self._spelling.get, self.spell
-        matches = [*(TOKEN if _needs_care(sentence) else _PLAIN_TOKEN).finditer(sentence)]
-        spelled = [remembered(match[0]) or spell(match[0]) for match in matches]
+        parts = (TOKEN if _needs_care(sentence) else _PLAIN_TOKEN).split(sentence)  # in turn: what is between words, a word
+        spelled = [remembered(word) or spell(word) for word in parts[1::2]]
+        bounds = tuple(accumulate(map(len, parts)))
         if not self.silent.isdisjoint(spelled):
-            matches = [match for match, word in zip(matches, spelled, strict=True) if word not in self.silent]
-            spelled = [word for word in spelled if word not in self.silent]
-        return Words(tuple(spelled), tuple([match.span() for match in matches]))
+            heard = [i for i, word in enumerate(spelled) if word not in self.silent]
+            spelled = [spelled[i] for i in heard]
+            bounds = tuple(bounds[k] for i in heard for k in (2 * i, 2 * i + 1))
+        return Words(tuple(spelled), bounds)
 
     def items(self, spelled: Sequence[str]) -> list[Item]:
         """Read the words of a sentence as phrases, the longest at each place.

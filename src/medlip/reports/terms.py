@@ -16,15 +16,15 @@ from medlip.concepts.vocabulary import CATCH_ALL_ANATOMIES
 from medlip.reports.clauses import Sense
 from medlip.reports.lexicon import Item, Lexicon, words
 from medlip.reports.places import OWN, Place, Rows, composed, merged, row
-from medlip.reports.text import Headings, built_in_headings
+from medlip.reports.text import Layout, built_in_layout
 
 
 class Terms(NamedTuple):
-    """What the words, places and headings of reports mean."""
+    """What the words and places of reports mean, and how reports are laid out."""
 
     lexicon: Lexicon
     rows: Rows
-    headings: Headings
+    layout: Layout
 
 
 def terms(vocabulary: Vocabulary) -> Terms:
@@ -45,7 +45,7 @@ class _Entry(NamedTuple):
 
 @cache
 def _built_in() -> Terms:
-    return Terms(_lexicon(_entries()).finish(), Rows(), built_in_headings())
+    return Terms(_lexicon(_entries()).finish(), Rows(), built_in_layout())
 
 
 @cache
@@ -116,7 +116,7 @@ class _Own:
             self._add_anatomy(anatomy)
         for pathology in self.vocabulary.pathologies:
             self._add_pathology(pathology)
-        return Terms(lexicon.finish(), Rows(self.rows, chest=self.chest), Headings(wording.sections))
+        return Terms(lexicon.finish(), Rows(self.rows, chest=self.chest), Layout(wording.sections, wording.openers))
 
     # Pathologies
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -53,7 +53,7 @@ def split_sentences(text: str) -> tuple[Sentence, ...]:
     Decimals ("1.9 cm"), abbreviations ("Dr.", "vs."), wrapped lines and masks ("XXXX.", "___") don't end a sentence wrongly.
     """
     clean = cleaned(text)
-    spans = (clean.span(sentence.start, sentence.end) for sentence in sentences(clean.text))
+    spans = (clean.span(sentence.start, sentence.end) for sentence in sentences(clean.text, built_in_layout().openers))
     return tuple(Sentence(text[start:end], start, end) for start, end in spans)
 
 
@@ -68,7 +68,8 @@ def mirror_sides(text: str) -> str:
 # --- sections ---
 
 _WORDS = r"[A-Za-z][A-Za-z0-9 /&,()'-]{1,60}+"
-_HEADING = re.compile(rf"(?:^|(?<=[.!?:;])[ \t])[ \t*#_-]*+({_WORDS})[\t*_]*+(?::[*_]*|(?=\r?\n|\r?\Z))", re.M)
+_BEGINS = re.compile(r"\n|[.!?:;](?=[ \t])")
+_HEADING = re.compile(rf"[ \t*#_-]*+({_WORDS})[\t*_]*+(?::[*_]*|(?=\r?\n|\r?\Z))")
 _FRAMED = re.compile(r"[*=#_-]{2,} *([A-Za-z][A-Za-z ]{2,40}?) *[*=#_-]{2,}")
 _LOUD = re.compile(r"[A-Z]{3,}(?<![A-Za-z][A-Z]{3})(?: [A-Z]{2,}){0,3}(?= ?\.| -)")
 _SHOUTS = re.compile(r"[A-Z](?<=[A-Z]{4})(?<!XXXX)(?: ?\.| -)")
@@ -79,9 +80,10 @@ _BEFORE_COLON = re.compile(
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 
 
-def divided(text: str, headings: Headings | None = None) -> tuple[Section, ...]:
-    """Divide a cleaned text; see `sections`. Headings are the built-in ones by default."""
-    starts = [(0, 0, "findings"), *_starts(text, headings or built_in_headings())]
+def divided(text: str, layout: Layout | None = None) -> tuple[Section, ...]:
+    """Divide a cleaned text; see `sections`. The layout is the built-in one by default."""
+    layout = layout or built_in_layout()
+    starts = [(0, 0, "findings"), *_starts(text, layout)]
     ends = [heading for heading, _, _ in starts[1:]] + [len(text)]
     last_read = max(
         (k for k, (_, start, name) in enumerate(starts) if name in _READ and text[start : ends[k]].strip()), default=-1
@@ -89,7 +91,7 @@ def divided(text: str, headings: Headings | None = None) -> tuple[Section, ...]:
     found: list[Section] = []
     for k, ((_, start, name), end) in enumerate(zip(starts, ends, strict=True)):
         section = Section(name, start, end)
-        begins = 0 if section.read else _description(text, section, followed=k < last_read)
+        begins = 0 if section.read else _description(text, section, layout.openers, followed=k < last_read)
         if begins:
             found += [Section(name, start, begins), Section("findings", begins, end)]
         else:
@@ -97,39 +99,51 @@ def divided(text: str, headings: Headings | None = None) -> tuple[Section, ...]:
     return tuple(section for section in found if text[section.start : section.end].strip())
 
 
-def _starts(text: str, headings: Headings) -> list[tuple[int, int, str]]:
+def _starts(text: str, layout: Layout) -> list[tuple[int, int, str]]:
     """Return where each heading starts, where it ends, and its section's name."""
     if ":" not in text and "\n" not in text:
         return []
     found: list[tuple[int, int, str]] = []
-    for start, end, name in sorted((*_own_lines(text, headings), *_within_lines(text, headings))):
+    own = [*_own_lines(text, layout)]
+    for start, end, name in sorted((*own, *_within_lines(text, layout, {end for _, end, _ in own}))):
         if not found or start >= found[-1][1]:
             found.append((start, end, name))
     return found
 
 
-def _own_lines(text: str, headings: Headings) -> Iterator[tuple[int, int, str]]:
+def _own_lines(text: str, layout: Layout) -> Iterator[tuple[int, int, str]]:
     """Yield headings at the start of a line or of a sentence, with a colon or alone on their line."""
-    for match in _HEADING.finditer(text):
+    done = 0
+    for begin in (0, *(match.end() for match in _BEGINS.finditer(text))):
+        match = _HEADING.match(text, begin) if begin >= done else None
+        if match is None:
+            continue
+        done = match.end()
         heading, colon = match[1], match[0].rstrip("*_").endswith(":")
         behind_colon = text[max(0, match.start() - 1) : match.start()] == ":"
-        if name := headings.section(heading, guess=colon and not behind_colon):
+        if name := layout.section(heading, guess=colon and not behind_colon):
             yield match.start(), match.end(), name
         elif heading.isupper() and colon and (match.start() == 0 or text[match.start() - 1] == "\n"):
             yield match.start(), match.start(), "findings"  # "LUNGS: …": the heading names the place, it is read, too
 
 
-def _within_lines(text: str, headings: Headings) -> Iterator[tuple[int, int, str]]:
-    """Yield headings that stand in the middle of a sentence ("… NORMAL IMPRESSION: …"), by their capitals or their frame."""
+def _within_lines(text: str, layout: Layout, known: Container[int]) -> Iterator[tuple[int, int, str]]:
+    """Yield headings that stand in the middle of a sentence ("… NORMAL IMPRESSION: …"), by their capitals or their frame.
+
+    Args:
+        text: of the report.
+        layout: of reports.
+        known: where headings end that are known already.
+    """
     colon = text.find(":")
     while colon >= 0:
-        match = _BEFORE_COLON.search(text, max(0, colon - 60), colon)
+        match = None if colon + 1 in known else _BEFORE_COLON.search(text, max(0, colon - 60), colon)
         blanks = [-1, *(at for at, sign in enumerate(match[1]) if sign == " ")] if match else []
         for at in blanks:  # "CHEST INDICATION:": the heading is the last words of those in capitals
             heading = match[1][at + 1 :] if match else ""
             if (
                 match
-                and (name := headings.section(heading, guess=False))
+                and (name := layout.section(heading, guess=False))
                 and (at < 0 or heading.lower() in words("sections")["plain"])
             ):
                 yield match.start(1) + at + 1, colon + 1, name
@@ -138,19 +152,21 @@ def _within_lines(text: str, headings: Headings) -> Iterator[tuple[int, int, str
     framed = _FRAMED.finditer(text) if any(frame in text for frame in ("**", "==", "--", "##", "__")) else ()
     loud = _LOUD.finditer(text) if _SHOUTS.search(text) and not text.isupper() else ()
     for match in (*framed, *loud):
-        if name := headings.section(match[match.lastindex or 0], guess=False):
+        if name := layout.section(match[match.lastindex or 0], guess=False):
             yield match.start(), match.end() + (not match.lastindex), name
 
 
-class Headings:
-    """The sections that headings open: those of `words/sections.yaml`, and own ones, which win.
+class Layout:
+    """How reports are laid out: by headings, and by words that begin a statement; see `words/sections.yaml`.
 
     Args:
-        own: headings by the section that they open.
+        headings: own ones, which win, by the section that they open.
+        openers: own words that begin a statement.
     """
 
-    def __init__(self, own: Mapping[Heading, Iterable[str]] | None = None) -> None:
-        groups = (own or {}, words("sections")["headings"])
+    def __init__(self, headings: Mapping[Heading, Iterable[str]] | None = None, openers: Iterable[str] = ()) -> None:
+        self.openers = frozenset([*words("sections")["openers"], *(word.lower() for word in openers)])
+        groups = (headings or {}, words("sections")["headings"])
         self._names: dict[str, str] = {}
         for name, heading in ((name, heading) for group in groups for name, said in group.items() for heading in said):
             self._names.setdefault(" ".join(heading.lower().split()), name)
@@ -179,12 +195,12 @@ class Headings:
 
 
 @cache
-def built_in_headings() -> Headings:
-    """Return the headings of `words/sections.yaml`."""
-    return Headings()
+def built_in_layout() -> Layout:
+    """Return the layout of `words/sections.yaml`."""
+    return Layout()
 
 
-def _description(text: str, section: Section, *, followed: bool) -> int:
+def _description(text: str, section: Section, openers: frozenset[str], *, followed: bool) -> int:
     """Return where, in a section that is not read, the image is described all the same; 0 if nowhere.
 
     A second paragraph counts; so does a line, or where no findings or impression follow a sentence, that begins as
@@ -198,10 +214,10 @@ def _description(text: str, section: Section, *, followed: bool) -> int:
     if section.name in ("recommendation", "notification"):
         return paragraph
     told = section.name in ("history", "indication")
-    for k, sentence in enumerate(sentences(text[start : paragraph or end])):
+    for k, sentence in enumerate(sentences(text[start : paragraph or end], openers)):
         at = start + sentence.start
         apart = k > 0 and (not followed or _begins_line(text, at))
-        if (apart and describes(sentence.text)) or (not told and _DESCRIBES.match(sentence.text)):
+        if (apart and describes(sentence.text, openers)) or (not told and _DESCRIBES.match(sentence.text)):
             return at
     return paragraph
 
@@ -218,10 +234,11 @@ _DESCRIBES = re.compile(
 _FIRST_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
 
-def describes(sentence: str) -> bool:
+def describes(sentence: str, openers: frozenset[str]) -> bool:
     """Tell whether a sentence begins as one about the image does, and tells no complaint."""
     word = _FIRST_WORD.match(sentence.lower())
-    return bool(word) and word[0] in _openers() and not complains(sentence) and not sentence.rstrip().endswith("?")  # type: ignore[index]
+    begins = word is not None and word[0] in openers
+    return begins and not complains(sentence) and not sentence.rstrip().endswith("?")
 
 
 def complains(sentence: str) -> bool:
@@ -253,11 +270,6 @@ _SOMEWHERE = re.compile(
 
 
 @cache
-def _openers() -> frozenset[str]:
-    return frozenset(words("sections")["openers"])
-
-
-@cache
 def _joins() -> frozenset[str]:
     return frozenset(words("sections")["joins"])
 
@@ -276,7 +288,7 @@ _BREAK = re.compile(
     r"|(?P<number>(?:(?<=\d)\d?[.)]|(?<=\()\d\))(?=\s+\w)))"
 )
 _CAPITAL = re.compile(r" (?=[A-Z](?:[a-z]|\s))")
-_LIST_MARK = re.compile(r"\s*(?:\(?\d{1,2}[.)](?!\d)|-(?!\s?\d)|[*•·>+](?!\d))\s*")
+_LEAD = re.compile(r"\s*(?:(?:\(?\d{1,2}[.)](?!\d)|-(?!\s?\d)|[*•·>+](?!\d))\s*)?")  # blanks, and the mark of a list
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:dr|mr|mrs|ms|st|vs|approx|e\.g|i\.e|cf|fig|ca|resp|incl|a\.m|p\.m|[a-z]|\d{1,2})\.$", re.IGNORECASE
 )
@@ -290,14 +302,15 @@ _BEFORE_CAPITAL = ")%X0123456789"
 _STATEMENT = re.compile(r" (?=(?:there|the|no|heart|lungs?|left|right|mild|small)\b)", re.IGNORECASE)
 
 
-def sentences(text: str) -> tuple[Sentence, ...]:
-    """Split a cleaned text; see `split_sentences`."""
+def sentences(text: str, openers: frozenset[str]) -> tuple[Sentence, ...]:
+    """Split a cleaned text; see `split_sentences`. A capital begins a sentence where it begins one of the openers."""
     found: list[Sentence] = []
     start = 0
     for end, following in _breaks(text):
-        found += _pieces(text, start, end)
+        _add_piece(found, text, start, end, openers)
         start = following
-    return (*found, *_pieces(text, start, len(text)))
+    _add_piece(found, text, start, len(text), openers)
+    return tuple(found)
 
 
 def _breaks(text: str) -> Iterator[tuple[int, int]]:
@@ -344,10 +357,10 @@ def _ends_at_line(text: str, at: int) -> bool:
     return length <= _SURELY_SHORT and following["word"] not in _joins() and _last_word(text, at) not in _joins()
 
 
-def _ends_at_capital(text: str, at: int) -> bool:
+def _ends_at_capital(text: str, at: int, openers: frozenset[str]) -> bool:
     """Tell whether the capital at `at` in the middle of a sentence begins another one, whose stop was lost."""
     word = _FIRST_WORD.match(text[at : at + 30].lower())
-    if (text[at - 2] not in _BEFORE_CAPITAL and not text[at - 2].islower()) or word is None or word[0] not in _openers():
+    if (text[at - 2] not in _BEFORE_CAPITAL and not text[at - 2].islower()) or word is None or word[0] not in openers:
         return False
     last = _last_word(text, at)
     return last == MASK.lower() or last.isdigit() or (last not in _joins() and text[at - 1 - len(last)].islower())
@@ -358,28 +371,27 @@ def _last_word(text: str, at: int) -> str:
     return match[1].lower() if match else ""
 
 
-def _pieces(text: str, start: int, end: int) -> Iterator[Sentence]:
-    mark = _LIST_MARK.match(text, start, end)
-    start = mark.end() if mark else start
-    while start < end and text[start].isspace():
-        start += 1
+def _add_piece(found: list[Sentence], text: str, start: int, end: int, openers: frozenset[str]) -> None:
+    """Add the sentences of what stands between two breaks."""
+    lead = _LEAD.match(text, start, end)
+    start = lead.end() if lead else start
     while end > start and text[end - 1].isspace():
         end -= 1
     while end - start > LONGEST_SENTENCE:
         cut = _cut(text, start)
-        yield from _statements(text, start, cut)
+        _add_statements(found, text, start, cut, openers)
         start = cut
-    yield from _statements(text, start, end)
+    _add_statements(found, text, start, end, openers)
 
 
-def _statements(text: str, start: int, end: int) -> Iterator[Sentence]:
-    """Yield the sentences of a piece that no stop divides: a capital begins one."""
+def _add_statements(found: list[Sentence], text: str, start: int, end: int, openers: frozenset[str]) -> None:
+    """Add the sentences of a piece that no stop divides: a capital begins one."""
     for match in _CAPITAL.finditer(text, start + 2, end):
-        if _ends_at_capital(text, match.end()):
-            yield Sentence(text[start : match.start()], start, match.start())
+        if _ends_at_capital(text, match.end(), openers):
+            found.append(Sentence(text[start : match.start()], start, match.start()))
             start = match.end()
     if start < end and _SAYS_SOMETHING.search(text, start, end):
-        yield Sentence(text[start:end], start, end)
+        found.append(Sentence(text[start:end], start, end))
 
 
 def _cut(text: str, start: int) -> int:

@@ -92,7 +92,10 @@ def _study(
 
 
 def _position(row: Mapping[str, str]) -> str:
-    """Read the view; the test labels have no such column, but their files are named view1_frontal.jpg."""
+    """Read the view; the test labels have no such column, but their files are named view1_frontal.jpg.
+
+    Where the columns contradict each other (17 films are Frontal and by AP/PA laterals, LL or RL), it is no frontal film.
+    """
     if row.get("Frontal/Lateral") == "Lateral" or "lateral" in row["Path"]:
         return "lateral"
     return view_of(row.get("AP/PA", "")) or ("frontal" if "frontal" in row["Path"] else "")
