@@ -267,3 +267,21 @@ def test_shares_of_anatomies_add_up_to_the_probability_of_presence():
     asked = ["effusion", "fluid behind the heart"]
     torch.testing.assert_close(method.score_anatomies(images(), asked).sum(-1), method.score(images(), asked))
     assert pair_matrix(method, images()).shape == (2, 51, 75)
+
+
+def test_a_normalized_gate_is_neither_shut_nor_open_whatever_the_scale_of_the_features() -> None:
+    from medlip.nn.disentangler import Disentangler
+
+    torch.manual_seed(0)
+    features = torch.randn(2, 9, 64)
+    gates = {gate: Disentangler(64, gate) for gate in ("sigmoid", "normalized")}
+    for gate in gates.values():
+        torch.nn.init.xavier_uniform_(gate.mask.weight)
+    for scale in (1.0, 50.0):
+        shares = {name: gate(scale * features) for name, gate in gates.items()}
+        for first, second in shares.values():
+            torch.testing.assert_close(first + second, scale * features)
+        open_share = {name: (first / (scale * features)).clamp(1e-6, 1 - 1e-6) for name, (first, _) in shares.items()}
+        saturated = {name: ((share < 0.01) | (share > 0.99)).float().mean() for name, share in open_share.items()}
+        assert saturated["normalized"] < 0.05
+    assert saturated["sigmoid"] > 0.5  # at a scale of 50

@@ -19,7 +19,18 @@ GOLDEN = json.loads((Path(__file__).parent / "golden" / "recipes.json").read_tex
 
 
 FINER = {"stride": 8, "deepest": 16}
-CHANGED = {name: FINER | {"prototype": "off", "icl": "scaled"} for name in ("medslip-openi-cpu", "medslip-phantom")}
+PAIRS = FINER | {"gate": "normalized", "prototype": "off", "icl": "scaled"}
+POSITIONS = FINER | {
+    "alpha": 0.5,
+    "contrast_normalize": True,
+    "contrast_temperature": 0.1,
+    "contrast_stop_gradient": True,
+}
+CHANGED = {
+    f"{method}-{data}": new
+    for method, new in (("medslip", PAIRS), ("medklip", POSITIONS))
+    for data in ("openi-cpu", "phantom")
+}
 """Settings that measurements changed since (docs/evidence.md)."""
 
 
