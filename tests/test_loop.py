@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 from collections.abc import Iterator, Sequence
@@ -13,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medlip.errors import MedLIPError
+from medlip.errors import MedLIPError, MedLIPWarning
 from medlip.nn.device import random_state, set_random_state
-from medlip.training.callbacks import Checkpoint, KeepBest, Log
+from medlip.training.callbacks import Checkpoint, Finite, KeepBest
 from medlip.training.loop import Callback, Group, Training, processes
 from medlip.training.schedule import Seconds, Shaped, Steps, WarmupCosine
 
@@ -36,7 +37,7 @@ class Numbers:
 
 class Pair(SimpleNamespace):
     def __init__(self, values: Tensor) -> None:
-        super().__init__(values=values)
+        super().__init__(values=values, ids=[f"image {float(values[0, 0])} {letter}" for letter in "ab"])
 
     def __len__(self) -> int:
         return len(self.values)
@@ -195,12 +196,40 @@ def test_a_signal_during_the_last_step_does_not_undo_it() -> None:
     assert watch.ended
 
 
-def test_a_loss_that_is_not_finite_is_written_and_stops_the_training(tmp_path: Path) -> None:
+class NotANumberAt(Line):
+    """A line whose error is not a number on batches of one value, as long as there are such."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        terms = super().losses(batch)
+        return terms | {"error": terms["error"] * (math.nan if batch.values[0, 0] == self.value else 1)}
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_before_it_is_learned_from(tmp_path: Path) -> None:
+    module, path = NotANumberAt(3.0), tmp_path / "not_finite.jsonl"
+    with pytest.raises(MedLIPError, match=r"step 3: .*\(error is nan\) .*image 3\.0 a.*training\.lr"):
+        train(module, 8, [Finite(path, "stop")])
+    assert json.loads(path.read_text()) == {"step": 3, "terms": {"error": "nan"}, "ids": ["image 3.0 a", "image 3.0 b"]}
+    assert module.layer.weight.isfinite().all()
+
+
+def test_a_batch_whose_loss_is_not_finite_can_be_skipped(tmp_path: Path) -> None:
+    module = NotANumberAt(3.0)
+    with pytest.warns(MedLIPWarning, match="skipped"):
+        assert train(module, 8, [Finite(tmp_path / "not_finite.jsonl", "skip")]).step == 8
+    assert module.layer.weight.isfinite().all()
+    lines = (tmp_path / "not_finite.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3, 7]
+
+
+def test_skipping_ends_where_nothing_else_comes(tmp_path: Path) -> None:
     module = Line()
     module.layer.weight.data.fill_(math.inf)
-    with pytest.raises(MedLIPError, match=r"step 4: the loss is .*training\.lr"):
-        train(module, 8, [Log(tmp_path / "metrics.jsonl")])
-    assert '"step": 4' in (tmp_path / "metrics.jsonl").read_text()
+    with pytest.warns(MedLIPWarning, match="skipped"), pytest.raises(MedLIPError, match="start anew"):
+        train(module, 100, [Finite(tmp_path / "not_finite.jsonl", "skip")])
 
 
 def test_the_generators_of_a_gpu_are_kept_and_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:

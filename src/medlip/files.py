@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from medlip.errors import MedLIPError
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -11,3 +15,17 @@ def write_atomic(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content)
     temporary.replace(path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say which file could not be written inside, why, and what to do.
+
+    Raises:
+        MedLIPError: the disk is full, the folder may not be written to, or the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise MedLIPError(f"{path}: can't be written ({why}). Check the free space and the folder's permissions.") from error

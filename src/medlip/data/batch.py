@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import TypeVar, cast
 
@@ -61,6 +61,17 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def parts(self, count: int) -> list[Batch]:
+        """Return the batch in `count` parts of B / count images, each with a seed of its own."""
+        size = len(self) // count
+        return [
+            self._part(slice(start, start + size), hash((self.seed, start)) % 2**63) for start in range(0, len(self), size)
+        ]
+
+    def _part(self, rows: slice, seed: int) -> Batch:
+        values = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "seed"}
+        return Batch(**values, seed=seed)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with images and facts on a device."""

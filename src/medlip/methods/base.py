@@ -11,6 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
+from medlip.files import writing
 from medlip.images.preprocessing import Preprocessing
 from medlip.nn.cpu import optimize_for_cpu
 from medlip.nn.device import device_of
@@ -143,6 +145,15 @@ class Method(nn.Module, ABC):
     def loss_weights(self) -> Mapping[str, float]:
         """Factor of every named loss term in the total; 1 for all unless a method says otherwise."""
         return defaultdict(lambda: 1.0)
+
+    def divide(self, parts: int) -> bool:
+        """Encode a batch in parts, to save memory, from now on.
+
+        Returns:
+            Whether the losses are still those of the whole batch. A method that doesn't divide batches itself returns False;
+            training then takes the mean of the parts' losses, which do for losses that compare nothing within a batch.
+        """
+        return False
 
     @property
     def device(self) -> torch.device:
@@ -507,15 +518,27 @@ def save_method(method: Method, path: Path, **extra: Any) -> None:
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write tensors so that `path` is at every moment either the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write tensors so that `path` is at every moment either the old file or the whole new one.
+
+    Raises:
+        MedLIPError: the file can't be written.
+    """
     partial = path.with_name(f"{path.name}.partial")
     # Copies, since the format refuses tensors that share memory, as shared layers do.
     copies = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    save_file(copies, partial, dict(metadata))
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                save_file(copies, partial, dict(metadata))
+            except SafetensorError as error:  # what goes wrong with the file, it wraps up
+                raise OSError(str(error)) from error
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+    finally:
+        with suppress(OSError):  # half a file only takes up room
+            partial.unlink()
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 from warnings import warn
 
 import torch
@@ -18,12 +20,21 @@ from torch import Tensor
 
 from medlip.data.batch import Batch
 from medlip.errors import MedLIPError, MedLIPWarning
+from medlip.files import writing
 from medlip.nn.gather import without_gather
 from medlip.plugins import entry_points
-from medlip.training.checkpoint import load_checkpoint, save_checkpoint
+from medlip.training.average import WeightAverage
+from medlip.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
 from medlip.training.loop import Callback, Training
+from medlip.training.progress import Pace
 
 LOG_EVERY = 10
+SKIPPED_AT_MOST = 20  # batches in a row
+
+
+def may_save(training: Training) -> bool:
+    """Whether the state may be saved after this step; on an accelerator after some only, for losses are read before."""
+    return training.device.type == "cpu" or training.step % LOG_EVERY == 0 or training.step % len(training.batches) == 0
 
 
 class Logger(Protocol):
@@ -32,7 +43,9 @@ class Logger(Protocol):
     def log(self, step: int, values: Mapping[str, object]) -> None:
         """Take what metrics.jsonl holds of a step.
 
-        That is `epoch`, `loss`, `losses` by name, `lr` and `images_per_second`, or `validation`, the losses of other images.
+        That is `epoch`, `loss`, `losses` by name, `lr`, `images_per_second` and `data_wait_share` (of the steps since the
+        last such line); or `validation`, the losses of other images; or `gradient_norm` by loss term; or `balance`, its
+        `norms` and `factors`.
         """
 
 
@@ -63,37 +76,31 @@ class Log(Callback):
 
     def __init__(self, path: Path, loggers: Sequence[Logger] = ()) -> None:
         self.path, self.loss, self.loggers = path, math.nan, list(loggers)
+        self._pace = Pace()
 
     def after_step(self, training: Training) -> None:
-        """Write the losses, at the end of an epoch too.
-
-        Raises:
-            MedLIPError: the loss is not finite.
-        """
+        """Write the losses, at the end of an epoch too."""
         epoch = len(training.batches)
         if training.step % LOG_EVERY and training.step % epoch and not training.over:
             return
         losses = training.losses()
         self.loss = training.total(losses)
+        pace, self._pace = training.pace - self._pace, training.pace
         self.write(
             training,
             epoch=training.step / epoch,
             loss=self.loss,
             losses=losses,
             lr=training.rate,
-            images_per_second=training.images / max(training.step_seconds, 1e-9),
+            images_per_second=pace.images_per_second,
+            data_wait_share=pace.data_wait_share,
         )
-        if not math.isfinite(self.loss):
-            raise MedLIPError(
-                f"step {training.step}: the loss is {self.loss} (see {self.path}). "
-                "Lower training.lr, or set training.clip=1."
-            )
 
     def write(self, training: Training, **values: object) -> None:
         """Add a line with the step and these values."""
         if not training.processes.is_main_process:
             return
-        with self.path.open("a") as file:
+        with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps({"step": training.step, **values}) + "\n")
         for logger in list(self.loggers):
             try:
@@ -117,13 +124,14 @@ class Validate(Callback):
     Args:
         batches: gives them anew each time, the same ones in every process.
         log: where to write.
+        average: whose weights are to be validated, None for those of the training.
 
     Attributes:
         losses: mean of every term over all images, the last time; None before.
     """
 
-    def __init__(self, batches: Callable[[], Iterable[Batch]], log: Log) -> None:
-        self.batches, self.log = batches, log
+    def __init__(self, batches: Callable[[], Iterable[Batch]], log: Log, average: WeightAverage | None = None) -> None:
+        self.batches, self.log, self.average = batches, log, average
         self.losses: dict[str, float] | None = None
 
     def after_step(self, training: Training) -> None:
@@ -132,7 +140,8 @@ class Validate(Callback):
             return
         sums, images = Counter[str](), 0
         training.model.eval()
-        with torch.no_grad(), without_gather():  # every process has the same batches here
+        weights = self.average.in_place() if self.average else nullcontext()
+        with weights, torch.no_grad(), without_gather():  # every process has the same batches here
             for batch in self.batches():
                 terms = training.model(batch.to(training.device))
                 sums.update({name: term.item() * len(batch) for name, term in terms.items()})
@@ -142,17 +151,90 @@ class Validate(Callback):
         self.log.write(training, epoch=training.step / len(training.batches), validation=self.losses)
 
 
+class Finite(Callback):
+    """Look out for losses that are not finite: name the terms, write down the batch, and stop or skip it.
+
+    On a CPU, and where batches are skipped, every batch is looked at before the weights learn from it. Elsewhere several are
+    looked at together, and all before a checkpoint: reading a loss waits for the accelerator.
+
+    Args:
+        path: where batches are written: a line of JSON each, with step, terms and the ids of the images.
+        action: at such a batch.
+    """
+
+    def __init__(self, path: Path, action: Literal["stop", "skip"]) -> None:
+        self.path, self.action = path, action
+        self._unseen: list[tuple[int, Batch, Mapping[str, Tensor]]] = []
+        self._in_a_row = 0
+
+    def before_backward(self, training: Training, batch: Batch, terms: Mapping[str, Tensor]) -> bool:
+        """Look at the terms of a batch, those without a weight left out.
+
+        Raises:
+            MedLIPError: one is not finite, and training is to stop there; or too many batches in a row were skipped.
+        """
+        weighed = {name: term.detach() for name, term in terms.items() if training.weight(name)}
+        self._unseen.append((training.step + 1, batch, weighed))
+        if training.device.type != "cpu" and self.action == "stop":
+            return True
+        fine = self._look(training)
+        self._in_a_row = 0 if fine else self._in_a_row + 1
+        return fine
+
+    def after_step(self, training: Training) -> None:
+        """Look at what is left, every few steps and before the state may be saved."""
+        if may_save(training) or training.interrupted:
+            self._look(training)
+
+    def _look(self, training: Training) -> bool:
+        fine = True
+        for step, batch, terms in self._unseen:
+            bad = {name: str(value) for name, term in terms.items() if not math.isfinite(value := term.item())}
+            if training.any_process(bool(bad)):
+                fine = False
+                self._report(step, bad, batch)
+        self._unseen.clear()
+        return fine
+
+    def _report(self, step: int, bad: Mapping[str, str], batch: Batch) -> None:
+        if bad:
+            with writing(self.path), self.path.open("a") as file:
+                file.write(json.dumps({"step": step, "terms": bad, "ids": list(batch.ids)}) + "\n")
+        which = ", ".join(f"{name} is {value}" for name, value in bad.items()) or "a term of another process is not"
+        ids = ", ".join(batch.ids[:3]) + (", …" if len(batch) > 3 else "")
+        what = f"step {step}: the loss is not finite ({which}) on a batch of {len(batch)} images ({ids}; all in {self.path})"
+        if self.action == "stop":
+            raise MedLIPError(
+                f"{what}. Lower training.lr, set training.clip=1, or pass over such batches with training.on_nan=skip."
+            )
+        if self._in_a_row + 1 >= SKIPPED_AT_MOST:
+            raise MedLIPError(
+                f"{what}, and so it was on the {self._in_a_row} batches before. The weights are spoilt: start anew with a "
+                "lower training.lr, or with training.clip=1."
+            )
+        warn(f"{what}: skipped", MedLIPWarning, stacklevel=2)
+
+
 class Checkpoint(Callback):
     """Save the state after every epoch, every few minutes, and when the training is interrupted.
 
     Args:
-        path: of the file.
+        path: of the latest checkpoint.
         manifest: what makes the training, under `recipe` and `data`: a checkpoint of another one is refused.
         minutes: between two checkpoints, at most.
+        keep: how many of the latest stay, by the step in their names; 1 for `path` alone.
+        parts: what else is saved and brought back, by name.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], minutes: float) -> None:
-        self.path, self.manifest, self.minutes = path, manifest, minutes
+    def __init__(
+        self,
+        path: Path,
+        manifest: Mapping[str, Any],
+        minutes: float,
+        keep: int = 1,
+        parts: Mapping[str, Stateful] | None = None,
+    ) -> None:
+        self.path, self.manifest, self.minutes, self.keep, self.parts = path, manifest, minutes, keep, parts or {}
         self._saved = time.monotonic()
 
     def restore(self, training: Training) -> None:
@@ -162,18 +244,32 @@ class Checkpoint(Callback):
             MedLIPError: the checkpoint is broken, or belongs to another recipe or other data.
         """
         if self.path.exists():
-            load_checkpoint(self.path, training, self.manifest)
+            load_checkpoint(self.path, training, self.manifest, self.parts)
 
     def after_step(self, training: Training) -> None:
         """Save if it is time to."""
-        due = time.monotonic() - self._saved > 60 * self.minutes
+        due = may_save(training) and time.monotonic() - self._saved > 60 * self.minutes
         if training.step % len(training.batches) and not training.interrupted and not due:
             return
         if training.processes.is_main_process:
-            save_checkpoint(self.path, training, self.manifest)
+            save_checkpoint(self.path, training, self.manifest, self.parts)
+            self._keep(training.step)
             if training.interrupted and not training.over:
                 print(f"interrupted after step {training.step:,}; to resume from: {self.path}", file=sys.stderr)
         self._saved = time.monotonic()
+
+    def _keep(self, step: int) -> None:
+        """Give the checkpoint a second name with its step, and let go of the oldest ones that have one."""
+        if self.keep > 1:
+            named = self.path.with_name(f"{self.path.stem}-{step:08}{self.path.suffix}")
+            named.unlink(missing_ok=True)
+            try:
+                named.hardlink_to(self.path)
+            except OSError:  # not every file system has second names
+                shutil.copyfile(self.path, named)
+        with_steps = sorted(self.path.parent.glob(f"{self.path.stem}-*{self.path.suffix}"))
+        for old in with_steps[: -self.keep] if self.keep > 1 else with_steps:
+            old.unlink()
 
 
 class KeepBest(Callback):

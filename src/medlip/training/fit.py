@@ -8,29 +8,37 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
+from torch import nn
 
 from medlip.data.batch import TrainingBatches, evaluation_batches
 from medlip.data.overlap import Fingerprints, fingerprint
 from medlip.data.store import Store
 from medlip.data.supervision import Supervision, require_facts, require_sentences, supervision
 from medlip.errors import MedLIPError
+from medlip.files import write_atomic, writing
 from medlip.methods import Method, build_method, load_method, save_method
-from medlip.methods.base import EmbedsReports
+from medlip.methods.base import EmbedsReports, HasEncoder
 from medlip.nn.device import resolve_device
-from medlip.training.callbacks import Checkpoint, Log, Validate, loggers
+from medlip.training.average import WeightAverage
+from medlip.training.callbacks import Checkpoint, Finite, Log, Validate, loggers
+from medlip.training.gradients import Balance, LogGradients
 from medlip.training.loop import Callback, Group, Training, processes
 from medlip.training.schedule import Steps, WarmupCosine
+from medlip.training.start import start_from
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from medlip.training.recipe import Recipe, TrainingSection
 
 MODEL, CHECKPOINT, METRICS, MANIFEST = "model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "run.json"
-SEEN = "seen.npz"
+SEEN, NOT_FINITE = "seen.npz", "not_finite.jsonl"
 LEARNED: Mapping[str, Callable[[Store], Supervision]] = {
     "facts": require_facts,
     "sentences": require_sentences,
@@ -40,13 +48,14 @@ LEARNED: Mapping[str, Callable[[Store], Supervision]] = {
 
 
 class Fitted(TypedDict):
-    """What a pre-training came to; seconds and images a second are of this call alone.
+    """What a pre-training came to; seconds, images a second and what follows are of this call alone.
 
     Attributes:
         run: its folder.
         steps: that the run has taken in all.
         seconds: of this call.
-        images_per_second: of this call, None if it had nothing left to do.
+        images_per_second: of its steps, from the first batch on, without validation; None if it had nothing left to do.
+        data_wait_share: share of the steps' time spent waiting for batches, None likewise.
         loss: of the last step, None if it had nothing left to do.
         validation: mean of every loss term over the validation images after the last epoch, None likewise or without any.
     """
@@ -55,6 +64,7 @@ class Fitted(TypedDict):
     steps: int
     seconds: float
     images_per_second: float | None
+    data_wait_share: float | None
     loss: float | None
     validation: dict[str, float] | None
 
@@ -72,9 +82,9 @@ def fit(
     """Pre-train a method.
 
     Writes to `out`: run.json (what made it), seen.npz (fingerprints of its images and patients, by which an evaluation knows
-    them again), metrics.jsonl (a line every few steps), checkpoint.safetensors (to resume from) and, when done,
-    model.safetensors (to load). Ctrl-C and SIGTERM save a checkpoint first; in several processes they stop all, whichever
-    they reached.
+    them again), metrics.jsonl (a line every few steps), not_finite.jsonl (batches whose loss is not finite, if there are
+    any), checkpoint.safetensors (to resume from) and, when done, model.safetensors (to load). Ctrl-C and SIGTERM save a
+    checkpoint first; in several processes they stop all, whichever they reached.
 
     Args:
         recipe: the experiment.
@@ -96,70 +106,117 @@ def fit(
     settings, where = recipe.training, resolve_device(device)
     manifest = _manifest(recipe, store)
     _claim(out, resume)
+    resumes = resume and (out / CHECKPOINT).exists()
     with processes(where, settings.precision) as ranks:
-        torch.manual_seed(settings.seed)
-        vocabulary = recipe.make_vocabulary()
-        method = build_method(
-            {"seed": settings.seed, **recipe.method},
-            vocabulary,
-            recipe.make_preprocessing(),
-            lambda: (" ".join(sentences) for sentences in store.column("sentences")),
-        )
-        found = LEARNED[method.learns_from](store)
+        method, training, notes = begin(recipe, store, ranks)
+        if resumes:
+            manifest["start"] = json.loads((out / MANIFEST).read_text()).get("start")
+        elif settings.start_from:
+            start = start_from(method, model_file(Path(settings.start_from)))
+            manifest["start"] = {"file": start.file, "sha256": start.sha256, "tensors": start.taken}
+            notes.append(start.note)
         if ranks.is_main_process:
-            for note in filter(None, (str(found), _cut(method, store))):
+            for note in notes:
                 print(f"note: {note}", file=sys.stderr)
-        batches = TrainingBatches(
-            store,
-            method.preprocessing,
-            recipe.make_augment(),
-            settings.batch_size,
-            settings.seed,
-            vocabulary,
-            uncertain=recipe.facts.uncertain,
-            implied=recipe.facts.implied,
-            rank=ranks.process_index,
-            ranks=ranks.num_processes,
-        )
-        steps = settings.epochs * len(batches)
-        training = Training(
-            method.to(ranks.device),
-            batches,
-            ranks,
-            _groups(method, settings),
-            schedule=WarmupCosine(steps, settings.warmup, settings.final_lr),
-            budget=Steps(steps),
-            betas=settings.betas,
-            clip=settings.clip,
-        )
         log = Log(out / METRICS, loggers())
-        checkpoint = Checkpoint(out / CHECKPOINT, manifest, settings.checkpoint_minutes)
-        if resume:
+        average = WeightAverage(method, settings.ema) if settings.ema else None
+        encoder = _encoder(method)
+        balance = Balance(settings.balance, settings.balance_every, encoder, log.write) if settings.balance else None
+        parts = {"average": average, "balance": balance}
+        checkpoint = Checkpoint(
+            out / CHECKPOINT,
+            manifest,
+            settings.checkpoint_minutes,
+            settings.keep,
+            {name: part for name, part in parts.items() if part},
+        )
+        if resumes:
             checkpoint.restore(training)
         if ranks.is_main_process:  # not before the checkpoint was found to be of this recipe and this data
             if training.step:
                 log.rewind(training.step)
             else:
-                (out / METRICS).unlink(missing_ok=True)
-            (out / MANIFEST).write_text(json.dumps(manifest, indent=1))
+                for file in (METRICS, NOT_FINITE):
+                    (out / file).unlink(missing_ok=True)
+            write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode())
             fingerprint(store).anonymous().save(out / SEEN)
         else:
             torch.manual_seed(settings.seed + ranks.process_index)  # the weights are equal, dropout is not to be
-        validate = _validate(recipe, method, validation, log)
+        validate = _validate(recipe, method, validation, log, average)
+        watching = [
+            Finite(out / NOT_FINITE, settings.on_nan),
+            balance,
+            LogGradients(settings.log_gradients, encoder, log.write) if settings.log_gradients else None,
+            average,
+            log,
+            validate,
+            checkpoint,
+        ]
         first, began = training.step, time.monotonic()
-        training.run("pre-training", [log, *([validate] if validate else []), checkpoint, *callbacks])
+        training.run("pre-training", [*(callback for callback in watching if callback), *callbacks])
         seconds = time.monotonic() - began
         if ranks.is_main_process:
-            save_method(method, out / MODEL, run=manifest)
-    images = (training.step - first) * settings.batch_size
+            with average.in_place() if average else nullcontext():
+                save_method(method, out / MODEL, run=manifest)
+    done = training.step > first
     return {
         "run": str(out),
         "steps": training.step,
         "seconds": seconds,
-        "images_per_second": images / seconds if images else None,
+        "images_per_second": training.pace.images_per_second if done else None,
+        "data_wait_share": training.pace.data_wait_share if done else None,
         "loss": log.loss if math.isfinite(log.loss) else None,
         "validation": validate.losses if validate else None,
     }
+
+
+def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Training, list[str]]:
+    """Return a method that is still to be trained, its training, and what to know before; nothing is written.
+
+    Args:
+        recipe: the experiment.
+        store: what is learned from.
+        ranks: the processes that train together.
+
+    Raises:
+        MedLIPError: as for `fit`.
+    """
+    settings = recipe.training
+    torch.manual_seed(settings.seed)
+    vocabulary = recipe.make_vocabulary()
+    method = build_method(
+        {"seed": settings.seed, **recipe.method},
+        vocabulary,
+        recipe.make_preprocessing(),
+        lambda: (" ".join(sentences) for sentences in store.column("sentences")),
+    )
+    notes = [note for note in (str(LEARNED[method.learns_from](store)), _cut(method, store)) if note]
+    batches = TrainingBatches(
+        store,
+        method.preprocessing,
+        recipe.make_augment(),
+        settings.batch_size,
+        settings.seed,
+        vocabulary,
+        uncertain=recipe.facts.uncertain,
+        implied=recipe.facts.implied,
+        rank=ranks.process_index,
+        ranks=ranks.num_processes,
+    )
+    steps = settings.epochs * len(batches)
+    divided = settings.accumulate > 1 and method.divide(settings.accumulate)
+    training = Training(
+        method.to(ranks.device),
+        batches,
+        ranks,
+        _groups(method, settings),
+        schedule=WarmupCosine(steps, settings.warmup, settings.final_lr),
+        budget=Steps(steps),
+        betas=settings.betas,
+        clip=settings.clip,
+        parts=1 if divided else settings.accumulate,
+    )
+    return method, training, notes
 
 
 def load_run(path: str | Path, device: str = "auto") -> Method:
@@ -173,12 +230,9 @@ def load_run(path: str | Path, device: str = "auto") -> Method:
         MedLIPError: there is no trained model, or no such device.
     """
     path, where = Path(path), resolve_device(device)
+    method = load_method(model_file(path)).to(where)
     if not path.is_dir():
-        return load_method(path).to(where)
-    if not (path / MODEL).exists():
-        advice = "go on with --resume" if (path / CHECKPOINT).exists() else "give the folder that medlip pretrain wrote"
-        raise MedLIPError(f"{path}: no {MODEL} in this folder: {advice}.")
-    method = load_method(path / MODEL).to(where)
+        return method
     if (path / SEEN).exists():
         method.seen = Fingerprints.load(path / SEEN)
     if (path / MANIFEST).exists():
@@ -187,6 +241,20 @@ def load_run(path: str | Path, device: str = "auto") -> Method:
         seed = manifest["recipe"]["training"]["seed"]
         method.made_by = {"recipe": manifest["recipe"], "seed": seed, "data": data, "versions": manifest["versions"]}
     return method
+
+
+def model_file(run: Path) -> Path:
+    """Return the file of a run's trained model, given the run's folder or the file itself.
+
+    Raises:
+        MedLIPError: the folder holds no trained model.
+    """
+    if not run.is_dir():
+        return run
+    if not (run / MODEL).exists():
+        advice = "go on with --resume" if (run / CHECKPOINT).exists() else "give the folder that medlip pretrain wrote"
+        raise MedLIPError(f"{run}: no {MODEL} in this folder: {advice}.")
+    return run / MODEL
 
 
 def _cut(method: Method, store: Store) -> str:
@@ -207,7 +275,15 @@ def _groups(method: Method, settings: TrainingSection) -> list[Group]:
     ]
 
 
-def _validate(recipe: Recipe, method: Method, store: Store | None, log: Log) -> Validate | None:
+def _encoder(method: Method) -> list[nn.Parameter]:
+    """Return what gradients of loss terms are compared at: the image encoder, or all of a method that has none."""
+    part = method.encoder if isinstance(method, HasEncoder) else method
+    return [parameter for parameter in part.parameters() if parameter.requires_grad]
+
+
+def _validate(
+    recipe: Recipe, method: Method, store: Store | None, log: Log, average: WeightAverage | None
+) -> Validate | None:
     chosen = store.take(range(min(len(store), recipe.training.validation_images))) if store is not None else None
     if not chosen:
         return None
@@ -217,6 +293,7 @@ def _validate(recipe: Recipe, method: Method, store: Store | None, log: Log) -> 
             chosen, method.preprocessing, recipe.training.batch_size, uncertain=facts.uncertain, implied=facts.implied
         ),
         log,
+        average,
     )
 
 
@@ -234,4 +311,5 @@ def _claim(out: Path, resume: bool) -> None:
     """Make the run's folder, unless it holds another run."""
     if not resume and ((out / CHECKPOINT).exists() or (out / MODEL).exists()):
         raise MedLIPError(f"{out} holds a run already: go on with --resume, or give another folder.")
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from types import FrameType
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from medlip.data.batch import Batch
 from medlip.errors import MedLIPError
 from medlip.nn.device import Precision, device_of, resolve_precision
-from medlip.parallel import track
+from medlip.training.progress import Pace, Progress
 from medlip.training.schedule import Budget, Schedule
 
 
@@ -55,6 +55,14 @@ class Epochs(Protocol):
 
 class Callback:
     """What happens beside the steps; in every process."""
+
+    def before_backward(self, training: Training, batch: Batch, terms: Mapping[str, Tensor]) -> bool:
+        """Look at the terms of a batch, or of each part of it, while their graph stands.
+
+        Returns:
+            Whether the step is to be taken; if not, the weights stay as they are.
+        """
+        return True
 
     def after_step(self, training: Training) -> None:
         """Look at the training after a step, and do something."""
@@ -90,12 +98,13 @@ class Training:
         schedule: of the rates.
         budget: when it is over.
         clip: largest gradient norm; 0 for no clipping.
+        parts: in which a batch is worked through; gradients are the mean of theirs.
+        factors: by which named losses weigh more, or less, than the learner has it.
         step: how many are done.
         seconds: that it has taken.
-        step_seconds: that the last step took, with what came between it and the one before.
         rate: learning rate of the last step, of the first group.
         terms: named losses (0-d tensors) of the last step, unweighted.
-        images: in the last step's batch.
+        pace: images and seconds of the steps that were taken since `run` began.
         interrupted: a signal that came to any of the processes, 0 for none; training stops after this step.
     """
 
@@ -110,21 +119,23 @@ class Training:
         budget: Budget,
         betas: tuple[float, float] = (0.9, 0.999),
         clip: float = 0.0,
+        parts: int = 1,
     ) -> None:
         assert isinstance(learner, nn.Module)
         self.module = learner.to(memory_format=torch.channels_last)
         self.model: nn.Module = _Forward(learner)
         self.batches, self.processes = batches, processes
-        self.schedule, self.budget, self.clip = schedule, budget, clip
+        self.schedule, self.budget, self.clip, self.parts = schedule, budget, clip, parts
+        self.factors: dict[str, float] = {}
         self._highest = [group.lr for group in groups]
         self.optimizer = torch.optim.AdamW(
             [{"params": list(g.parameters), "lr": g.lr, "weight_decay": g.weight_decay} for g in groups],
             betas=betas,
             fused=True,
         )
-        self.step, self.seconds, self.step_seconds, self.rate = 0, 0.0, 0.0, 0.0
+        self.step, self.seconds, self.rate, self.interrupted = 0, 0.0, 0.0, 0
         self.terms: dict[str, Tensor] = {}
-        self.images = self.interrupted = 0
+        self.pace = Pace()
 
     @property
     def device(self) -> torch.device:
@@ -142,7 +153,11 @@ class Training:
 
     def total(self, losses: Mapping[str, float]) -> float:
         """Return the weighted sum of named losses: what is minimised."""
-        return float(sum(self.module.loss_weights[name] * value for name, value in losses.items()))
+        return float(sum(self.weight(name) * value for name, value in losses.items()))
+
+    def weight(self, name: str) -> float:
+        """Return the factor of a named loss in the total."""
+        return self.module.loss_weights[name] * self.factors.get(name, 1.0)
 
     def run(self, description: str, callbacks: Sequence[Callback] = ()) -> None:
         """Train, from the step that is reached to the last one.
@@ -158,21 +173,29 @@ class Training:
         self.model, optimizer = self.processes.prepare(self.model, self.optimizer)
         self.model.train()
         before, began = self.seconds, None
-        with _signals_put_off() as received:
+        with (
+            _signals_put_off() as received,
+            Progress(description, self) as progress,
+            closing(self._remaining()) as batches,
+        ):
             previous = time.monotonic()
-            for batch in track(self._remaining(), description, self.budget.steps, completed=self.step):
-                began = time.monotonic() if began is None else began
+            while (batch := next(batches, None)) is not None:
+                there = time.monotonic()
+                if began is None:
+                    began = previous = there  # what comes before the first batch doesn't count
                 share = self.budget.share(self.step, self.seconds)
                 for group, highest in zip(optimizer.param_groups, self._highest, strict=True):
                     group["lr"] = self.schedule(highest, self.step, share)
-                self.terms = self._learn(optimizer, batch)
-                self.images, self.rate = len(batch), optimizer.param_groups[0]["lr"]
+                self.terms = self._learn(optimizer, batch, callbacks)
+                self.rate = optimizer.param_groups[0]["lr"]
                 self.step += 1
                 now = time.monotonic()
-                self.seconds, self.step_seconds = before + now - began, now - previous
+                self.seconds = before + now - began
+                self.pace += Pace(len(batch) * self.processes.num_processes, now - previous, there - previous)
                 self.interrupted = self._highest_of_all(max(received, default=0))
                 for callback in callbacks:
                     callback.after_step(self)
+                progress.update()
                 previous = time.monotonic()
                 if self.interrupted and not self.over:
                     break
@@ -183,7 +206,7 @@ class Training:
         for callback in callbacks:
             callback.at_end(self)
 
-    def _remaining(self) -> Iterator[Batch]:
+    def _remaining(self) -> Generator[Batch]:
         first, start = divmod(self.step, len(self.batches))
         for epoch in count(first):
             if self.over:
@@ -193,14 +216,30 @@ class Training:
                 if self.over:
                     return
 
-    def _learn(self, optimizer: Any, batch: Batch) -> dict[str, Tensor]:
-        terms: dict[str, Tensor] = self.model(batch.to(self.device))
-        self.processes.backward(sum(self.module.loss_weights[name] * term for name, term in terms.items()))
+    def _learn(self, optimizer: Any, batch: Batch, callbacks: Sequence[Callback]) -> dict[str, Tensor]:
+        found: list[dict[str, Tensor]] = []
+        parts = batch.parts(self.parts) if self.parts > 1 else [batch]
+        for part in parts:
+            last = len(found) + 1 == self.parts
+            with nullcontext() if last else self.processes.no_sync(self.model):  # gradients are exchanged once a step
+                terms: dict[str, Tensor] = self.model(part.to(self.device))
+                found.append({name: term.detach() for name, term in terms.items()})
+                if not all(callback.before_backward(self, part, terms) for callback in callbacks):
+                    optimizer.zero_grad(set_to_none=True)
+                    return found[-1]
+                total = sum(self.weight(name) * term for name, term in terms.items())
+                self.processes.backward(total / self.parts if self.parts > 1 else total)
         if self.clip:
             self.processes.clip_grad_norm_(self.model.parameters(), self.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return {name: term.detach() for name, term in terms.items()}
+        return (
+            found[0] if self.parts == 1 else {name: torch.stack([part[name] for part in found]).mean() for name in found[0]}
+        )
+
+    def any_process(self, here: bool) -> bool:
+        """Return whether it is so in any process: all must do the same, or one would wait for the others."""
+        return bool(self._highest_of_all(int(here)))
 
     def _highest_of_all(self, here: int) -> int:
         """Return the highest value of any process: all must stop after the same step, or one would wait for the others."""

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from medlip.concepts import Vocabulary, default_vocabulary, load_vocabulary
 from medlip.errors import MedLIPError, did_you_mean
@@ -61,7 +61,15 @@ class TrainingSection(_Section):
         precision: `bf16` computes the networks under autocast, `fp32` does without; `auto` is bf16 where that is fast.
         seed: of initial weights, order, augmentation and dropout.
         checkpoint_minutes: how often the state is saved within an epoch; it is saved after every epoch anyway.
+        keep: how many of the latest checkpoints stay in the run's folder.
         validation_images: images of the validation split whose losses are measured after every epoch; 0 for none.
+        start_from: a run's folder or its model.safetensors, whose weights are the start; None for the method's own.
+        ema: decay of a moving average of the weights, which is what is validated and saved; 0 for none.
+        accumulate: parts in which a batch is worked through, to save memory; `batch_size` is that of the whole.
+        log_gradients: steps between two measurements of the gradient norm of each loss term; 0 for none.
+        balance: share of each named loss term in the encoder's gradient, to be held throughout; None for fixed weights.
+        balance_every: steps between two adjustments of the balance.
+        on_nan: `stop` at a batch whose loss is not finite, or `skip` it.
     """
 
     epochs: int = Field(100, gt=0)
@@ -75,7 +83,30 @@ class TrainingSection(_Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = 0
     checkpoint_minutes: float = Field(10.0, gt=0)
+    keep: int = Field(1, ge=1)
     validation_images: int = Field(256, ge=0)
+    start_from: str | None = None
+    ema: float = Field(0.0, ge=0, lt=1)
+    accumulate: int = Field(1, ge=1)
+    log_gradients: int = Field(0, ge=0)
+    balance: dict[str, PositiveFloat] | None = None
+    balance_every: int = Field(20, ge=1)
+    on_nan: Literal["stop", "skip"] = "stop"
+
+    @field_validator("balance")
+    @classmethod
+    def _has_terms_to_balance(cls, shares: dict[str, float] | None) -> dict[str, float] | None:
+        if shares is not None and len(shares) < 2:
+            raise ValueError("a share holds between terms: name two or more, such as {exist: 0.8, icl: 0.2}")
+        return shares
+
+    @model_validator(mode="after")
+    def _parts_are_of_one_size(self) -> TrainingSection:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size={self.batch_size} can't be divided into accumulate={self.accumulate} equal parts. Change one"
+            )
+        return self
 
 
 class Recipe(_Section):

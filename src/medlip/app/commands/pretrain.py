@@ -54,5 +54,8 @@ def pretrain(
             raise MedLIPError("a mirrored image may show a held-out pair: with --without, add --set augment.mirror=0.")
         train = without_pairs(train, read_pairs(without, store.vocabulary))
     summary = fit(settings, train, out, validation=validation, resume=resume, device=device)
-    speed = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
-    return Answer(summary, f"{out}: {summary['steps']:,} steps in {summary['seconds']:.0f} s{speed}.")
+    text = f"{out}: {summary['steps']:,} steps in {summary['seconds']:.0f} s"
+    if summary["images_per_second"] is not None and summary["data_wait_share"] is not None:
+        waited = 100 * summary["data_wait_share"]
+        text += f", {summary['images_per_second']:.3g} images/s, {waited:.0f} % of the time waiting for images"
+    return Answer(summary, f"{text}.")

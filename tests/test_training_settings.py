@@ -1,0 +1,320 @@
+"""Settings of the loop beyond the plain one: each does what it says, and none changes a training that leaves it off."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import resource
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from medlip.data.store import Store
+from medlip.errors import MedLIPError
+from medlip.methods.base import read_safetensors, write_safetensors
+from medlip.training import fit, load_recipe
+from medlip.training.callbacks import register_logger
+from medlip.training.loop import Callback, Training
+
+SETTINGS = (
+    "image.size=32",
+    "method.backbone=resnet10t",
+    "method.weights=null",
+    "training.batch_size=8",
+    "training.precision=fp32",
+    "training.epochs=2",
+    "training.warmup=1",
+)
+MEDSLIP = (*SETTINGS, "method.layers=1", "method.width=32", "method.feedforward=64")
+Fit = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def store(phantom_store: Path) -> Store:
+    return Store.open(phantom_store).select("train").take(range(24))
+
+
+@pytest.fixture
+def run(store: Store, tmp_path: Path) -> Fit:
+    """Train MedSLIP, or another, for six steps with some settings, and return the run's folder."""
+
+    def train(name: str, *changes: str, recipe: str = "medslip-phantom", **options: Any) -> Path:
+        base = MEDSLIP if recipe == "medslip-phantom" else SETTINGS
+        fit(load_recipe(recipe, [*base, *changes]), store, tmp_path / name, **options)
+        return tmp_path / name
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def plain(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training without any of the settings, validated."""
+    out = tmp_path_factory.mktemp("plain") / "run"
+    fit(load_recipe("medslip-phantom", MEDSLIP), store, out, validation=store)
+    return out
+
+
+def lines(run: Path, key: str) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in found if key in line]
+
+
+def weights(run: Path, file: str = "model.safetensors", prefix: str = "") -> dict[str, Tensor]:
+    tensors = read_safetensors(run / file)[0]
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+class InterruptAfter(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_step(self, training: Training) -> None:
+        if training.step == self.step:
+            signal.raise_signal(signal.SIGINT)
+
+
+def in_two(run: Fit, *changes: str, recipe: str = "medslip-phantom") -> Path:
+    """Train with an interruption after the second step, and return the run's folder."""
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", *changes, recipe=recipe, callbacks=[InterruptAfter(2)])
+    return run("parts", *changes, recipe=recipe, resume=True)
+
+
+def test_the_average_is_saved_and_the_weights_themselves_stay_in_the_checkpoint(run: Fit, plain: Path) -> None:
+    averaged = run("averaged", "training.ema=0.9")
+    assert lines(plain, "loss")[-1]["losses"] == lines(averaged, "loss")[-1]["losses"]
+    raw, average = weights(averaged, "checkpoint.safetensors", "method."), weights(averaged)
+    assert same(raw, weights(plain))
+    for name in ("encoder.stages.conv1.0.weight", "encoder.stages.bn1.running_mean", "embed.weight"):
+        assert not torch.equal(raw[name], average[name])
+        assert torch.allclose(raw[name], average[name], atol=0.05)
+
+
+def test_the_average_of_a_short_training_is_not_that_of_its_first_weights(run: Fit) -> None:
+    trained = run("trained", "training.ema=0.9999", "training.lr=0.001")
+    name = "embed.weight"
+    begun = weights(run("begun", "training.epochs=1", "training.lr=1e-12", "training.final_lr=0"))[name]
+    raw, average = weights(trained, "checkpoint.safetensors", "method.")[name], weights(trained)[name]
+    assert (average - raw).norm() < (average - begun).norm()
+
+
+def test_the_average_is_validated(run: Fit, plain: Path, store: Store) -> None:
+    averaged = run("averaged", "training.ema=0.5", validation=store)
+    ours, theirs = (lines(each, "validation")[-1]["validation"] for each in (averaged, plain))
+    assert ours.keys() == theirs.keys()
+    assert ours != theirs
+
+
+def test_an_averaged_run_resumes_bit_by_bit(run: Fit) -> None:
+    whole, parts = run("whole", "training.ema=0.9"), in_two(run, "training.ema=0.9")
+    for file in ("model.safetensors", "checkpoint.safetensors"):
+        assert same(weights(whole, file), weights(parts, file))
+
+
+def test_a_training_starts_from_the_weights_of_another(run: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run("first", "training.lr=0.01")
+    settings = (f"training.start_from={first}", "training.lr=1e-12", "training.final_lr=0", "training.epochs=1")
+    second = run("second", *settings)
+    assert "started from" in capsys.readouterr().err
+    ours, theirs = weights(second), weights(first)
+    learned = [name for name in ours if name.startswith(("embed", "decode", "encoder")) and name.endswith("weight")]
+    assert learned
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in learned)
+    made_by = json.loads((second / "run.json").read_text())["start"]
+    assert made_by["sha256"] == hashlib.sha256((first / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_what_does_not_fit_the_start_is_named(run: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run("first", "training.epochs=1")
+    run("second", f"training.start_from={first}", "training.epochs=1", "method.layers=2", "method.feedforward=32")
+    note = next(line for line in capsys.readouterr().err.splitlines() if "started from" in line)
+    assert re.search(r"not there: decode\.anatomy\.layers\.1\..*of another shape: decode\.anatomy\.layers\.0\.linear1", note)
+
+
+def test_a_text_encoder_with_other_words_is_not_taken_over(
+    run: Fit, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = ("method.text_width=32", "method.text_layers=1", "training.epochs=1")
+    recipe = load_recipe("convirt-phantom", [*SETTINGS, *text, "method.text_vocabulary=100"])
+    fit(recipe, store.take(range(8)), tmp_path / "first")
+    run("second", *text, f"training.start_from={tmp_path / 'first'}", recipe="convirt-phantom")
+    note = next(line for line in capsys.readouterr().err.splitlines() if "started from" in line)
+    assert "made for another text encoder: text.model" in note
+    assert "encoder.stages" not in note
+
+
+def test_a_start_that_is_no_run_or_fits_nowhere_is_an_error(run: Fit, tmp_path: Path) -> None:
+    with pytest.raises(MedLIPError, match=r"no model\.safetensors in this folder"):
+        run("a", f"training.start_from={tmp_path}")
+    with pytest.raises(MedLIPError, match="nowhere: not a readable"):
+        run("b", f"training.start_from={tmp_path / 'nowhere'}")
+    convirt = ("method.text_width=32", "method.text_layers=1", "training.epochs=1")
+    other = run("other", *convirt, "method.backbone=resnet10t", recipe="convirt-phantom")
+    with pytest.raises(MedLIPError, match="none of its weights fit"):
+        run("c", f"training.start_from={other}", "method.backbone=mobilenetv3_small_050", "method.stride=16")
+
+
+def test_a_start_is_not_loaded_again_on_resume(run: Fit) -> None:
+    first = run("first", "training.lr=0.01", "training.epochs=1")
+    start = f"training.start_from={first}"
+    whole = run("whole", start)
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", start, callbacks=[InterruptAfter(2)])
+    (first / "model.safetensors").unlink()
+    parts = run("parts", start, resume=True)
+    assert same(weights(whole), weights(parts))
+    starts = [json.loads((each / "run.json").read_text())["start"] for each in (whole, parts)]
+    assert starts[0] == starts[1] is not None
+
+
+def test_logging_gradients_changes_no_number(run: Fit, plain: Path) -> None:
+    logged = run("logged", "training.log_gradients=2")
+    assert same(weights(plain), weights(logged))
+    norms = lines(logged, "gradient_norm")
+    assert [line["step"] for line in norms] == [1, 3, 5]
+    assert norms[0]["gradient_norm"].keys() == lines(logged, "loss")[0]["losses"].keys()
+    assert all(norm > 0 for norm in norms[0]["gradient_norm"].values())
+    assert not lines(plain, "gradient_norm")
+
+
+def shares(norms: dict[str, float], names: Sequence[str]) -> list[float]:
+    together = sum(norms[name] for name in names)
+    return [norms[name] / together for name in names]
+
+
+def test_a_balance_gives_each_term_its_share_of_the_gradient(run: Fit) -> None:
+    terms = ("exist_pathology", "exist_anatomy", "icl")
+    balance = "training.balance={exist_pathology: 0.5, exist_anatomy: 0.3, icl: 0.2}"
+    logged = run("logged", "training.log_gradients=1", "training.epochs=1")
+    held = run("held", balance, "training.log_gradients=1", "training.balance_every=1", "training.epochs=1")
+    before, after = (lines(each, "gradient_norm")[0]["gradient_norm"] for each in (logged, held))
+    assert shares(after, terms) == pytest.approx([0.5, 0.3, 0.2], rel=1e-4)
+    assert sum(after[name] for name in terms) == pytest.approx(sum(before[name] for name in terms), rel=1e-4)
+    assert after["protocl_anatomy"] == pytest.approx(before["protocl_anatomy"])  # it has no share: its weight stays
+    assert lines(held, "balance")[0]["balance"]["factors"].keys() == set(terms)
+
+
+def test_a_balanced_run_resumes_bit_by_bit(run: Fit) -> None:
+    settings = ("training.balance={exist_pathology: 0.5, icl: 0.5}", "training.balance_every=3")
+    assert same(weights(run("whole", *settings)), weights(in_two(run, *settings)))
+
+
+def test_a_balance_of_what_is_not_there_is_an_error(run: Fit) -> None:
+    with pytest.raises(MedLIPError, match=r"training\.balance\.icls: there is no such loss term.*exist_pathology"):
+        run("a", "training.balance={exist_pathology: 0.5, icls: 0.5}")
+    with pytest.raises(MedLIPError, match=r"training\.balance\.protocl_anatomy: .* no gradient"):
+        run("b", "training.balance={icl: 0.5, protocl_anatomy: 0.5}", "method.contrast_stop_gradient=true")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("training.balance={icl: 1}", "name two or more"),
+        ("training.balance={icl: 1, exist: 0}", r"training\.balance\.exist"),
+        ("training.accumulate=3", "batch_size=8 can't be divided into accumulate=3"),
+        ("training.ema=1", r"training\.ema"),
+        ("training.keep=0", r"training\.keep"),
+        ("training.on_nan=ignore", r"training\.on_nan.*'stop' or 'skip'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(setting: str, message: str) -> None:
+    with pytest.raises(MedLIPError, match=message):
+        load_recipe("medslip-phantom", [*MEDSLIP, setting])
+
+
+def test_the_latest_checkpoints_are_kept_and_each_can_be_gone_on_from(run: Fit) -> None:
+    done = run("done", "training.epochs=4", "training.keep=2")
+    assert sorted(file.name for file in done.glob("checkpoint*")) == [
+        "checkpoint-00000009.safetensors",
+        "checkpoint-00000012.safetensors",
+        "checkpoint.safetensors",
+    ]
+    expected = weights(done)
+    (done / "checkpoint-00000009.safetensors").replace(done / "checkpoint.safetensors")
+    run("done", "training.epochs=4", "training.keep=1", resume=True)
+    assert same(weights(done), expected)
+    assert [file.name for file in done.glob("checkpoint*")] == ["checkpoint.safetensors"]
+
+
+def test_a_checkpoint_from_before_a_setting_existed_can_be_gone_on_from(run: Fit, plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run("old", callbacks=[InterruptAfter(2)])
+    path = tmp_path / "old" / "checkpoint.safetensors"
+    tensors, metadata = read_safetensors(path)
+    manifest = json.loads(metadata["manifest"])
+    for name in ("ema", "start_from", "keep", "accumulate", "balance"):
+        del manifest["recipe"]["training"][name]
+    write_safetensors(tensors, path, metadata | {"manifest": json.dumps(manifest)})
+    assert same(weights(run("old", resume=True)), weights(plain))
+
+
+def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a disk that is full."""
+    path, limits = tmp_path / "model.safetensors", resource.getrlimit(resource.RLIMIT_FSIZE)
+    write_safetensors({"a": torch.zeros(10)}, path, {})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(MedLIPError, match=r"model\.safetensors: can't be written \(.*File too large.*\)\."):
+            write_safetensors({"a": torch.zeros(10_000)}, path, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == [path]
+    assert len(read_safetensors(path)[0]["a"]) == 10
+
+
+def test_a_folder_that_can_not_be_made_is_said_before_anything_is_trained(run: Fit, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MedLIPError, match=r"file/run: can't be written \(Not a directory\)"):
+        run("file/run")
+
+
+def test_the_loop_says_how_fast_it_was(run: Fit, store: Store, tmp_path: Path) -> None:
+    summary = fit(load_recipe("medslip-phantom", MEDSLIP), store, tmp_path / "run")
+    logged = lines(tmp_path / "run", "loss")
+    for figures in (summary, *logged):
+        assert figures["images_per_second"] > 0
+        assert 0 <= figures["data_wait_share"] < 1
+
+
+def test_sigterm_during_validation_leaves_a_checkpoint_and_says_how_to_go_on(
+    medlip: Callable[..., Any], phantom_store: Path, tmp_path: Path
+) -> None:
+    class Scheduler:
+        """Ends the job when the first validation is written."""
+
+        came = False
+
+        def log(self, step: int, values: Any) -> None:
+            if "validation" in values and not self.came:
+                self.came = True
+                signal.raise_signal(signal.SIGTERM)
+
+    register_logger(Scheduler())
+    settings = [word for setting in MEDSLIP for word in ("--set", setting)]
+    command = ("pretrain", "medslip-phantom", "--data", phantom_store, "--out", tmp_path / "run", *settings)
+    ended = medlip(*command)
+    assert ended.code == 143
+    assert re.search(r"interrupted after step \d+; to resume from: .*checkpoint\.safetensors", ended.err)
+    assert ended.last_line == "error: interrupted. Add --resume to the same command to resume."
+    finished = medlip(*command, "--resume")
+    assert finished.code == 0
+    assert re.search(r"12 steps in .* images/s, \d+ % of the time waiting for images", finished.out)
+
+
+def test_a_line_is_written_now_and_then_where_there_is_no_terminal(
+    run: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medlip.training.progress.LINE_SECONDS", 0.0)
+    run("run")
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pre-training: ")]
+    assert re.fullmatch(r"pre-training: step 3 of 6, loss [\d.]+, [\d.]+ images/s, \d+ s left", said[2])
