@@ -45,6 +45,9 @@ class Pair(SimpleNamespace):
     def to(self, device: torch.device) -> Pair:
         return Pair(self.values.to(device))
 
+    def parts(self, count: int) -> list[Pair]:
+        return [Pair(part) for part in self.values.chunk(count)]
+
 
 class Line(nn.Module):
     """A linear layer that is to double its input, with dropout, and a term without a weight in the total."""
@@ -137,6 +140,15 @@ def test_gradients_are_clipped_to_their_norm() -> None:
 
     assert first_moment() > 1
     assert first_moment(clip=0.25) == pytest.approx(0.25, rel=1e-3)
+
+
+def test_a_batch_in_parts_is_learned_from_as_a_whole() -> None:
+    whole, parts = Line().eval(), Line().eval()
+    for module, count in ((whole, 1), (parts, 2)):
+        module.train = lambda mode=True, module=module: module  # type: ignore[method-assign, misc]  # no dropout
+        train(module, 8, parts=count, clip=0.5)
+    assert torch.allclose(whole.layer.weight, parts.layer.weight, atol=1e-6)
+    assert not torch.allclose(whole.layer.weight, Line().layer.weight, atol=1e-3)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

@@ -8,16 +8,21 @@ import re
 import resource
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from medlip.concepts import default_vocabulary
+from medlip.data.batch import evaluation_batches
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
+from medlip.methods import build_method
 from medlip.methods.base import read_safetensors, write_safetensors
+from medlip.nn import vision_encoder
 from medlip.training import fit, load_recipe
 from medlip.training.callbacks import register_logger
 from medlip.training.loop import Callback, Training
@@ -318,3 +323,59 @@ def test_a_line_is_written_now_and_then_where_there_is_no_terminal(
     run("run")
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pre-training: ")]
     assert re.fullmatch(r"pre-training: step 3 of 6, loss [\d.]+, [\d.]+ images/s, \d+ s left", said[2])
+
+
+TEXT = ("method.text_width=32", "method.text_layers=1", "method.max_sentences=0")
+PLAIN_VISION = ("method.backbone=vit_tiny_patch16_224", "method.depth=1", "method.stride=null", "method.weights=null")
+CONTRASTS = {
+    "convirt-phantom": ("method.stride=16",),
+    "gloria-phantom": (),
+    "mlip-phantom": ("method.integrity=similarity", "method.decoder_width=32", "method.decoder_heads=2"),
+}
+
+
+@pytest.mark.parametrize("recipe", CONTRASTS)
+def test_a_contrast_in_parts_has_the_gradients_and_the_negatives_of_the_whole_batch(recipe: str, store: Store) -> None:
+    """Without batch normalization, whose statistics are those of a part."""
+    torch.manual_seed(0)
+    settings = load_recipe(recipe, [*SETTINGS, *TEXT, *CONTRASTS[recipe], *PLAIN_VISION])
+    reports = [" ".join(sentences) for sentences in store.column("sentences")]
+    batch = next(evaluation_batches(store, settings.make_preprocessing(), 8))
+    method = build_method(settings.method, default_vocabulary(), settings.make_preprocessing(), lambda: reports).double()
+    batch = replace(batch, images=batch.images.double())
+    found = []
+    for parts in (1, 4, 3):
+        assert method.divide(parts)
+        terms = method.losses(batch)
+        sum(terms.values()).backward()  # type: ignore[union-attr, no-untyped-call]
+        found.append(({name: term.item() for name, term in terms.items()}, gradients(method)))
+        method.zero_grad()
+    for terms, slopes in found[1:]:
+        assert terms == pytest.approx(found[0][0], rel=1e-9)
+        assert slopes.keys() == found[0][1].keys()
+        assert all(torch.allclose(slope, found[0][1][name], rtol=1e-6, atol=1e-9) for name, slope in slopes.items())
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    return {name: part.grad.clone() for name, part in module.named_parameters() if part.grad is not None}
+
+
+def test_a_batch_normalized_encoder_in_parts_counts_every_image_once() -> None:
+    images = torch.randn(8, 3, 32, 32)
+    encoders = [vision_encoder("resnet10t", 16, image_size=32) for _ in range(2)]
+    encoders[1].load_state_dict(encoders[0].state_dict())
+    encoders[0].parts = 2
+    encoders[0](images).tokens.sum().backward()
+    for half in images.chunk(2):
+        encoders[1](half)
+    ours, theirs = (encoder.state_dict() for encoder in encoders)
+    names = [name for name in ours if name.endswith(("running_mean", "running_var"))]
+    assert names
+    assert all(torch.allclose(ours[name], theirs[name]) for name in names)
+
+
+@pytest.mark.parametrize("recipe", ["medslip-phantom", "convirt-phantom"])
+def test_a_run_in_parts_trains_and_resumes_bit_by_bit(run: Fit, recipe: str) -> None:
+    settings = ("training.accumulate=4", *(TEXT if recipe.startswith("convirt") else ()))
+    whole = run("whole", *settings, recipe=recipe)
+    assert same(weights(whole), weights(in_two(run, *settings, recipe=recipe)))

@@ -145,6 +145,14 @@ class ImageTextMethod(Method, HasEncoder, EmbedsReports, HasTimedPasses):
             reports = draw_sentences(reports, self.config.max_sentences, False, generator)
         return self.loss_terms(batch.images, reports)
 
+    def divide(self, parts: int) -> bool:
+        """Encode images and reports in parts; they are still told from those of the whole batch.
+
+        Gradients are those of the whole batch, unless batch normalization takes its statistics, which are then a part's.
+        """
+        self.encoder.parts = self.text.parts = parts
+        return True
+
     @abstractmethod
     def loss_terms(self, images: Tensor, reports: Sequence[Sequence[str]]) -> dict[str, Tensor]:
         """Return the named loss terms, unweighted.

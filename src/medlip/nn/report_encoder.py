@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from medlip.errors import MedLIPError
+from medlip.nn.parts import in_parts
 
 WORDPIECE = "wordpiece"
 """Name of the small encoder whose vocabulary is made from the training reports."""
@@ -80,9 +81,13 @@ class ReportEncoder(nn.Module):
         tokenizer: its tokenizer.
         special: ids of the first, the last and the padding token.
         max_tokens: where a report is cut, first and last token included.
+
+    Attributes:
+        parts: in which reports are encoded where gradients are wanted, to save memory.
     """
 
     about: Tensor
+    parts: int = 1
 
     def __init__(self, model: Any, tokenizer: Tokenizer, special: Sequence[int], max_tokens: int = 100) -> None:
         super().__init__()
@@ -215,11 +220,15 @@ class ReportEncoder(nn.Module):
         ids, owners, words = ids.to(device), owners.to(device), words.to(device)
         lengths = torch.tensor([len(tokens) + 2 for tokens, _, _ in rows], device=device)
         attended = (torch.arange(length, device=device) < lengths[:, None]).long()
-        output = self.model(input_ids=ids, attention_mask=attended, output_hidden_states=True)
-        states = torch.stack(output.hidden_states[1:][-POOLED_LAYERS:]).sum(0)
+        states, first_tokens = in_parts(self._states, self.parts, ids, attended)
         sentences, real = pool(states, owners, count)
         means, _ = pool(states, owners.clamp(max=0), 1)
-        return EncodedReports(output.last_hidden_state[:, 0], means[:, 0], sentences, real, states, words)
+        return EncodedReports(first_tokens, means[:, 0], sentences, real, states, words)
+
+    def _states(self, ids: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sum of the last four layers (B, T, W), and the last state of the first token (B, W)."""
+        output = self.model(input_ids=ids, attention_mask=attended, output_hidden_states=True)
+        return torch.stack(output.hidden_states[1:][-POOLED_LAYERS:]).sum(0), output.last_hidden_state[:, 0]
 
 
 def build_report_encoder(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from medlip.errors import MedLIPError
+from medlip.nn.parts import in_parts
 from medlip.nn.patches import sine_cosine_positions, take, visible_map
 from medlip.nn.pretrained import load_backbone
 
@@ -56,6 +57,7 @@ class VisionEncoder(nn.Module, ABC):
     width: int
     widths: list[int]
     cut: frozenset[str] = frozenset()
+    parts: int = 1
 
     @abstractmethod
     def forward(self, images: Tensor, visible: Tensor | None = None, *, pyramid: bool = False) -> Features:
@@ -68,8 +70,35 @@ class VisionEncoder(nn.Module, ABC):
         """
 
     def __call__(self, images: Tensor, visible: Tensor | None = None, *, pyramid: bool = False) -> Features:
-        """Encode images, as `forward` says."""
-        return cast("Features", super().__call__(images, visible, pyramid=pyramid))
+        """Encode images, as `forward` says, in `parts` where gradients are wanted."""
+        call, grid = super().__call__, (0, 0)
+        if self.parts == 1:
+            return cast("Features", call(images, visible, pyramid=pyramid))
+
+        def encode(images: Tensor, visible: Tensor | None) -> tuple[Tensor, ...]:
+            nonlocal grid
+            features = cast("Features", call(images, visible, pyramid=pyramid))
+            grid = features.grid
+            return (features.tokens, *features.pyramid)
+
+        tokens, *levels = in_parts(encode, self.parts, images, visible, second=self._statistics_kept)
+        return Features(tokens, grid, tuple(levels))
+
+    @contextmanager
+    def _statistics_kept(self) -> Iterator[None]:
+        """Leave the statistics of batch normalization as they are inside."""
+        layers = self._normalizations()
+        momenta = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.momentum = 0.0
+        try:
+            yield
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+
+    def _normalizations(self) -> list[nn.BatchNorm2d]:
+        return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
 
     def from_earlier(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """Return a state dict that an earlier version may have saved as this encoder has it.
@@ -223,21 +252,6 @@ class ConvolutionalEncoder(VisionEncoder):
             for layer in self._normalizations():
                 layer.eval()
         return self
-
-    @contextmanager
-    def _statistics_kept(self) -> Iterator[None]:
-        layers = self._normalizations()
-        momenta = [layer.momentum for layer in layers]
-        for layer in layers:
-            layer.momentum = 0.0
-        try:
-            yield
-        finally:
-            for layer, momentum in zip(layers, momenta, strict=True):
-                layer.momentum = momentum
-
-    def _normalizations(self) -> list[nn.BatchNorm2d]:
-        return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 class _Merge(nn.Module):
