@@ -379,3 +379,38 @@ def test_a_run_in_parts_trains_and_resumes_bit_by_bit(run: Fit, recipe: str) -> 
     settings = ("training.accumulate=4", *(TEXT if recipe.startswith("convirt") else ()))
     whole = run("whole", *settings, recipe=recipe)
     assert same(weights(whole), weights(in_two(run, *settings, recipe=recipe)))
+
+
+def test_a_dry_run_says_what_a_training_takes_and_writes_nothing(
+    medlip: Callable[..., Any], phantom_store: Path, tmp_path: Path
+) -> None:
+    settings = [word for setting in (*MEDSLIP, "training.epochs=50", "training.ema=0.9") for word in ("--set", setting)]
+    command = ("pretrain", "medslip-phantom", "--data", phantom_store, "--out", tmp_path / "run", *settings, "--dry-run")
+    before = sorted(phantom_store.iterdir())
+    outcome = medlip(*command, "--json")
+    assert list(tmp_path.iterdir()) == [] and sorted(phantom_store.iterdir()) == before
+    found = outcome.document
+    assert (found["steps_per_epoch"], found["steps"]) == (6, 300)
+    assert found["seconds"] == pytest.approx(300 * found["seconds_per_step"])
+    assert found["images_per_second"] == pytest.approx(8 / found["seconds_per_step"])
+    assert 4 * found["parameters"] / 2**20 < found["model_mb"] < found["checkpoint_mb"] / 3
+    assert found["encoder_parameters"] < found["parameters"]
+    assert re.search(r"300 steps \(6 an epoch\)", medlip(*command).out)
+
+
+def test_a_dry_run_of_more_than_there_is_fails_as_the_training_would(
+    medlip: Callable[..., Any], phantom_store: Path, tmp_path: Path
+) -> None:
+    outcome = medlip(
+        "pretrain",
+        "medslip-phantom",
+        "--data",
+        phantom_store,
+        "--out",
+        tmp_path,
+        "--set",
+        "training.batch_size=64",
+        "--dry-run",
+    )
+    assert outcome.code == 1
+    assert "fewer than a batch of 64" in outcome.last_line

@@ -150,6 +150,11 @@ class TrainingBatches:
     def __len__(self) -> int:
         return self._steps
 
+    @property
+    def cached_bytes(self) -> int:
+        """Memory that decoded images take."""
+        return self.side**2 * min(self._window_size, sum(map(len, self._groups)))
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from batch `start` on."""
         samples = self._samples(epoch, start * self.batch_size)

@@ -183,26 +183,14 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
     """
     settings = recipe.training
     torch.manual_seed(settings.seed)
-    vocabulary = recipe.make_vocabulary()
     method = build_method(
         {"seed": settings.seed, **recipe.method},
-        vocabulary,
+        recipe.make_vocabulary(),
         recipe.make_preprocessing(),
         lambda: (" ".join(sentences) for sentences in store.column("sentences")),
     )
     notes = [note for note in (str(LEARNED[method.learns_from](store)), _cut(method, store)) if note]
-    batches = TrainingBatches(
-        store,
-        method.preprocessing,
-        recipe.make_augment(),
-        settings.batch_size,
-        settings.seed,
-        vocabulary,
-        uncertain=recipe.facts.uncertain,
-        implied=recipe.facts.implied,
-        rank=ranks.process_index,
-        ranks=ranks.num_processes,
-    )
+    batches = training_batches(recipe, method, store, ranks.process_index, ranks.num_processes)
     steps = settings.epochs * len(batches)
     divided = settings.accumulate > 1 and method.divide(settings.accumulate)
     training = Training(
@@ -217,6 +205,22 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
         parts=1 if divided else settings.accumulate,
     )
     return method, training, notes
+
+
+def training_batches(recipe: Recipe, method: Method, store: Store, rank: int = 0, ranks: int = 1) -> TrainingBatches:
+    """Return the batches of a store that a method is trained on, see `TrainingBatches`."""
+    return TrainingBatches(
+        store,
+        method.preprocessing,
+        recipe.make_augment(),
+        recipe.training.batch_size,
+        recipe.training.seed,
+        method.vocabulary,
+        uncertain=recipe.facts.uncertain,
+        implied=recipe.facts.implied,
+        rank=rank,
+        ranks=ranks,
+    )
 
 
 def load_run(path: str | Path, device: str = "auto") -> Method:
