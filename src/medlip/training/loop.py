@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from medlip.data.batch import Batch
 from medlip.errors import MedLIPError
+from medlip.nn.cpu import keep_freed_memory
 from medlip.nn.device import Precision, device_of, resolve_precision
 from medlip.training.progress import Pace, Progress
 from medlip.training.schedule import Budget, Schedule
@@ -170,6 +171,8 @@ class Training:
             KeyboardInterrupt: after Ctrl-C, once the callbacks of the step have run. SIGTERM is put off likewise and then
                 does what it would have done at once. In several processes, the signal of one stops all.
         """
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.model, optimizer = self.processes.prepare(self.model, self.optimizer)
         self.model.train()
         before, began = self.seconds, None
