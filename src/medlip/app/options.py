@@ -19,7 +19,21 @@ def _load_plugins(names: list[str] | None) -> list[str] | None:
 RecipeName = Annotated[
     str, typer.Argument(help="Name of a recipe (`medlip recipes list`), or a YAML file.", metavar="RECIPE")
 ]
-Run = Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN")]
+Run = Annotated[
+    str,
+    typer.Argument(
+        help="Folder of a trained run, its model.safetensors, or a model of the Hugging Face hub (hf://org/name@revision).",
+        metavar="RUN",
+    ),
+]
+TextBank = Annotated[
+    Path | None,
+    typer.Option("--text-bank", help="Embeddings that released weights come without, an .npz file.", metavar="FILE"),
+]
+TextEncoder = Annotated[
+    str | None,
+    typer.Option("--text-encoder", help="What embeds the texts of released weights: hub name or folder.", metavar="NAME"),
+]
 Data = Annotated[
     str,
     typer.Option(

@@ -60,18 +60,20 @@ class Reader:
         self.method = method.eval()
 
     @classmethod
-    def open(cls, run: str | Path, device: str = "auto") -> Reader:
-        """Load the run in the folder `run`.
-
-        Args:
-            run: folder of a trained run, or its model.safetensors alone.
-            device: "cpu", "cuda", "mps", or "auto" for the best that there is.
+    def open(
+        cls,
+        source: str | Path,
+        device: str = "auto",
+        *,
+        text_bank: str | Path | None = None,
+        text_encoder: str | None = None,
+    ) -> Reader:
+        """Load a model from wherever it lies, see `medlip.training.load_run`.
 
         Raises:
-            MedLIPError: the folder holds no trained run, its vocabulary is not the one that it names, or the device
-                can't be used.
+            MedLIPError: there is no such model, it can't be read, or the device can't be used.
         """
-        return cls(load_run(Path(run), device))
+        return cls(load_run(source, device, text_bank=text_bank, text_encoder=text_encoder))
 
     @property
     def vocabulary(self) -> Vocabulary:

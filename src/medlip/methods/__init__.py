@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from medlip.methods.base import BUILT_IN, Method, build_method, load_method, method_names, register, save_method
+from medlip.methods.released import load_released
 
 if TYPE_CHECKING:
     from medlip.methods.convirt import ConVIRT
@@ -23,6 +24,7 @@ __all__ = [
     "Method",
     "build_method",
     "load_method",
+    "load_released",
     "method_names",
     "register",
     "save_method",

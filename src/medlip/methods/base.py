@@ -6,11 +6,13 @@ A method is a `Method`. What only some methods can do is declared by a mixin bes
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -53,6 +55,23 @@ class Answers:
     anatomies: Tensor | None = None
     embeddings: Tensor | None = None
 
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a model was loaded from.
+
+    Attributes:
+        name: of a model of the hub, "org/name", or of a folder or file, without the folders that it lies in.
+        version: the hub's revision (hash of a commit), "released" for the authors' weights from a file, else the version of
+            MedLIP that trained it; "" where that is not known.
+    """
+
+    name: str
+    version: str
+
+
+CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
+"""The text encoder of MedKLIP and MeDSLIP as published."""
 
 RENAMED_SETTINGS = {"patch": "stride", "standardise": "standardize", "normalise_pixels": "normalize_pixels"}
 """Settings by the names that they had in earlier versions, which saved runs and recipes may have still."""
@@ -105,6 +124,7 @@ class Method(nn.Module, ABC):
         learns_from: what of reports it can't do without: "facts", "sentences", or "" for neither.
         seen: fingerprints of what it was trained on, None where that is not known.
         made_by: recipe, seed, data and versions of its training, None where they are not known.
+        origin: where it was loaded from, None of one that was made here.
     """
 
     name: ClassVar[str]
@@ -115,6 +135,7 @@ class Method(nn.Module, ABC):
     config_type: ClassVar[type[MethodConfig]] = MethodConfig
     seen: Fingerprints | None = None
     made_by: Mapping[str, Any] | None = None
+    origin: Origin | None = None
 
     def __init__(self, config: MethodConfig, vocabulary: Vocabulary, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -148,6 +169,15 @@ class Method(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where its weights are."""
         return device_of(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of its weights and text banks: the same model has the same one wherever it lies, and no other model has."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
 
     @property
     def map_rule(self) -> str:
@@ -220,6 +250,42 @@ class HasEncoder(ABC):
     """
 
     encoder: VisionEncoder
+
+
+class HasReleasedWeights(ABC):
+    """A method whose authors released weights, under names of their own; `load_released` reads their files."""
+
+    @classmethod
+    @abstractmethod
+    def is_released(cls, names: Iterable[str]) -> bool:
+        """Whether tensors of these names, without the "module." of distributed training, are such weights."""
+
+    @classmethod
+    @abstractmethod
+    def from_released(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        *,
+        pathology_embeddings: Tensor,
+        anatomy_embeddings: Tensor,
+        vocabulary: Vocabulary | None = None,
+        image_size: int = 224,
+        text_encoder: str = CLINICAL_BERT,
+    ) -> Method:
+        """Make a model of such weights, in evaluation mode.
+
+        Args:
+            state_dict: tensors or arrays by released name, with or without the "module." of distributed training.
+            pathology_embeddings: (P, text width), of the descriptions that the weights were trained with, in the order of
+                the vocabulary; they are not part of the release.
+            anatomy_embeddings: (A, text width), likewise.
+            vocabulary: names of the queries; the published one by default.
+            image_size: side of the input, pixels.
+            text_encoder: what the embeddings were made with, and open questions will be.
+
+        Raises:
+            MedLIPError: a tensor is missing, unknown or of another shape, or the backbone can't be told.
+        """
 
 
 class EmbedsReports(ABC):
@@ -524,9 +590,25 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         MedLIPError: no such file, or not a whole safetensors file.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a safetensors file alone.
+
+    Raises:
+        MedLIPError: as `read_safetensors` does.
+    """
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except (OSError, SafetensorError) as error:
         raise MedLIPError(f"{path}: not a readable safetensors file ({error}). Is it a trained run?") from error
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medlip.losses import draw_negatives, draw_positive, existence_labels, existence_loss, protocl_loss
 from medlip.methods.base import Pass, register, upcast
 from medlip.methods.queries import Queries, QueryConfig, QueryMethod
+from medlip.methods.released import RELEASED_BACKBONE, released_decoder
 from medlip.nn.query_decoder import QueryDecoder
 
 if TYPE_CHECKING:
@@ -43,6 +44,16 @@ class MedKLIP(QueryMethod):
         "image, and to name its place."
     )
     config_type = MedKLIPConfig
+    released_names = (
+        *RELEASED_BACKBONE,
+        (r"res_l1\.", "project.0."),
+        (r"res_l2\.", "project.2."),
+        (r"disease_embedding_layer\.", "embed."),
+        (r"decoder\.norm\.", "norm."),
+        *released_decoder(r"decoder\.", "decode."),
+        (r"cl_fc\.", "position."),
+        (r"classifier\.", "exist."),
+    )
 
     def make_parts(self, config: MedKLIPConfig, features: int) -> tuple[nn.Module, ...]:
         """Make the parts that stand on image features (B, N, features)."""

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medlip.concepts import Vocabulary
+from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.losses.prototype import ContrastScale
 from medlip.methods.base import (
+    CLINICAL_BERT,
     Answers,
     EmbedsReports,
     HasEncoder,
+    HasReleasedWeights,
     HasTimedPasses,
     Method,
     MethodConfig,
     Pass,
     TellsPlaces,
     initialize,
+    load_strict,
     on_one_scale,
+    parse_config,
     upcast,
 )
+from medlip.methods.released import ReleasedNames, released_name, released_settings, rename_released
 from medlip.nn.query_decoder import LayerTrace, QueryDecoder, norm_gradient
 from medlip.nn.text import TextBank, text_encoder
 from medlip.nn.vision_encoder import vision_encoder
@@ -189,7 +194,7 @@ class Queries:
         return torch.stack(cast("list[Tensor]", found), 1)
 
 
-class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses):
+class QueryMethod(Method, HasEncoder, HasReleasedWeights, TellsPlaces, EmbedsReports, HasTimedPasses):
     """A method whose questions are the embedded texts of P pathologies and A anatomies.
 
     It reads an image once, with all of the vocabulary's queries and those of the open prompts, and answers everything from
@@ -202,9 +207,14 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
         preprocessing: of the images.
         pathology_embeddings: (P, text width); None: encode the vocabulary's descriptions.
         anatomy_embeddings: (A, text width); None: encode the vocabulary's texts.
+
+    Attributes:
+        released_names: how tensors of the authors' weights are called here: patterns of the beginnings of their names, with
+            replacements.
     """
 
     learns_from = "facts"
+    released_names: ClassVar[ReleasedNames] = ()
     map_rules = get_args(MapRule)
 
     def __init__(
@@ -376,6 +386,37 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
             pathology_embeddings=torch.zeros_like(state["banks.pathology.embeddings"]),
             anatomy_embeddings=torch.zeros_like(state["banks.anatomy.embeddings"]),
         )
+
+    @classmethod
+    def is_released(cls, names: Iterable[str]) -> bool:
+        """Whether the layer that embeds the texts is among them: no two methods call it the same."""
+        return "embed.weight" in (released_name(name, cls.released_names) for name in names)
+
+    @classmethod
+    def from_released(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        *,
+        pathology_embeddings: Tensor,
+        anatomy_embeddings: Tensor,
+        vocabulary: Vocabulary | None = None,
+        image_size: int = 224,
+        text_encoder: str = CLINICAL_BERT,
+    ) -> Self:
+        """Make a model of the authors' released weights (`checkpoint["model"]`), see `HasReleasedWeights`."""
+        released = {name: torch.as_tensor(value) for name, value in state_dict.items()}
+        state = rename_released(released, cls.released_names, cls.name)
+        settings = {**released_settings(state), "text_encoder": text_encoder, "standardize": False}
+        model = cls(
+            cast("QueryConfig", parse_config(cls, settings)),
+            vocabulary or default_vocabulary(),
+            Preprocessing(size=image_size),
+            pathology_embeddings=torch.as_tensor(pathology_embeddings),
+            anatomy_embeddings=torch.as_tensor(anatomy_embeddings),
+        )
+        state.update({f"banks.{name}": value for name, value in model.banks.state_dict().items()})
+        load_strict(model, state, "released weights")
+        return model.eval()
 
     def from_earlier(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return a state dict of an earlier version as this model has it: without parts that its settings leave unused."""

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from medlip.data.batch import TrainingBatches, evaluation_batches
-from medlip.data.overlap import Fingerprints, fingerprint
+from medlip.data.overlap import fingerprint
 from medlip.data.store import Store
 from medlip.data.supervision import Supervision, require_facts, require_sentences, supervision
 from medlip.errors import MedLIPError
-from medlip.methods import Method, build_method, load_method, save_method
+from medlip.methods import Method, build_method, save_method
 from medlip.methods.base import EmbedsReports
 from medlip.nn.device import resolve_device
 from medlip.training.callbacks import Checkpoint, Log, Validate, loggers
@@ -160,33 +160,6 @@ def fit(
         "loss": log.loss if math.isfinite(log.loss) else None,
         "validation": validate.losses if validate else None,
     }
-
-
-def load_run(path: str | Path, device: str = "auto") -> Method:
-    """Load a trained method from its run folder, with what it has `seen` and was `made_by`, or from its model file alone.
-
-    Args:
-        path: the folder, or the file.
-        device: where it is to compute, see `medlip.nn.device.resolve_device`.
-
-    Raises:
-        MedLIPError: there is no trained model, or no such device.
-    """
-    path, where = Path(path), resolve_device(device)
-    if not path.is_dir():
-        return load_method(path).to(where)
-    if not (path / MODEL).exists():
-        advice = "go on with --resume" if (path / CHECKPOINT).exists() else "give the folder that medlip pretrain wrote"
-        raise MedLIPError(f"{path}: no {MODEL} in this folder: {advice}.")
-    method = load_method(path / MODEL).to(where)
-    if (path / SEEN).exists():
-        method.seen = Fingerprints.load(path / SEEN)
-    if (path / MANIFEST).exists():
-        manifest = json.loads((path / MANIFEST).read_text())
-        data = {key: manifest["data"][key] for key in ("hash", "images")}
-        seed = manifest["recipe"]["training"]["seed"]
-        method.made_by = {"recipe": manifest["recipe"], "seed": seed, "data": data, "versions": manifest["versions"]}
-    return method
 
 
 def _cut(method: Method, store: Store) -> str:
