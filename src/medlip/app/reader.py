@@ -113,7 +113,7 @@ class Reader:
         prompts = tuple(dict.fromkeys([*(pathology.name for pathology in self.vocabulary.pathologies), *ask]))
         tensor = self.method.preprocessing(torch.tensor(pixels)[None]).to(self.method.device)
         with torch.inference_mode():
-            answers = self.method.answer(tensor, prompts, maps=True, anatomies=True)
+            answers = self.method.answer(tensor, prompts, maps="later", anatomies=True)
         scores = dict(zip(prompts, answers.scores[0].tolist(), strict=True))
         places = self._places(prompts, answers, places_above)
         findings = [

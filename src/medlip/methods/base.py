@@ -48,12 +48,21 @@ class Answers:
         maps: (B, C, h, w), non-negative: where each prompt is seen.
         anatomies: (B, C, A) probability of each prompt in each anatomy of the vocabulary.
         embeddings: (B, d), for dot products with embedded reports.
+        draw: gives the maps (n, h, w) of one of the images for n of the prompts, from what was seen already; where maps were
+            to be drawn later, and can be.
     """
 
     scores: Tensor
     maps: Tensor | None = None
     anatomies: Tensor | None = None
     embeddings: Tensor | None = None
+    draw: Callable[[int, Sequence[int]], Tensor] | None = None
+
+    def map(self, image: int, column: int) -> Tensor | None:
+        """Return the map (h, w) of one image for one prompt; None where none was asked for."""
+        if self.maps is not None:
+            return self.maps[image, column]
+        return None if self.draw is None else self.draw(image, [column])[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,9 @@ class Origin:
 
 CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
 """The text encoder of MedKLIP and MeDSLIP as published."""
+
+WhichMaps = bool | Literal["later"]
+"""Whether maps are wanted: all of them now, or `later`, some of them and drawn when they are looked at."""
 
 RENAMED_SETTINGS = {"patch": "stride", "standardise": "standardize", "normalise_pixels": "normalize_pixels"}
 """Settings by the names that they had in earlier versions, which saved runs and recipes may have still."""
@@ -205,14 +217,14 @@ class Method(nn.Module, ABC):
         images: Tensor,
         prompts: Sequence[str],
         *,
-        maps: bool = False,
+        maps: WhichMaps = False,
         anatomies: bool = False,
         embeddings: bool = False,
     ) -> Answers:
         """Return all that is wanted of images (B, 3, S, S) at once; methods override it to encode each image only once.
 
         Each part is what the verb of its own gives: `score`, `localise`, `score_anatomies`, `embed_images`. Parts that the
-        method has no verb for are None.
+        method has no verb for are None. A method that can't draw maps `later` gives them now.
         """
         return Answers(
             self.score(images, prompts),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medlip.losses import draw_negatives, draw_positive, existence_labels, existence_loss, protocl_loss
 from medlip.methods.base import Pass, register, upcast
-from medlip.methods.queries import Queries, QueryConfig, QueryMethod
+from medlip.methods.queries import Located, Queries, QueryConfig, QueryMethod
 from medlip.methods.released import RELEASED_BACKBONE, released_decoder
 from medlip.nn.query_decoder import QueryDecoder
 
@@ -74,19 +74,22 @@ class MedKLIP(QueryMethod):
         """L_exist at 1, L_position at alpha."""
         return {"exist": 1.0, "position": self.config.alpha}
 
-    def forward(self, images: Tensor, need_attention: bool = True, asked: Tensor | None = None) -> Queries:
-        """Read images (B, 3, S, S) with P queries and those of open questions, as `QueryMethod.forward` says."""
+    def see(self, images: Tensor) -> Located:
+        """Encode images (B, 3, S, S)."""
         seen = self.encoder(images)
-        texts, mask = self.questions(asked)
+        return Located({"pathology": self.project(seen.tokens)}, seen.grid)
+
+    def read_seen(self, seen: Located, need_attention: bool = True, asked: Tensor | None = None) -> Queries:
+        """Read with P queries and those of open questions, as `QueryMethod.read_seen` says."""
+        (locations,) = seen.locations.values()
         return Queries.decode(
             self.decode,
             self.norm,
             self.exist,
-            self.embed(texts),
-            self.project(seen.tokens),
+            self.opening("pathology", self.decode, len(locations), asked),
+            locations,
             seen.grid,
             dropout=self.dropout,
-            mask=mask,
             need_attention=need_attention,
         )
 

@@ -24,7 +24,7 @@ from medlip.losses import (
     protocl_loss,
 )
 from medlip.methods.base import BenchSettings, HasStreams, Pass, register, upcast
-from medlip.methods.queries import Queries, QueryConfig, QueryMethod
+from medlip.methods.queries import Located, Queries, QueryConfig, QueryMethod
 from medlip.methods.released import RELEASED_BACKBONE, released_decoder
 from medlip.nn.disentangler import Disentangler, Gate
 from medlip.nn.query_decoder import QueryDecoder
@@ -169,23 +169,24 @@ class MeDSLIP(QueryMethod, HasStreams):
         contrasts = {f"protocl_{stream}": config.alpha for stream in STREAMS}
         return {"exist_pathology": 1.0, "exist_anatomy": config.anatomy_existence, **contrasts, "icl": config.beta}
 
-    def forward(self, images: Tensor, need_attention: bool = True, asked: Tensor | None = None) -> MeDSLIPOutput:
-        """Read images (B, 3, S, S) with P and A queries and those of open questions, as `QueryMethod.forward` says."""
+    def see(self, images: Tensor) -> Located:
+        """Encode images (B, 3, S, S), and divide what is seen among the streams."""
         seen = self.encoder(images)
-        locations = self._locations(seen.tokens)
+        return Located(self._locations(seen.tokens), seen.grid)
+
+    def read_seen(self, seen: Located, need_attention: bool = True, asked: Tensor | None = None) -> MeDSLIPOutput:
+        """Read with P and A queries and those of open questions, as `QueryMethod.read_seen` says."""
         read = {}
         for stream in STREAMS:
-            texts, mask = self.questions(asked) if stream == "pathology" else (self.texts(stream), None)
-            exist = cast("nn.Linear", self.exist[stream])
+            decoder, locations = cast("QueryDecoder", self.decode[stream]), seen.locations[stream]
             read[stream] = Queries.decode(
-                cast("QueryDecoder", self.decode[stream]),
+                decoder,
                 self.norm,
-                exist,
-                self.embed(texts),
-                locations[stream],
+                cast("nn.Linear", self.exist[stream]),
+                self.opening(stream, decoder, len(locations), asked),
+                locations,
                 seen.grid,
                 dropout=self.dropout,
-                mask=mask,
                 need_attention=need_attention,
             )
         return MeDSLIPOutput(**read)
