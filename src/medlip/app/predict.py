@@ -11,14 +11,14 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medlip.app.reader import PLACES_ABOVE, Finding, Reader, Reading
+from medlip.app.reader import PLACES_ABOVE, Reader
+from medlip.app.reading import Reading
 from medlip.errors import MedLIPError
 from medlip.images import read_xray
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LIKELY = 0.5
 _SUFFIX = re.compile(r"\.(png|jpe?g|tiff?|dcm|dicom)$", re.IGNORECASE)  # not Path.suffix: DICOM is often called 1.2.840.113
 _LONGEST = 120, 60  # bytes of an image's name, letters of a text, in the name of an overlay
 
@@ -54,11 +54,6 @@ def predict_all(
         yield reading.to_dict() | ({"overlays": overlays.save(reading)} if overlays is not None else {})
 
 
-def likely(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings with a probability of at least one half, or the most probable one where none has."""
-    return [finding for finding in findings if finding.probability >= LIKELY] or list(findings[:1])
-
-
 class Overlays:
     """A folder of heat maps over images, which only grows: whatever is in it, of this call or of earlier ones, stays.
 
@@ -77,7 +72,7 @@ class Overlays:
     def save(self, reading: Reading) -> dict[str, str]:
         """Save the overlays of an image's likely findings and of all that was asked; return their paths by text."""
         asked = (question.text for question in reading.asked)
-        texts = list(dict.fromkeys([*(finding.pathology for finding in likely(reading.findings)), *asked]))
+        texts = list(dict.fromkeys([*(finding.pathology for finding in reading.likely()), *asked]))
         pictures = [_png(reading.overlay(text)) for text in texts]
         stem = _cut(_SUFFIX.sub("", Path(reading.image).name), _LONGEST[0])
         images = (f"{stem}-{number}" if number > 1 else stem for number in count(1))

@@ -222,7 +222,7 @@ class Remembered(Generic[T]):
     def __init__(self) -> None:
         self._kept: tuple[Sequence[Tensor], object, T] | None = None
 
-    def get(self, tensors: Sequence[Tensor], make: Callable[[], T], other: object = None) -> T:
+    def __call__(self, tensors: Sequence[Tensor], make: Callable[[], T], other: object = None) -> T:
         """Return what `make` gave last, or gives now if the tensors, or the `other`, are not the ones of then.
 
         A tensor is another one when it was written to since, or moved to another device.
@@ -356,7 +356,7 @@ class QueryMethod(Method, HasEncoder, HasReleasedWeights, TellsPlaces, EmbedsRep
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return make()
         parts = [self.texts(stream), *cast("nn.Linear", self.embed).parameters(), *decoder.layers[0].parameters()]
-        return self._openings[stream].get([*parts, *([] if asked is None else [asked])], make)
+        return self._openings[stream]([*parts, *([] if asked is None else [asked])], make)
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and use; what is kept from image to image is forgotten, for weights may change."""
@@ -571,7 +571,7 @@ class QueryMethod(Method, HasEncoder, HasReleasedWeights, TellsPlaces, EmbedsRep
                     f"({encoder.width} wide) is not the one of this model's text bank ({bank.embeddings.shape[1]} wide). "
                     "Ask for pathologies of the vocabulary, or name the right encoder."
                 )
-            asked = self._asked.get(
+            asked = self._asked(
                 [bank.embeddings, bank.shift, bank.scale],
                 lambda: bank.place(encoder.encode(open_texts).to(bank.embeddings)),
                 open_texts,
