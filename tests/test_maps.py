@@ -123,7 +123,7 @@ def test_an_image_is_encoded_once_by_every_rule(rule: str, when: Any, images: Te
     seen = []
     method.encoder.register_forward_hook(lambda *_: seen.append(1))
     answers = method.answer(images, PROMPTS[:3], maps=when, anatomies=True)
-    drawn = torch.stack([torch.stack([answers.map(image, prompt) for prompt in range(3)]) for image in range(2)])
+    drawn = torch.stack([answers.maps_of(image, range(3)) for image in range(2)])
     assert len(seen) == 1
     torch.testing.assert_close(drawn, alone)
 

@@ -253,7 +253,7 @@ def test_many_images_read_as_one_does_in_their_order(reader: Reader, xray: Path,
             ours, theirs = read[index].table(), alone.table()
             assert list(ours.text[:3]) == list(theirs.text[:3])
             np.testing.assert_allclose(ours.probability, theirs.probability, atol=1e-4)
-            np.testing.assert_allclose(read[index].cells(ASKED[1]), alone.cells(ASKED[1]), atol=1e-4)
+            np.testing.assert_allclose(read[index].maps(ASKED), alone.maps(ASKED), atol=1e-4)
 
 
 def test_a_stream_is_read_lazily_and_each_image_encoded_once(reader: Reader) -> None:
@@ -475,3 +475,93 @@ def test_dicom_is_read_and_no_identifier_gets_out(predict: Predict, tiny_run: Pa
     assert document[0]["findings"]
     written = json.dumps(document) + errors + "".join(p.read_bytes().decode("latin1") for p in (tmp_path / "out").iterdir())
     assert not [secret for secret in ("Doe", "Jane", "ID-4711", "ACC-0815") if secret in written]
+
+
+@pytest.fixture
+def folder(xray: Path, tmp_path: Path) -> Path:
+    """Three X-rays, one without a suffix, a broken one, and a file that is no image."""
+    folder = tmp_path / "films"
+    (folder / "below").mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(xray.read_bytes())
+    (folder / "below" / "1.2.840").write_bytes(encoded(dataset(chest(8).astype(np.uint8))))
+    (folder / "broken.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_a_folder_is_read_with_all_below_and_what_is_broken_is_named(predict: Predict, tiny_run: Path, folder: Path) -> None:
+    code, document, errors = predict(tiny_run, folder)
+    assert code == 3
+    assert [Path(entry["image"]).name for entry in document] == ["a.png", "b.png", "1.2.840", "broken.png"]
+    assert [entry["image"] for entry in document if "error" in entry] == [str(folder / "broken.png")]
+    assert "1 images were skipped" in errors and "broken.png" in errors
+    assert "1 other files in the folders are no images" in errors
+
+
+def test_patterns_and_lists_on_stdin_name_images_too(
+    predict: Predict, tiny_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    _, by_pattern, _ = predict(tiny_run, f"{folder}/[ab].png")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder / 'a.png'}\n\n{folder / 'b.png'}\n"))
+    _, by_list, _ = predict(tiny_run, "-")
+    assert [entry["image"] for entry in by_pattern] == [str(folder / "a.png"), str(folder / "b.png")]
+    assert by_pattern == by_list
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("*.bmp", "nothing fits this pattern"), ("empty", "no PNG, JPEG, TIFF or DICOM")]
+)
+def test_where_there_is_no_image_it_is_said(predict: Predict, tiny_run: Path, folder: Path, name: str, says: str) -> None:
+    (folder / "empty").mkdir()
+    code, _, errors = predict(tiny_run, folder / "a.png", folder / name)
+    assert code == 3 and says in errors
+    code, _, errors = predict(tiny_run, folder / name)
+    assert code == 1 and says in errors.strip().splitlines()[-1]
+
+
+def test_lines_of_json_come_one_by_one_with_the_model_in_each(
+    medlip: Callable[..., Any], reader: Reader, tiny_run: Path, folder: Path
+) -> None:
+    outcome = medlip("predict", tiny_run, folder, "--jsonl", "--batch", 2)
+    entries = [json.loads(line) for line in outcome.out.splitlines()]
+    assert len(entries) == 4 and outcome.code == 3
+    for entry in entries:
+        if "error" not in entry:
+            assert entry["model"]["hash"] == reader.method.fingerprint
+            assert "Not a medical device" in entry["disclaimer"]
+    assert medlip("predict", tiny_run, folder, "--jsonl", "--json").code == 2
+
+
+def test_a_table_has_a_row_for_each_image(medlip: Callable[..., Any], reader: Reader, tiny_run: Path, folder: Path) -> None:
+    import pandas as pd
+
+    file = folder.parent / "scores.csv"
+    medlip("predict", tiny_run, folder, "--table", file, "--ask", ASKED[1])
+    table = pd.read_csv(file)
+    assert list(table.image.map(lambda name: Path(name).name)) == ["a.png", "b.png", "1.2.840", "broken.png"]
+    assert list(table.error.notna()) == [False, False, False, True]
+    assert set(table.hash) == {reader.method.fingerprint}
+    reading = reader.read(folder / "a.png", ask=ASKED[1])
+    assert table.effusion[0] == pytest.approx(reading.finding("effusion").probability, abs=1e-4)
+    assert table[ASKED[1]][0] == pytest.approx(reading.asked[0].probability, abs=1e-4)
+
+
+def test_maps_are_kept_as_numbers(predict: Predict, reader: Reader, tiny_run: Path, xray: Path, tmp_path: Path) -> None:
+    out = tmp_path / "maps"
+    _, document, _ = predict(tiny_run, xray, xray, "--out", out, "--maps", "npz", "--ask", ASKED[1])
+    assert [Path(entry["maps"]).name for entry in document] == ["x.npz", "x-2.npz"]
+    with np.load(document[0]["maps"]) as kept:
+        names, maps, size = list(kept["names"]), kept["maps"], tuple(kept["size"])
+    reading = reader.read(xray, ask=ASKED[1])
+    assert size == reading.pixels.shape
+    assert set(names) == {*(finding.pathology for finding in reading.findings), ASKED[1]}
+    np.testing.assert_allclose(maps, reading.maps(names), atol=1e-4)
+    _, document, _ = predict(tiny_run, xray, "--out", out, "--maps", "none")
+    assert document[0].keys() == KEYS and len(list(out.iterdir())) == 2
+
+
+def test_maps_as_numbers_need_a_folder(medlip: Callable[..., Any], tiny_run: Path, xray: Path) -> None:
+    assert medlip("predict", tiny_run, xray, "--maps", "npz").code == 2

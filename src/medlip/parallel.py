@@ -53,7 +53,8 @@ def track(items: Iterable[T], description: str, total: int | None = None, comple
     """
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    shown = console.is_terminal
+    with Progress(*columns, console=console, disable=not shown, redirect_stdout=False) as progress:
         yield from progress.track(items, total=total, completed=completed, description=description)
 
 

@@ -175,14 +175,19 @@ def _add(
 
     Args:
         group: where.
-        function: takes the command's options; `--plugin` and `--json` come with every command.
+        function: takes the command's options; `--plugin` and `--json` come with every command. One that prints results as
+            they come takes `as_json` itself, to know whether it may.
         name: the function's own if not given.
         interrupted: how to go on after an interruption.
         renamed: earlier names of options, still understood.
     """
+    signature = inspect.signature(function, eval_str=True)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "as_json"]
+    prints_itself = len(own) < len(signature.parameters)
 
     @wraps(function)
     def run(*, as_json: bool, plugin: list[str] | None, **arguments: object) -> None:
+        arguments |= {"as_json": as_json} if prints_itself else {}
         # Whatever a library prints on the way goes to stderr, so that stdout holds the document alone.
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             try:
@@ -195,16 +200,16 @@ def _add(
                 warnings.warn(note, MedLIPWarning, stacklevel=1)
             else:
                 _note(note)
-        print(to_json(answer.document) if as_json else answer.text)
+        if text := to_json(answer.document) if as_json else answer.text:
+            print(text)
         if answer.failure:
             raise MedLIPError(answer.failure)
 
-    signature = inspect.signature(function, eval_str=True)
     shared = [
         Parameter("plugin", Parameter.KEYWORD_ONLY, default=None, annotation=Plugin),
         Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=Json),
     ]
-    parameters = [*signature.parameters.values(), *shared]
+    parameters = [*own, *shared]
     run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     names = {old.removeprefix("--"): new.removeprefix("--") for old, new in (renamed or {}).items()}

@@ -60,6 +60,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Random seed.", metavar="N")]
 Workers = Annotated[
     int | None, typer.Option("--workers", help="Number of processes. Default: one per core.", min=0, metavar="N")
 ]
+Batch = Annotated[int, typer.Option("--batch", help="Images computed at a time.", min=1, metavar="N")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     typer.Option("--device", help="Device to compute on; auto uses a GPU if available."),

@@ -111,15 +111,21 @@ class Look:
     prompts: tuple[str, ...]
     answers: Answers
 
-    def map(self, image: int, text: str) -> NDArray[np.float32]:
-        """Return where one of the images shows `text`, (h, w); the image is seen again for what was not asked before."""
-        pathology = self.method.vocabulary.find_pathology(text)
-        prompt = text if text in self.prompts or pathology is None else pathology.name
-        cells = self.answers.map(image, self.prompts.index(prompt)) if prompt in self.prompts else None
-        if cells is None:
+    def maps(self, image: int, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return where one of the images shows each text, (n, h, w); it is seen again for texts not asked before."""
+        prompts = [self._prompt(text) for text in texts]
+        columns = {prompt: column for column, prompt in enumerate(self.prompts)}
+        known = all(prompt in columns for prompt in prompts)
+        maps = self.answers.maps_of(image, [columns[prompt] for prompt in prompts]) if known else None
+        if maps is None:
             with torch.inference_mode():
-                cells = self.method.localise(self.images[image : image + 1], [prompt])[0, 0]
-        return np.asarray(cells.float().cpu(), np.float32)
+                maps = self.method.localise(self.images[image : image + 1], prompts)[0]
+        return np.asarray(maps.float().cpu(), np.float32)
+
+    def _prompt(self, text: str) -> str:
+        """Return by what a text was asked: a pathology by its own name, however it is called."""
+        pathology = self.method.vocabulary.find_pathology(text)
+        return text if text in self.prompts or pathology is None else pathology.name
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -174,9 +180,9 @@ class Reading:
         """Return the findings with a probability of at least one half, or the most probable one where none has."""
         return tuple(finding for finding in self.findings if finding.probability >= LIKELY) or self.findings[:1]
 
-    def cells(self, text: str) -> NDArray[np.float32]:
-        """Return where the image shows `text`, as the method gives it: float32 (h, w), non-negative, for the whole image."""
-        return self._look.map(self._row, text)
+    def maps(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return where the image shows each text, as the method gives it: float32 (n, h, w), non-negative, of all of it."""
+        return self._look.maps(self._row, texts)
 
     def heat_map(self, text: str) -> NDArray[np.float32]:
         """Return where the image shows `text`, in the image's own pixels: float32 (H, W), from 0 to 1.
@@ -187,7 +193,7 @@ class Reading:
         Args:
             text: a finding by name, or any other text.
         """
-        large = enlarge(self.cells(text), self.pixels.shape)
+        large = enlarge(self.maps([text])[0], self.pixels.shape)
         return large.astype(np.float32) if self._look.method.absolute_maps else relative(large)
 
     def overlay(self, text: str) -> Image:

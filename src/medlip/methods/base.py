@@ -58,11 +58,11 @@ class Answers:
     embeddings: Tensor | None = None
     draw: Callable[[int, Sequence[int]], Tensor] | None = None
 
-    def map(self, image: int, column: int) -> Tensor | None:
-        """Return the map (h, w) of one image for one prompt; None where none was asked for."""
+    def maps_of(self, image: int, columns: Sequence[int]) -> Tensor | None:
+        """Return the maps (n, h, w) of one image for n of the prompts; None where none were asked for."""
         if self.maps is not None:
-            return self.maps[image, column]
-        return None if self.draw is None else self.draw(image, [column])[0]
+            return self.maps[image, list(columns)]
+        return None if self.draw is None else self.draw(image, columns)
 
 
 @dataclass(frozen=True, slots=True)
