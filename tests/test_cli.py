@@ -53,6 +53,7 @@ CALLS = {
     "disentangle": ("OUT --data STORE", "medlip.training.load_run"),
     "predict": ("OUT x.png", "medlip.app.reader.Reader.open"),
     "bench step": ("", "medlip.training.bench.bench_step"),
+    "bench predict": ("", "medlip.app.bench.bench_predict"),
     "bench facts": ("", "medlip.reports.bench.bench_facts"),
     "bench store": ("", "medlip.data.bench.bench_store"),
     "bench transport": ("", "medlip.nn.transport_bench.bench_transport"),

@@ -29,7 +29,7 @@ import typer
 
 from medlip.app.answer import Answer
 from medlip.app.commands.ablate import ablate
-from medlip.app.commands.bench import bench_facts, bench_step, bench_store, bench_supervised, bench_transport
+from medlip.app.commands.bench import bench_facts, bench_predict, bench_step, bench_store, bench_supervised, bench_transport
 from medlip.app.commands.compare import compare
 from medlip.app.commands.data import check, hold_out, list_sets, overlap
 from medlip.app.commands.demo import demo
@@ -241,6 +241,7 @@ _add(app, disentangle, renamed={"--images": "--probe-images"})
 _add(app, predict)
 app.add_typer(bench, name="bench")
 _add(bench, bench_step, "step")
+_add(bench, bench_predict, "predict")
 _add(bench, bench_facts, "facts")
 _add(bench, bench_store, "store")
 _add(bench, bench_transport, "transport")
