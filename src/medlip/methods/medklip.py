@@ -139,7 +139,7 @@ class MedKLIP(QueryMethod):
         if self.position is None:
             count = len(self.vocabulary.anatomies)
             return (present / count).expand(-1, -1, count)
-        likely = self.contrast_scale.similarity(self.position(output.states[:, columns]), self.texts("anatomy"))
+        likely = self.likeness(output.states[:, columns], self.position, "anatomy")
         return present * likely.softmax(-1)
 
     def timed_parts(self, images: Tensor) -> Mapping[str, Pass]:

@@ -277,7 +277,7 @@ class MeDSLIP(QueryMethod, HasStreams):
         if self.contrast is None:
             pairs: Tensor = states @ output.states_anatomy.transpose(1, 2)
             return pairs.sigmoid()
-        likely = self.contrast_scale.similarity(self.contrast["pathology"](states), self.texts("anatomy")).log_softmax(-1)
+        likely = self.likeness(states, cast("nn.Linear", self.contrast["pathology"]), "anatomy").log_softmax(-1)
         occupied = output.logits_anatomy.log_softmax(-1)[:, None, :, 1]
         shares: Tensor = (likely + occupied).softmax(-1)
         return output.pathology.present[:, columns, None] * shares

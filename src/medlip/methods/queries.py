@@ -37,6 +37,7 @@ from medlip.methods.base import (
     upcast,
 )
 from medlip.methods.released import ReleasedNames, released_name, released_settings, rename_released
+from medlip.nn.device import autocast_dtype
 from medlip.nn.query_decoder import LayerTrace, Opening, QueryDecoder, norm_gradient
 from medlip.nn.text import TextBank, text_encoder
 from medlip.nn.vision_encoder import vision_encoder
@@ -225,9 +226,11 @@ class Remembered(Generic[T]):
     def __call__(self, tensors: Sequence[Tensor], make: Callable[[], T], other: object = None) -> T:
         """Return what `make` gave last, or gives now if the tensors, or the `other`, are not the ones of then.
 
-        A tensor is another one when it was written to since, or moved to another device.
+        A tensor is another one when it was written to since, or moved to another device; and what was made in another
+        precision is made again.
         """
-        states = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors], other
+        versions = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+        states = versions, autocast_dtype(tensors[0].device), other
         if self._kept is not None:
             before, known, made = self._kept
             if known == states and all(old is new for old, new in zip(before, tensors, strict=True)):
@@ -271,6 +274,7 @@ class QueryMethod(Method, HasEncoder, HasReleasedWeights, TellsPlaces, EmbedsRep
     ) -> None:
         super().__init__(config, vocabulary, preprocessing)
         self._openings: defaultdict[str, Remembered[Opening]] = defaultdict(Remembered)
+        self._projected: defaultdict[str, Remembered[tuple[Tensor, Tensor]]] = defaultdict(Remembered)
         self._asked: Remembered[Tensor] = Remembered()
         self.choose_map_rule(config.map_rule)
         short = config.anatomy_text == "short"
@@ -361,6 +365,7 @@ class QueryMethod(Method, HasEncoder, HasReleasedWeights, TellsPlaces, EmbedsRep
     def train(self, mode: bool = True) -> Self:
         """Switch between training and use; what is kept from image to image is forgotten, for weights may change."""
         self._openings.clear()
+        self._projected.clear()
         return super().train(mode)
 
     @torch.inference_mode()
@@ -532,6 +537,17 @@ class QueryMethod(Method, HasEncoder, HasReleasedWeights, TellsPlaces, EmbedsRep
         """How the contrast of partners compares."""
         return ContrastScale(self.config.contrast_normalize, self.config.contrast_temperature)
 
+    def likeness(self, states: Tensor, projection: nn.Linear, stream: str) -> Tensor:
+        """Return how states (B, C, width), once projected, compare with the texts of a stream, (B, C, q)."""
+        scale, texts = self.contrast_scale, self.texts(stream)
+        if scale.normalize or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return scale.similarity(projection(states), texts)
+        # products with texts are linear in the states: what the projection makes of the texts is the same for all images
+        weight, bias = self._projected[stream](
+            [texts, projection.weight, projection.bias], lambda: (texts @ projection.weight, texts @ projection.bias)
+        )
+        return (states @ weight.T + bias) / scale.temperature
+
     def texts(self, stream: str) -> Tensor:
         """Return the embeddings (q, text width) of the concepts of a stream, "pathology" or "anatomy"."""
         return self.banks.get_buffer(f"{stream}.embeddings")
@@ -549,8 +565,8 @@ class QueryMethod(Method, HasEncoder, HasReleasedWeights, TellsPlaces, EmbedsRep
         texts = self.texts("pathology")
         if asked is None or not len(asked):
             return texts, None
-        mask = torch.eye(len(texts) + len(asked), dtype=torch.bool, device=texts.device)
-        mask[:, : len(texts)] = True
+        queries = torch.arange(len(texts) + len(asked), device=texts.device)
+        mask = (queries[:, None] == queries) | (queries < len(texts))
         return torch.cat([texts, asked.to(texts)]), mask
 
     def queries_for(self, prompts: Sequence[str]) -> tuple[Tensor | None, list[int]]:

@@ -216,12 +216,12 @@ class Attention(nn.Module):
             masked = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
             return F.softmax(masked, -1)
 
-        # gradients of what is read can be taken with respect to the attention only where it is worked out
-        if (self.training and self.dropout.p) or (need_attention and torch.is_grad_enabled()):
+        # Gradients of what is read can be taken with respect to the attention only where it is worked out; and in use, with
+        # few locations, that is as fast, and what is read is the same whether the attention is asked for or not.
+        if (self.training and self.dropout.p) or need_attention or not torch.is_grad_enabled():
             attention = weights()
             return self._join(self.dropout(attention) @ value), attention if need_attention else None
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self._join(mixed), weights() if need_attention else None
+        return self._join(F.scaled_dot_product_attention(query, key, value, attn_mask=mask)), None
 
     def contributions(self, trace: LayerTrace, gradient: Tensor) -> Tensor:
         """Return attention times the value's part along a gradient (B, q, width) at the output, (B, q, N)."""
