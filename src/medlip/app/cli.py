@@ -31,6 +31,7 @@ from medlip.app.answer import Answer
 from medlip.app.commands.ablate import ablate
 from medlip.app.commands.bench import bench_facts, bench_predict, bench_step, bench_store, bench_supervised, bench_transport
 from medlip.app.commands.compare import compare
+from medlip.app.commands.convert import convert
 from medlip.app.commands.data import check, hold_out, list_sets, overlap
 from medlip.app.commands.demo import demo
 from medlip.app.commands.disentangle import disentangle
@@ -39,6 +40,7 @@ from medlip.app.commands.facts import facts
 from medlip.app.commands.predict import predict
 from medlip.app.commands.prepare import prepare
 from medlip.app.commands.pretrain import pretrain
+from medlip.app.commands.push import card, push
 from medlip.app.commands.recipes import list_recipes, show
 from medlip.app.commands.retrieve import retrieve
 from medlip.app.commands.transfer import transfer
@@ -239,6 +241,9 @@ _add(app, transfer, interrupted="With --out, the same command resumes after the 
 _add(app, compare)
 _add(app, disentangle, renamed={"--images": "--probe-images"})
 _add(app, predict)
+_add(app, convert)
+_add(app, card)
+_add(app, push)
 app.add_typer(bench, name="bench")
 _add(bench, bench_step, "step")
 _add(bench, bench_predict, "predict")

@@ -26,6 +26,14 @@ Run = Annotated[
         metavar="RUN",
     ),
 ]
+Results = Annotated[
+    list[Path] | None,
+    typer.Option("--results", help="Result of an evaluation of this model, for its card; repeatable.", metavar="DIR"),
+]
+License = Annotated[
+    str | None,
+    typer.Option("--license", help="Licence of the weights, as the hub names it: apache-2.0, other …", metavar="NAME"),
+]
 TextBank = Annotated[
     Path | None,
     typer.Option("--text-bank", help="Embeddings that released weights come without, an .npz file.", metavar="FILE"),

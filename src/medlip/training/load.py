@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from medlip.data.overlap import Fingerprints
 from medlip.errors import MedLIPError
-from medlip.methods import Method, load_method, load_released
+from medlip.files import write_atomic
+from medlip.methods import Method, load_method, load_released, save_method
 from medlip.methods.base import Origin, read_metadata
 from medlip.nn.device import resolve_device
 from medlip.training.fit import CHECKPOINT, MANIFEST, MODEL, SEEN
@@ -31,9 +33,9 @@ def load_run(
     """Load a trained method, with its `origin`, and what it has `seen` and was `made_by` where that is known.
 
     Args:
-        source: a run's folder; its model.safetensors alone; a model of the Hugging Face hub, "org/name" or
-            "hf://org/name@revision", taken from the local cache where the hub can't be reached; or a file of weights that
-            the authors of MeDSLIP or MedKLIP released.
+        source: a run's folder; its model.safetensors alone; a model of the Hugging Face
+            hub, "org/name" or "hf://org/name@revision", taken from the local cache where the hub can't be reached; or a file
+            of weights that the authors of MeDSLIP or MedKLIP released.
         device: where it is to compute, see `medlip.nn.device.resolve_device`.
         text_bank: of released weights alone: the embeddings that they come without, see
             `medlip.methods.released.read_text_bank`.
@@ -55,11 +57,15 @@ def load_run(
         if text_bank is not None or text_encoder is not None:
             raise MedLIPError(f"{source}: this model brings its text bank along. Leave out text bank and text encoder.")
         method = load_method(file)
-        manifest = _manifest(file)
+        about = json.loads(read_metadata(file)["medlip"])
+        manifest = _manifest(file, about)
         method.made_by = _made_by(manifest)
         if (file.parent / SEEN).exists() and path.is_dir():
             method.seen = Fingerprints.load(file.parent / SEEN)
-        version = revision or (manifest or {}).get("versions", {}).get("medlip", "")
+        if "origin" in about and not revision:  # a copy: it stays the model that it was
+            name, version = about["origin"]["name"], about["origin"]["version"]
+        else:
+            version = revision or (manifest or {}).get("versions", {}).get("medlip", "")
     elif file.suffix in RELEASED:
         method = load_released(file, text_bank=Path(text_bank) if text_bank else None, text_encoder=text_encoder)
         version = revision or "released"
@@ -69,11 +75,36 @@ def load_run(
     return method.to(where)
 
 
+def save_run(method: Method, out: Path, *, with_seen: bool = True) -> None:
+    """Write a trained method as a run's folder, with what made it and where it came from, but nothing of this machine.
+
+    Args:
+        method: what is saved.
+        out: the folder.
+        with_seen: also write the fingerprints of what it was trained on.
+
+    Raises:
+        MedLIPError: the folder holds a run, or there are no weights to save.
+    """
+    if (out / CHECKPOINT).exists() or (out / MODEL).exists():
+        raise MedLIPError(f"{out} holds a run already: give another folder.")
+    if next(method.parameters(), None) is None:
+        raise MedLIPError(f"method {method.name!r} has no weights that could be saved. Give the run that it was made of.")
+    out.mkdir(parents=True, exist_ok=True)
+    extra: dict[str, Any] = {"origin": asdict(method.origin)} if method.origin else {}
+    if method.made_by is not None:
+        extra["run"] = {key: value for key, value in method.made_by.items() if key != "seed"}
+        write_atomic(out / MANIFEST, json.dumps(extra["run"], indent=1).encode())
+    if with_seen and method.seen is not None:
+        method.seen.save(out / SEEN)
+    save_method(method, out / MODEL, **extra)
+
+
 def _missing(source: str | Path, file: Path) -> str:
     if file.exists():
         return (
-            f"{source}: is no model: files of weights are called {', '.join(RELEASED)}. Give the folder of a run, or the "
-            "file of a model."
+            f"{source}: is no model: files of weights are called {', '.join(RELEASED)}. Give the folder of "
+            "a run, or the file of a model."
         )
     return (
         f"{source}: there is no such folder or file. Give the folder that medlip pretrain wrote, the file of a model, or a "
@@ -139,19 +170,18 @@ def _cached(name: str, revision: str | None) -> Path | None:
     return folder if (folder / MODEL).exists() or any(folder.glob("*.pth")) else None
 
 
-def _manifest(file: Path) -> dict[str, Any] | None:
-    """Return what made a model: from its run's folder, else from the model itself."""
+def _manifest(file: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what made a model: from its run's folder, else from what the model says about itself."""
     beside = file.parent / MANIFEST
     if file.name == MODEL and beside.exists():
         content: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
         return content
-    about: dict[str, Any] = json.loads(read_metadata(file)["medlip"])
     return about.get("run")
 
 
 def _made_by(manifest: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if manifest is None:
         return None
-    data = {key: manifest["data"][key] for key in ("hash", "images")}
+    data = {key: manifest["data"][key] for key in ("hash", "images", "sources") if key in manifest["data"]}
     seed = manifest["recipe"]["training"]["seed"]
     return {"recipe": manifest["recipe"], "seed": seed, "data": data, "versions": manifest["versions"]}
