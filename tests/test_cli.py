@@ -53,6 +53,7 @@ CALLS = {
     "disentangle": ("OUT --data STORE", "medlip.training.load_run"),
     "predict": ("OUT x.png", "medlip.app.reader.Reader.open"),
     "convert": ("released.pth --out OUT", "medlip.training.load_run"),
+    "export": ("OUT --format onnx --out OUT.onnx", "medlip.training.load_run"),
     "card": ("OUT", "medlip.training.load_run"),
     "push": ("OUT org/name --dry-run", "medlip.training.load_run"),
     "bench step": ("", "medlip.training.bench.bench_step"),

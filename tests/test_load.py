@@ -315,7 +315,7 @@ def test_a_pickle_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("empty.pth", b"", "Get the file again|weights alone"),
         ("text.pth", b"<html>not found</html>", "Get the file again|weights alone"),
         ("cut.safetensors", b"\x10\0\0\0\0\0\0\0{", "not a readable safetensors file"),
-        ("model.h5", b"\x89HDF", "files of weights are called"),
+        ("model.h5", b"\x89HDF", "files of models are called"),
     ],
 )
 def test_what_is_no_model_is_named(name: str, content: bytes, says: str, tmp_path: Path) -> None:

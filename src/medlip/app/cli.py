@@ -36,6 +36,7 @@ from medlip.app.commands.data import check, hold_out, list_sets, overlap
 from medlip.app.commands.demo import demo
 from medlip.app.commands.disentangle import disentangle
 from medlip.app.commands.evaluate import evaluate
+from medlip.app.commands.export import export
 from medlip.app.commands.facts import facts
 from medlip.app.commands.predict import predict
 from medlip.app.commands.prepare import prepare
@@ -242,6 +243,7 @@ _add(app, compare)
 _add(app, disentangle, renamed={"--images": "--probe-images"})
 _add(app, predict)
 _add(app, convert)
+_add(app, export)
 _add(app, card)
 _add(app, push)
 app.add_typer(bench, name="bench")

@@ -300,6 +300,22 @@ class HasReleasedWeights(ABC):
         """
 
 
+class HasGraph(ABC):
+    """A method whose answers one graph computes, from images and embedded texts: it can be exported."""
+
+    @abstractmethod
+    def graph(self) -> tuple[nn.Module, int]:
+        """Return the graph, and the width W of its texts.
+
+        The graph takes images (B, 3, S, S) and embeddings (n, W) of open questions as the text encoder gives them, n > 0,
+        and gives probabilities (B, P + n), maps (B, P + n, h, w) and places (B, P + n, A), of the vocabulary's P
+        pathologies first.
+
+        Raises:
+            MedLIPError: the maps are made by a rule that needs more than a forward pass.
+        """
+
+
 class EmbedsReports(ABC):
     """A method that puts images and reports into one space: what retrieval needs."""
 

@@ -23,6 +23,7 @@ from medlip.methods.base import (
     Answers,
     EmbedsReports,
     HasEncoder,
+    HasGraph,
     HasReleasedWeights,
     HasTimedPasses,
     Method,
@@ -240,7 +241,33 @@ class Remembered(Generic[T]):
         return made
 
 
-class QueryMethod(Method, HasEncoder, HasReleasedWeights, TellsPlaces, EmbedsReports, HasTimedPasses):
+class QueryGraph(nn.Module):
+    """What a query method computes in use, as a module of tensors alone; see `HasGraph`.
+
+    Args:
+        method: the model.
+        rule: of its maps.
+    """
+
+    def __init__(self, method: QueryMethod, rule: MapRule) -> None:
+        super().__init__()
+        self.method, self.rule = method, rule
+
+    def forward(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Answer for the vocabulary and for embedded questions."""
+        bank = cast("TextBank", self.method.banks["pathology"])
+        output = self.method.read_seen(self.method.see(images), True, bank.place(texts))
+        found = self.method.pathology_queries(output)
+        everything = cast("Sequence[int]", slice(None))
+        if self.rule == "attention":
+            maps = cast("Tensor", found.attention).mean(0)
+        else:
+            assert found.contributions is not None
+            maps = on_one_scale(found.contributions(slice(None), everything), found.present)
+        return found.present, maps.unflatten(-1, found.grid), self.method.places(output, everything)
+
+
+class QueryMethod(Method, HasEncoder, HasGraph, HasReleasedWeights, TellsPlaces, EmbedsReports, HasTimedPasses):
     """A method whose questions are the embedded texts of P pathologies and A anatomies.
 
     It encodes an image once, reads it with all of the vocabulary's queries and those of the open prompts, and answers
@@ -536,6 +563,14 @@ class QueryMethod(Method, HasEncoder, HasReleasedWeights, TellsPlaces, EmbedsRep
     def contrast_scale(self) -> ContrastScale:
         """How the contrast of partners compares."""
         return ContrastScale(self.config.contrast_normalize, self.config.contrast_temperature)
+
+    def graph(self) -> tuple[nn.Module, int]:
+        """Return what this model computes in use, and the width of its texts."""
+        if self.map_rule == "gradient":
+            raise MedLIPError(
+                "maps by the rule 'gradient' need a backward pass, which can't be exported. Use contribution or attention."
+            )
+        return QueryGraph(self, cast("MapRule", self.map_rule)), self.text_width
 
     def likeness(self, states: Tensor, projection: nn.Linear, stream: str) -> Tensor:
         """Return how states (B, C, width), once projected, compare with the texts of a stream, (B, C, q)."""

@@ -12,11 +12,13 @@ from typing import Any
 from medlip.data.overlap import Fingerprints
 from medlip.errors import MedLIPError
 from medlip.files import write_atomic
-from medlip.methods import Method, load_method, load_released, save_method
+from medlip.methods import Method, load_exported, load_method, load_released, save_method
 from medlip.methods.base import Origin, read_metadata
 from medlip.nn.device import resolve_device
 from medlip.training.fit import CHECKPOINT, MANIFEST, MODEL, SEEN
 
+EXPORTED = (".onnx", ".pt2")
+"""How files that `medlip export` wrote are called."""
 RELEASED = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 """How files of released weights are called."""
 _HUB = re.compile(r"(?P<hf>hf://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -33,7 +35,7 @@ def load_run(
     """Load a trained method, with its `origin`, and what it has `seen` and was `made_by` where that is known.
 
     Args:
-        source: a run's folder; its model.safetensors alone; a model of the Hugging Face
+        source: a run's folder; its model.safetensors alone; a file that `medlip export` wrote; a model of the Hugging Face
             hub, "org/name" or "hf://org/name@revision", taken from the local cache where the hub can't be reached; or a file
             of weights that the authors of MeDSLIP or MedKLIP released.
         device: where it is to compute, see `medlip.nn.device.resolve_device`.
@@ -66,6 +68,10 @@ def load_run(
             name, version = about["origin"]["name"], about["origin"]["version"]
         else:
             version = revision or (manifest or {}).get("versions", {}).get("medlip", "")
+    elif file.suffix in EXPORTED:
+        method = load_exported(file)
+        method.origin = method.origin or Origin(name, revision)
+        return method.to(where)
     elif file.suffix in RELEASED:
         method = load_released(file, text_bank=Path(text_bank) if text_bank else None, text_encoder=text_encoder)
         version = revision or "released"
@@ -103,7 +109,7 @@ def save_run(method: Method, out: Path, *, with_seen: bool = True) -> None:
 def _missing(source: str | Path, file: Path) -> str:
     if file.exists():
         return (
-            f"{source}: is no model: files of weights are called {', '.join(RELEASED)}. Give the folder of "
+            f"{source}: is no model: files of models are called {', '.join(RELEASED + EXPORTED)}. Give the folder of "
             "a run, or the file of a model."
         )
     return (
