@@ -86,7 +86,7 @@ class MedKLIP(QueryMethod):
             self.decode,
             self.norm,
             self.exist,
-            self.opening("pathology", self.decode, len(locations), asked),
+            self.opening("pathology", self.decode, locations.shape[0], asked),
             locations,
             seen.grid,
             dropout=self.dropout,

@@ -183,7 +183,7 @@ class MeDSLIP(QueryMethod, HasStreams):
                 decoder,
                 self.norm,
                 cast("nn.Linear", self.exist[stream]),
-                self.opening(stream, decoder, len(locations), asked),
+                self.opening(stream, decoder, locations.shape[0], asked),
                 locations,
                 seen.grid,
                 dropout=self.dropout,

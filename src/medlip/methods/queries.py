@@ -598,10 +598,11 @@ class QueryMethod(Method, HasEncoder, HasGraph, HasReleasedWeights, TellsPlaces,
             vocabulary's pathologies and itself, and changes nothing of what the others get.
         """
         texts = self.texts("pathology")
-        if asked is None or not len(asked):
+        if asked is None or asked.shape[0] == 0:
             return texts, None
-        queries = torch.arange(len(texts) + len(asked), device=texts.device)
-        mask = (queries[:, None] == queries) | (queries < len(texts))
+        # shapes, not lengths: in an exported graph the number of questions stays free
+        queries = torch.arange(texts.shape[0] + asked.shape[0], device=texts.device)
+        mask = (queries[:, None] == queries) | (queries < texts.shape[0])
         return torch.cat([texts, asked.to(texts)]), mask
 
     def queries_for(self, prompts: Sequence[str]) -> tuple[Tensor | None, list[int]]:
