@@ -264,7 +264,7 @@ class QueryGraph(nn.Module):
         else:
             assert found.contributions is not None
             maps = on_one_scale(found.contributions(slice(None), everything), found.present)
-        return found.present, maps.unflatten(-1, found.grid), self.method.places(output, everything)
+        return found.present, maps.view(*maps.shape[:2], *found.grid), self.method.places(output, everything)
 
 
 class QueryMethod(Method, HasEncoder, HasGraph, HasReleasedWeights, TellsPlaces, EmbedsReports, HasTimedPasses):
