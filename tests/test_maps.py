@@ -112,3 +112,31 @@ def test_the_gradient_of_a_layer_norm_is_that_of_autograd() -> None:
     states, gradient = torch.randn(3, 5, 8, requires_grad=True), torch.randn(3, 5, 8)
     (expected,) = torch.autograd.grad((norm(states) * gradient).sum(), states)
     torch.testing.assert_close(norm_gradient(norm, states, gradient), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["contribution", "attention", "gradient"])
+@pytest.mark.parametrize("when", [True, "later"])
+def test_an_image_is_encoded_once_by_every_rule(rule: str, when: Any, images: Tensor) -> None:
+    method = make(layers=2)
+    method.choose_map_rule(rule)
+    alone = method.localise(images, PROMPTS[:3])
+    seen = []
+    method.encoder.register_forward_hook(lambda *_: seen.append(1))
+    answers = method.answer(images, PROMPTS[:3], maps=when, anatomies=True)
+    drawn = torch.stack([answers.maps_of(image, range(3)) for image in range(2)])
+    assert len(seen) == 1
+    torch.testing.assert_close(drawn, alone)
+
+
+def test_answers_follow_weights_texts_and_questions_that_change(images: Tensor) -> None:
+    method, other = make(layers=1), make(layers=1, seed=3)
+    asked = [PROMPTS[0], "a metal clip over the heart"]
+    before = method.score(images, asked)
+    assert torch.equal(method.score(images, asked), before)
+    assert not torch.equal(method.score(images, [PROMPTS[0], "a rounded shadow"])[:, 1], before[:, 1])
+    assert torch.equal(method.score(images, asked), before)
+    method.load_state_dict(other.state_dict())
+    torch.testing.assert_close(method.score(images, asked), other.score(images, asked))
+    with torch.no_grad():
+        method.get_buffer("banks.pathology.embeddings").mul_(-1)
+    assert not torch.allclose(method.score(images, asked), other.score(images, asked), atol=1e-3)

@@ -15,12 +15,14 @@ from torch import Tensor
 
 import medlip
 from dicoms import chest, dataset, encoded
-from medlip.app.reader import Reader, Reading
+from fakes import FakeMethod
+from medlip.app.reader import Reader
+from medlip.app.reading import NotRead, Reading
 from medlip.concepts import default_vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods import build_method
-from medlip.methods.base import Answers
+from medlip.methods.base import Answers, TellsPlaces
 
 ASKED = ["pneumonia", "a rounded opacity at the right base"]
 
@@ -97,6 +99,7 @@ class Pointer(torch.nn.Module):
     preprocessing = Preprocessing(size=32)
     device = torch.device("cpu")
     looks = 0
+    origin, fingerprint = None, ""
 
     def answer(self, images: Tensor, prompts: Sequence[str], **_: bool) -> Answers:
         return Answers(torch.full((len(images), len(prompts)), 0.5), self.localise(images, prompts))
@@ -142,13 +145,13 @@ def test_a_run_reads_on_the_device_that_is_asked_for(tiny_run: Path, xray: Path)
 def test_the_matrix_read_back_is_anatomies_by_pathologies(reading: Reading) -> None:
     vocabulary = default_vocabulary()
     matrix = reading.matrix()
-    assert matrix.shape == (len(vocabulary.anatomies), len(vocabulary.pathologies))
+    assert list(matrix.index) == [anatomy.name for anatomy in vocabulary.anatomies]
+    assert list(matrix.columns) == [pathology.name for pathology in vocabulary.pathologies]
     top = reading.findings[0]
-    column = vocabulary.pathology_index[top.pathology]
     assert top.anatomies
     for place in top.anatomies:
-        assert matrix[vocabulary.anatomy_index[place.anatomy], column] == pytest.approx(place.probability, rel=1e-4)
-    assert matrix[:, column].max() == pytest.approx(top.anatomies[0].probability, rel=1e-4)
+        assert matrix.loc[place.anatomy, top.pathology] == pytest.approx(place.probability, rel=1e-4)
+    assert matrix[top.pathology].max() == pytest.approx(top.anatomies[0].probability, rel=1e-4)
 
 
 def test_a_question_that_is_longer_than_the_encoder_reads_is_noted() -> None:
@@ -158,6 +161,123 @@ def test_a_question_that_is_longer_than_the_encoder_reads_is_noted() -> None:
     (note,) = Reader(method).read(pixels, ask=["effusion " * 40, "effusion"]).notes
     assert "1 of 2 questions are longer than the 10 tokens" in note
     assert Reader(method).read(pixels, ask=["effusion"]).notes == ()
+
+
+def test_one_question_is_no_list_of_letters(reader: Reader, xray: Path, reading: Reading) -> None:
+    alone = reader.read(xray, ask="pneumonia")
+    assert [question.text for question in alone.asked] == ["pneumonia"]
+    assert alone.asked[0].probability == pytest.approx(reading.asked[0].probability)
+
+
+def test_an_image_reads_the_same_in_whatever_form_it_comes(reader: Reader, tmp_path: Path) -> None:
+    grey = chest(8).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "x.png")
+    forms = {
+        "path": tmp_path / "x.png",
+        "text": str(tmp_path / "x.png"),
+        "bytes": (tmp_path / "x.png").read_bytes(),
+        "grey": grey,
+        "colour": np.repeat(grey[..., None], 3, 2),
+        "channels first": np.repeat(grey[None], 3, 0),
+        "picture": Image.fromarray(grey).convert("RGBA"),
+        "dicom": dataset(grey, ViewPosition="PA"),
+    }
+    expected = reader.read(grey).findings
+    for form, image in forms.items():
+        reading = reader.read(image)
+        assert reading.image == (str(image) if isinstance(image, (str, Path)) else ""), form
+        for ours, theirs in zip(reading.findings, expected, strict=True):
+            assert ours.probability == pytest.approx(theirs.probability, abs=0.02), form
+    assert {finding.pathology for finding in expected} == {finding.pathology for finding in reading.findings}
+
+
+@pytest.mark.parametrize("image", [np.zeros((64, 64), np.uint8), np.zeros((3, 3), np.uint8), np.zeros(64, np.uint8), b"no"])
+def test_what_is_no_image_is_an_error(reader: Reader, image: Any) -> None:
+    with pytest.raises(MedLIPError, match="the image: "):
+        reader.read(image)
+
+
+def test_a_finding_is_found_by_any_of_its_names(reading: Reading) -> None:
+    assert reading.finding("Pneumonia") == reading.finding("pneumonia") in reading.findings
+    for name, advice in (("clear", "normal=True"), ("pneumonja", "Did you mean 'pneumonia'")):
+        with pytest.raises(MedLIPError, match=advice):
+            reading.finding(name)
+
+
+def test_a_reading_is_a_table_and_a_document(reading: Reading) -> None:
+    table = reading.table()
+    assert list(table.columns) == ["text", "probability", "place", "place_probability", "asked"]
+    assert list(table[table.asked].text) == ASKED
+    top = table.iloc[0]
+    assert (top.text, top.place) == (reading.findings[0].pathology, reading.findings[0].anatomies[0].anatomy)
+    assert json.loads(reading.to_json()) == reading.to_dict()
+
+
+def test_a_reading_is_short_in_a_terminal_and_a_picture_in_a_notebook(reading: Reading) -> None:
+    assert len(repr(reading)) < 400
+    assert reading.findings[0].pathology in repr(reading)
+    page = reading._repr_html_()
+    assert "data:image/jpeg" in page and reading.findings[0].pathology in page
+    assert "Not a medical device" in page
+
+
+def test_a_reading_says_which_model_read(reading: Reading, reader: Reader, tiny_run: Path) -> None:
+    assert reading.model.name == tiny_run.name
+    assert reading.model.version == medlip.__version__
+    assert (reading.model.hash, reading.model.method) == (reader.method.fingerprint, "medslip")
+
+
+def test_places_come_from_every_method_that_declares_them(xray: Path) -> None:
+    class Placing(FakeMethod, TellsPlaces):
+        def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+            return torch.linspace(0, 1, len(self.vocabulary.anatomies)).expand(len(images), len(prompts), -1)
+
+    reading = Reader(Placing()).read(xray)
+    last = default_vocabulary().anatomies[-1].name
+    assert all(finding.anatomies[0].anatomy == last for finding in reading.findings)
+    assert reading.matrix().loc[last].eq(1).all()
+
+
+def test_many_images_read_as_one_does_in_their_order(reader: Reader, xray: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(xray.read_bytes()[:200])
+    turned = np.asarray(Image.open(xray).rotate(180))
+    images = [xray, bad, turned, chest(8).astype(np.uint8), tmp_path / "nowhere.png"]
+    for batch_size, workers in ((1, 0), (2, 0), (16, 1)):
+        read = list(reader.read_many(images, ask=ASKED, batch_size=batch_size, workers=workers))
+        assert [type(entry) for entry in read] == [Reading, NotRead, Reading, Reading, NotRead]
+        assert [entry.image for entry in read] == [str(xray), str(bad), "", "", str(tmp_path / "nowhere.png")]
+        assert "bad.png" in read[1].error
+        for index in (0, 2, 3):
+            alone = reader.read(images[index], ask=ASKED)
+            ours, theirs = read[index].table(), alone.table()
+            assert list(ours.text[:3]) == list(theirs.text[:3])
+            np.testing.assert_allclose(ours.probability, theirs.probability, atol=1e-4)
+            np.testing.assert_allclose(read[index].maps(ASKED), alone.maps(ASKED), atol=1e-4)
+
+
+def test_a_stream_is_read_lazily_and_each_image_encoded_once(reader: Reader) -> None:
+    taken, encoded = [], []
+
+    def images() -> Any:
+        for number in range(100):
+            taken.append(number)
+            yield np.random.default_rng(number).integers(0, 255, (64, 64), np.uint8)
+
+    hook = reader.method.encoder.register_forward_hook(lambda _, inputs, __: encoded.append(len(inputs[0])))
+    stream = reader.read_many(images(), batch_size=4)
+    for reading, _ in zip(stream, range(6), strict=False):
+        reading.heat_map(reading.findings[0].pathology)
+    hook.remove()
+    assert len(taken) == 8
+    assert encoded == [4, 4]
+
+
+def test_a_stream_says_at_once_what_is_wrong_with_how_it_is_asked(reader: Reader) -> None:
+    with pytest.raises(MedLIPError, match="empty"):
+        reader.read_many([], ask=[""])
+    with pytest.raises(MedLIPError, match="batch_size=0"):
+        reader.read_many([], batch_size=0)
 
 
 def test_an_empty_question_is_an_error(reader: Reader, xray: Path) -> None:
@@ -175,7 +295,7 @@ def predict(medlip: Callable[..., Any]) -> Callable[..., tuple[int, Any, str]]:
 
 
 Predict = Callable[..., tuple[int, Any, str]]
-KEYS = {"image", "not_frontal", "notes", "places_above", "findings", "asked"}
+KEYS = {"image", "not_frontal", "notes", "places_above", "findings", "asked", "model", "disclaimer"}
 
 
 def test_one_image_gives_a_list_of_one(predict: Predict, tiny_run: Path, xray: Path) -> None:
@@ -355,3 +475,93 @@ def test_dicom_is_read_and_no_identifier_gets_out(predict: Predict, tiny_run: Pa
     assert document[0]["findings"]
     written = json.dumps(document) + errors + "".join(p.read_bytes().decode("latin1") for p in (tmp_path / "out").iterdir())
     assert not [secret for secret in ("Doe", "Jane", "ID-4711", "ACC-0815") if secret in written]
+
+
+@pytest.fixture
+def folder(xray: Path, tmp_path: Path) -> Path:
+    """Three X-rays, one without a suffix, a broken one, and a file that is no image."""
+    folder = tmp_path / "films"
+    (folder / "below").mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(xray.read_bytes())
+    (folder / "below" / "1.2.840").write_bytes(encoded(dataset(chest(8).astype(np.uint8))))
+    (folder / "broken.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_a_folder_is_read_with_all_below_and_what_is_broken_is_named(predict: Predict, tiny_run: Path, folder: Path) -> None:
+    code, document, errors = predict(tiny_run, folder)
+    assert code == 3
+    assert [Path(entry["image"]).name for entry in document] == ["a.png", "b.png", "1.2.840", "broken.png"]
+    assert [entry["image"] for entry in document if "error" in entry] == [str(folder / "broken.png")]
+    assert "1 images were skipped" in errors and "broken.png" in errors
+    assert "1 other files in the folders are no images" in errors
+
+
+def test_patterns_and_lists_on_stdin_name_images_too(
+    predict: Predict, tiny_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    _, by_pattern, _ = predict(tiny_run, f"{folder}/[ab].png")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder / 'a.png'}\n\n{folder / 'b.png'}\n"))
+    _, by_list, _ = predict(tiny_run, "-")
+    assert [entry["image"] for entry in by_pattern] == [str(folder / "a.png"), str(folder / "b.png")]
+    assert by_pattern == by_list
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("*.bmp", "nothing fits this pattern"), ("empty", "no PNG, JPEG, TIFF or DICOM")]
+)
+def test_where_there_is_no_image_it_is_said(predict: Predict, tiny_run: Path, folder: Path, name: str, says: str) -> None:
+    (folder / "empty").mkdir()
+    code, _, errors = predict(tiny_run, folder / "a.png", folder / name)
+    assert code == 3 and says in errors
+    code, _, errors = predict(tiny_run, folder / name)
+    assert code == 1 and says in errors.strip().splitlines()[-1]
+
+
+def test_lines_of_json_come_one_by_one_with_the_model_in_each(
+    medlip: Callable[..., Any], reader: Reader, tiny_run: Path, folder: Path
+) -> None:
+    outcome = medlip("predict", tiny_run, folder, "--jsonl", "--batch", 2)
+    entries = [json.loads(line) for line in outcome.out.splitlines()]
+    assert len(entries) == 4 and outcome.code == 3
+    for entry in entries:
+        if "error" not in entry:
+            assert entry["model"]["hash"] == reader.method.fingerprint
+            assert "Not a medical device" in entry["disclaimer"]
+    assert medlip("predict", tiny_run, folder, "--jsonl", "--json").code == 2
+
+
+def test_a_table_has_a_row_for_each_image(medlip: Callable[..., Any], reader: Reader, tiny_run: Path, folder: Path) -> None:
+    import pandas as pd
+
+    file = folder.parent / "scores.csv"
+    medlip("predict", tiny_run, folder, "--table", file, "--ask", ASKED[1])
+    table = pd.read_csv(file)
+    assert list(table.image.map(lambda name: Path(name).name)) == ["a.png", "b.png", "1.2.840", "broken.png"]
+    assert list(table.error.notna()) == [False, False, False, True]
+    assert set(table.hash) == {reader.method.fingerprint}
+    reading = reader.read(folder / "a.png", ask=ASKED[1])
+    assert table.effusion[0] == pytest.approx(reading.finding("effusion").probability, abs=1e-4)
+    assert table[ASKED[1]][0] == pytest.approx(reading.asked[0].probability, abs=1e-4)
+
+
+def test_maps_are_kept_as_numbers(predict: Predict, reader: Reader, tiny_run: Path, xray: Path, tmp_path: Path) -> None:
+    out = tmp_path / "maps"
+    _, document, _ = predict(tiny_run, xray, xray, "--out", out, "--maps", "npz", "--ask", ASKED[1])
+    assert [Path(entry["maps"]).name for entry in document] == ["x.npz", "x-2.npz"]
+    with np.load(document[0]["maps"]) as kept:
+        names, maps, size = list(kept["names"]), kept["maps"], tuple(kept["size"])
+    reading = reader.read(xray, ask=ASKED[1])
+    assert size == reading.pixels.shape
+    assert set(names) == {*(finding.pathology for finding in reading.findings), ASKED[1]}
+    np.testing.assert_allclose(maps, reading.maps(names), atol=1e-4)
+    _, document, _ = predict(tiny_run, xray, "--out", out, "--maps", "none")
+    assert document[0].keys() == KEYS and len(list(out.iterdir())) == 2
+
+
+def test_maps_as_numbers_need_a_folder(medlip: Callable[..., Any], tiny_run: Path, xray: Path) -> None:
+    assert medlip("predict", tiny_run, xray, "--maps", "npz").code == 2

@@ -21,20 +21,27 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "load"]
 
 
-def load(run: str | Path, device: str = "auto") -> Reader:
-    """Open a trained run to read X-rays with it.
+def load(
+    source: str | Path, device: str = "auto", *, text_bank: str | Path | None = None, text_encoder: str | None = None
+) -> Reader:
+    """Open a trained model to read X-rays with it.
 
     Args:
-        run: folder that `medlip pretrain` or `medlip demo` wrote, or its model.safetensors alone.
+        source: folder that `medlip pretrain` or `medlip demo` wrote, or its model.safetensors alone; a model of the Hugging
+            Face hub ("org/name", "hf://org/name@revision"); or a file of weights that the authors of MeDSLIP or MedKLIP
+            released.
         device: "cpu", "cuda", "mps", or "auto" for the best that there is.
+        text_bank: of released weights alone, which lack the embeddings of their texts: an .npz file with `pathologies` and
+            `anatomies` (names), `pathology_embeddings` and `anatomy_embeddings`; None: they are computed.
+        text_encoder: of released weights alone: what computes these embeddings, by hub name or folder; None for
+            Bio_ClinicalBERT, with which the weights were trained.
 
     Raises:
-        MedLIPError: the folder holds no trained run, its vocabulary is not the one that it names, or the device can't be
-            used.
+        MedLIPError: there is no such model, it can't be read, or the device can't be used.
     """
-    from medlip.app.reader import Reader  # torch is imported when a run is opened, not with the package
+    from medlip.app.reader import Reader  # torch is imported when a model is opened, not with the package
 
-    return Reader.open(run, device)
+    return Reader.open(source, device, text_bank=text_bank, text_encoder=text_encoder)
 
 
 def __getattr__(name: str) -> str:

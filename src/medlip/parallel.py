@@ -53,7 +53,8 @@ def track(items: Iterable[T], description: str, total: int | None = None, comple
     """
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    shown = console.is_terminal
+    with Progress(*columns, console=console, disable=not shown, redirect_stdout=False) as progress:
         yield from progress.track(items, total=total, completed=completed, description=description)
 
 
@@ -85,10 +86,11 @@ def process(
     if getattr(current_process(), "_inheriting", False):
         sys.exit(1)  # a script without a guard, run again by a process that starts: the first one tells, see `_Pool`
     workers = cpu_count() if workers is None else workers
-    yield from track(_outcomes(function, items, workers, chunk), description, total)
+    yield from track(outcomes(function, items, workers, chunk), description, total)
 
 
-def _outcomes(function: Callable[[T], R], items: Iterable[T], workers: int, size: int) -> Iterator[Outcome[T, R]]:
+def outcomes(function: Callable[[T], R], items: Iterable[T], workers: int, size: int) -> Iterator[Outcome[T, R]]:
+    """Yield what `process` yields, without a progress bar; `size` is its `chunk`."""
     if workers == 0:
         yield from map(partial(_attempt, function), items)
         return

@@ -17,7 +17,7 @@ class Answer:
 
     Attributes:
         document: plain data, what `--json` prints.
-        text: the same for a person.
+        text: the same for a person; "" where it was printed already.
         notes: what to know when reading it; one that begins with "WARNING" ends the command with exit code 3.
         failure: why there is no usable result, though there is a document; the exit code is then 1.
     """

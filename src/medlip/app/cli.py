@@ -29,16 +29,19 @@ import typer
 
 from medlip.app.answer import Answer
 from medlip.app.commands.ablate import ablate
-from medlip.app.commands.bench import bench_facts, bench_step, bench_store, bench_supervised, bench_transport
+from medlip.app.commands.bench import bench_facts, bench_predict, bench_step, bench_store, bench_supervised, bench_transport
 from medlip.app.commands.compare import compare
+from medlip.app.commands.convert import convert
 from medlip.app.commands.data import check, hold_out, list_sets, overlap
 from medlip.app.commands.demo import demo
 from medlip.app.commands.disentangle import disentangle
 from medlip.app.commands.evaluate import evaluate
+from medlip.app.commands.export import export
 from medlip.app.commands.facts import facts
 from medlip.app.commands.predict import predict
 from medlip.app.commands.prepare import prepare
 from medlip.app.commands.pretrain import pretrain
+from medlip.app.commands.push import card, push
 from medlip.app.commands.recipes import list_recipes, show
 from medlip.app.commands.retrieve import retrieve
 from medlip.app.commands.transfer import transfer
@@ -179,14 +182,19 @@ def _add(
 
     Args:
         group: where.
-        function: takes the command's options; `--plugin` and `--json` come with every command.
+        function: takes the command's options; `--plugin` and `--json` come with every command. One that prints results as
+            they come takes `as_json` itself, to know whether it may.
         name: the function's own if not given.
         interrupted: how to go on after an interruption.
         renamed: earlier names of options, still understood.
     """
+    signature = inspect.signature(function, eval_str=True)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "as_json"]
+    prints_itself = len(own) < len(signature.parameters)
 
     @wraps(function)
     def run(*, as_json: bool, plugin: list[str] | None, **arguments: object) -> None:
+        arguments |= {"as_json": as_json} if prints_itself else {}
         # Whatever a library prints on the way goes to stderr, so that stdout holds the document alone.
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             try:
@@ -199,16 +207,16 @@ def _add(
                 warnings.warn(note, MedLIPWarning, stacklevel=1)
             else:
                 _note(note)
-        print(to_json(answer.document) if as_json else answer.text)
+        if text := to_json(answer.document) if as_json else answer.text:
+            print(text)
         if answer.failure:
             raise MedLIPError(answer.failure)
 
-    signature = inspect.signature(function, eval_str=True)
     shared = [
         Parameter("plugin", Parameter.KEYWORD_ONLY, default=None, annotation=Plugin),
         Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=Json),
     ]
-    parameters = [*signature.parameters.values(), *shared]
+    parameters = [*own, *shared]
     run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     names = {old.removeprefix("--"): new.removeprefix("--") for old, new in (renamed or {}).items()}
@@ -238,8 +246,13 @@ _add(app, transfer, interrupted="With --out, the same command resumes after the 
 _add(app, compare)
 _add(app, disentangle, renamed={"--images": "--probe-images"})
 _add(app, predict)
+_add(app, convert)
+_add(app, export)
+_add(app, card)
+_add(app, push)
 app.add_typer(bench, name="bench")
 _add(bench, bench_step, "step")
+_add(bench, bench_predict, "predict")
 _add(bench, bench_facts, "facts")
 _add(bench, bench_store, "store")
 _add(bench, bench_transport, "transport")

@@ -19,7 +19,29 @@ def _load_plugins(names: list[str] | None) -> list[str] | None:
 RecipeName = Annotated[
     str, typer.Argument(help="Name of a recipe (`medlip recipes list`), or a YAML file.", metavar="RECIPE")
 ]
-Run = Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN")]
+Run = Annotated[
+    str,
+    typer.Argument(
+        help="Folder of a trained run, its model.safetensors, or a model of the Hugging Face hub (hf://org/name@revision).",
+        metavar="RUN",
+    ),
+]
+Results = Annotated[
+    list[Path] | None,
+    typer.Option("--results", help="Result of an evaluation of this model, for its card; repeatable.", metavar="DIR"),
+]
+License = Annotated[
+    str | None,
+    typer.Option("--license", help="Licence of the weights, as the hub names it: apache-2.0, other …", metavar="NAME"),
+]
+TextBank = Annotated[
+    Path | None,
+    typer.Option("--text-bank", help="Embeddings that released weights come without, an .npz file.", metavar="FILE"),
+]
+TextEncoder = Annotated[
+    str | None,
+    typer.Option("--text-encoder", help="What embeds the texts of released weights: hub name or folder.", metavar="NAME"),
+]
 Data = Annotated[
     str,
     typer.Option(
@@ -46,6 +68,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Random seed.", metavar="N")]
 Workers = Annotated[
     int | None, typer.Option("--workers", help="Number of processes. Default: one per core.", min=0, metavar="N")
 ]
+Batch = Annotated[int, typer.Option("--batch", help="Images computed at a time.", min=1, metavar="N")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     typer.Option("--device", help="Device to compute on; auto uses a GPU if available."),

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 SHOWN = 8
 
 
-def to_json(document: Any) -> str:
+def to_json(document: Any, indent: int | None = 2) -> str:
     """Write plain data as JSON that any parser takes: NaN and infinity become null, paths become text."""
-    return json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_plain(document), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def describe_results(result: Result) -> str:
@@ -45,8 +45,10 @@ def describe_reading(entry: Mapping[str, Any]) -> str:
     ] + [[question["text"], question["probability"], "(asked)"] for question in entry["asked"]]
     warned = [f"WARNING: not a frontal chest X-ray: {entry['not_frontal']}"] if entry["not_frontal"] else []
     notes = [f"note: {note}" for note in entry["notes"]]
-    overlays = [f"overlay of {text}: {file}" for text, file in entry.get("overlays", {}).items()]
-    return "\n".join([entry["image"], *warned, *notes, aligned(rows), *overlays, DISCLAIMER])
+    files = [f"overlay of {text}: {file}" for text, file in entry.get("overlays", {}).items()]
+    files += [f"maps: {entry['maps']}"] if "maps" in entry else []
+    model = "read by " + " ".join(filter(None, (entry["model"][key] for key in ("name", "version", "hash"))))
+    return "\n".join([entry["image"], *warned, *notes, aligned(rows), *files, model, DISCLAIMER])
 
 
 def _places(anatomies: Sequence[Mapping[str, Any]], above: float | None) -> str:

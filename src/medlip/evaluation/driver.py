@@ -224,10 +224,9 @@ def _ask(method: Method, images: Tensor, prompts: Sequence[str], needs: Needs) -
     else:
         embeddings = method.embed_images(images) if needs.embeddings and isinstance(method, EmbedsReports) else None
         answers = Answers(images.new_zeros(len(images), 0), embeddings=embeddings)
-    parts = (answers.scores, answers.maps, answers.anatomies, answers.embeddings)
-    scores, *others = (None if part is None else part.cpu() for part in parts)
-    assert scores is not None
-    return Answers(scores, *others)
+    parts = (answers.maps, answers.anatomies, answers.embeddings)
+    maps, anatomies, embeddings = (None if part is None else part.cpu() for part in parts)
+    return Answers(answers.scores.cpu(), maps, anatomies, embeddings)
 
 
 def _needs(side: Iterable[Task]) -> Needs:

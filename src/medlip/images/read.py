@@ -98,6 +98,15 @@ def read_xray(source: str | Path | bytes | Dataset | Image.Image | NDArray[Any])
     return xray
 
 
+def looks_like_image(path: Path) -> bool:
+    """Whether a file begins as a PNG, JPEG, TIFF or DICOM file does; not of one that can't be read."""
+    try:
+        with path.open("rb") as file:
+            return bool(_format(file.read(_HEAD)))
+    except OSError:
+        return False
+
+
 def resize_short_side(pixels: Pixels, size: int) -> Pixels:
     """Shrink pixels (H, W) so that the short side is `size`: aspect kept, antialiased; a smaller image stays as it is."""
     height, width = pixels.shape

@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from medlip.methods.base import BUILT_IN, Method, build_method, load_method, method_names, register, save_method
+from medlip.methods.exported import export_method, load_exported
+from medlip.methods.released import load_released
 
 if TYPE_CHECKING:
     from medlip.methods.convirt import ConVIRT
@@ -22,7 +24,10 @@ __all__ = [
     "MedKLIP",
     "Method",
     "build_method",
+    "export_method",
+    "load_exported",
     "load_method",
+    "load_released",
     "method_names",
     "register",
     "save_method",

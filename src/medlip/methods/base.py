@@ -6,12 +6,13 @@ A method is a `Method`. What only some methods can do is declared by a mixin bes
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -48,13 +49,42 @@ class Answers:
         maps: (B, C, h, w), non-negative: where each prompt is seen.
         anatomies: (B, C, A) probability of each prompt in each anatomy of the vocabulary.
         embeddings: (B, d), for dot products with embedded reports.
+        draw: gives the maps (n, h, w) of one of the images for n of the prompts, from what was seen already; where maps were
+            to be drawn later, and can be.
     """
 
     scores: Tensor
     maps: Tensor | None = None
     anatomies: Tensor | None = None
     embeddings: Tensor | None = None
+    draw: Callable[[int, Sequence[int]], Tensor] | None = None
 
+    def maps_of(self, image: int, columns: Sequence[int]) -> Tensor | None:
+        """Return the maps (n, h, w) of one image for n of the prompts; None where none were asked for."""
+        if self.maps is not None:
+            return self.maps[image, list(columns)]
+        return None if self.draw is None else self.draw(image, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a model was loaded from.
+
+    Attributes:
+        name: of a model of the hub, "org/name", or of a folder or file, without the folders that it lies in.
+        version: the hub's revision (hash of a commit), "released" for the authors' weights from a file, else the version of
+            MedLIP that trained it; "" where that is not known.
+    """
+
+    name: str
+    version: str
+
+
+CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
+"""The text encoder of MedKLIP and MeDSLIP as published."""
+
+WhichMaps = bool | Literal["later"]
+"""Whether maps are wanted: all of them now, or `later`, some of them and drawn when they are looked at."""
 
 RENAMED_SETTINGS = {"patch": "stride", "standardise": "standardize", "normalise_pixels": "normalize_pixels"}
 """Settings by the names that they had in earlier versions, which saved runs and recipes may have still."""
@@ -107,6 +137,7 @@ class Method(nn.Module, ABC):
         learns_from: what of reports it can't do without: "facts", "sentences", or "" for neither.
         seen: fingerprints of what it was trained on, None where that is not known.
         made_by: recipe, seed, data and versions of its training, None where they are not known.
+        origin: where it was loaded from, None of one that was made here.
     """
 
     name: ClassVar[str]
@@ -117,6 +148,7 @@ class Method(nn.Module, ABC):
     config_type: ClassVar[type[MethodConfig]] = MethodConfig
     seen: Fingerprints | None = None
     made_by: Mapping[str, Any] | None = None
+    origin: Origin | None = None
 
     def __init__(self, config: MethodConfig, vocabulary: Vocabulary, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -161,6 +193,15 @@ class Method(nn.Module, ABC):
         return device_of(self)
 
     @property
+    def fingerprint(self) -> str:
+        """Hash of its weights and text banks: the same model has the same one wherever it lies, and no other model has."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
+
+    @property
     def map_rule(self) -> str:
         """By which rule its maps are made."""
         return self._map_rule
@@ -186,14 +227,14 @@ class Method(nn.Module, ABC):
         images: Tensor,
         prompts: Sequence[str],
         *,
-        maps: bool = False,
+        maps: WhichMaps = False,
         anatomies: bool = False,
         embeddings: bool = False,
     ) -> Answers:
         """Return all that is wanted of images (B, 3, S, S) at once; methods override it to encode each image only once.
 
         Each part is what the verb of its own gives: `score`, `localise`, `score_anatomies`, `embed_images`. Parts that the
-        method has no verb for are None.
+        method has no verb for are None. A method that can't draw maps `later` gives them now.
         """
         return Answers(
             self.score(images, prompts),
@@ -231,6 +272,58 @@ class HasEncoder(ABC):
     """
 
     encoder: VisionEncoder
+
+
+class HasReleasedWeights(ABC):
+    """A method whose authors released weights, under names of their own; `load_released` reads their files."""
+
+    @classmethod
+    @abstractmethod
+    def is_released(cls, names: Iterable[str]) -> bool:
+        """Whether tensors of these names, without the "module." of distributed training, are such weights."""
+
+    @classmethod
+    @abstractmethod
+    def from_released(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        *,
+        pathology_embeddings: Tensor,
+        anatomy_embeddings: Tensor,
+        vocabulary: Vocabulary | None = None,
+        image_size: int = 224,
+        text_encoder: str = CLINICAL_BERT,
+    ) -> Method:
+        """Make a model of such weights, in evaluation mode.
+
+        Args:
+            state_dict: tensors or arrays by released name, with or without the "module." of distributed training.
+            pathology_embeddings: (P, text width), of the descriptions that the weights were trained with, in the order of
+                the vocabulary; they are not part of the release.
+            anatomy_embeddings: (A, text width), likewise.
+            vocabulary: names of the queries; the published one by default.
+            image_size: side of the input, pixels.
+            text_encoder: what the embeddings were made with, and open questions will be.
+
+        Raises:
+            MedLIPError: a tensor is missing, unknown or of another shape, or the backbone can't be told.
+        """
+
+
+class HasGraph(ABC):
+    """A method whose answers one graph computes, from images and embedded texts: it can be exported."""
+
+    @abstractmethod
+    def graph(self) -> tuple[nn.Module, int]:
+        """Return the graph, and the width W of its texts.
+
+        The graph takes images (B, 3, S, S) and embeddings (n, W) of open questions as the text encoder gives them, n > 0,
+        and gives probabilities (B, P + n), maps (B, P + n, h, w) and places (B, P + n, A), of the vocabulary's P
+        pathologies first.
+
+        Raises:
+            MedLIPError: the maps are made by a rule that needs more than a forward pass.
+        """
 
 
 class EmbedsReports(ABC):
@@ -547,9 +640,25 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         MedLIPError: no such file, or not a whole safetensors file.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a safetensors file alone.
+
+    Raises:
+        MedLIPError: as `read_safetensors` does.
+    """
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except (OSError, SafetensorError) as error:
         raise MedLIPError(f"{path}: not a readable safetensors file ({error}). Is it a trained run?") from error
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medlip.concepts import Vocabulary
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import Answers, EmbedsReports, HasEncoder, HasTimedPasses, Method, MethodConfig, Pass
+from medlip.methods.base import Answers, EmbedsReports, HasEncoder, HasTimedPasses, Method, MethodConfig, Pass, WhichMaps
 from medlip.methods.texts import PromptBank, Sides, draw_sentences, prompt_texts
 from medlip.nn.report_encoder import WORDPIECE, Cut, EncodedReports, ReportEncoder, build_report_encoder
 from medlip.nn.vision_encoder import vision_encoder
@@ -180,7 +180,7 @@ class ImageTextMethod(Method, HasEncoder, EmbedsReports, HasTimedPasses):
         images: Tensor,
         prompts: Sequence[str],
         *,
-        maps: bool = False,
+        maps: WhichMaps = False,
         anatomies: bool = False,
         embeddings: bool = False,
     ) -> Answers:

@@ -17,7 +17,7 @@ from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.losses import existence_labels, existence_loss
-from medlip.methods.base import Answers, HasEncoder, Method, MethodConfig, on_one_scale, register, upcast
+from medlip.methods.base import Answers, HasEncoder, Method, MethodConfig, WhichMaps, on_one_scale, register, upcast
 from medlip.nn.vision_encoder import vision_encoder
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Linear(Method, HasEncoder):
         images: Tensor,
         prompts: Sequence[str],
         *,
-        maps: bool = False,
+        maps: WhichMaps = False,
         anatomies: bool = False,
         embeddings: bool = False,
     ) -> Answers:

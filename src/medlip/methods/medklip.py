@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from medlip.losses import draw_negatives, draw_positive, existence_labels, existence_loss, protocl_loss
 from medlip.methods.base import Pass, register, upcast
-from medlip.methods.queries import Queries, QueryConfig, QueryMethod
+from medlip.methods.queries import Located, Queries, QueryConfig, QueryMethod
+from medlip.methods.released import RELEASED_BACKBONE, released_decoder
 from medlip.nn.query_decoder import QueryDecoder
 
 if TYPE_CHECKING:
@@ -43,6 +44,16 @@ class MedKLIP(QueryMethod):
         "image, and to name its place."
     )
     config_type = MedKLIPConfig
+    released_names = (
+        *RELEASED_BACKBONE,
+        (r"res_l1\.", "project.0."),
+        (r"res_l2\.", "project.2."),
+        (r"disease_embedding_layer\.", "embed."),
+        (r"decoder\.norm\.", "norm."),
+        *released_decoder(r"decoder\.", "decode."),
+        (r"cl_fc\.", "position."),
+        (r"classifier\.", "exist."),
+    )
 
     def make_parts(self, config: MedKLIPConfig, features: int) -> tuple[nn.Module, ...]:
         """Make the parts that stand on image features (B, N, features)."""
@@ -63,19 +74,22 @@ class MedKLIP(QueryMethod):
         """L_exist at 1, L_position at alpha."""
         return {"exist": 1.0, "position": self.config.alpha}
 
-    def forward(self, images: Tensor, need_attention: bool = True, asked: Tensor | None = None) -> Queries:
-        """Read images (B, 3, S, S) with P queries and those of open questions, as `QueryMethod.forward` says."""
+    def see(self, images: Tensor) -> Located:
+        """Encode images (B, 3, S, S)."""
         seen = self.encoder(images)
-        texts, mask = self.questions(asked)
+        return Located({"pathology": self.project(seen.tokens)}, seen.grid)
+
+    def read_seen(self, seen: Located, need_attention: bool = True, asked: Tensor | None = None) -> Queries:
+        """Read with P queries and those of open questions, as `QueryMethod.read_seen` says."""
+        (locations,) = seen.locations.values()
         return Queries.decode(
             self.decode,
             self.norm,
             self.exist,
-            self.embed(texts),
-            self.project(seen.tokens),
+            self.opening("pathology", self.decode, locations.shape[0], asked),
+            locations,
             seen.grid,
             dropout=self.dropout,
-            mask=mask,
             need_attention=need_attention,
         )
 
@@ -125,7 +139,7 @@ class MedKLIP(QueryMethod):
         if self.position is None:
             count = len(self.vocabulary.anatomies)
             return (present / count).expand(-1, -1, count)
-        likely = self.contrast_scale.similarity(self.position(output.states[:, columns]), self.texts("anatomy"))
+        likely = self.likeness(output.states[:, columns], self.position, "anatomy")
         return present * likely.softmax(-1)
 
     def timed_parts(self, images: Tensor) -> Mapping[str, Pass]:

@@ -6,7 +6,6 @@ L = L_exist + alpha * L_ProtoCL + beta * L_ICL.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -15,9 +14,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medlip.concepts import Vocabulary, default_vocabulary
-from medlip.errors import MedLIPError
-from medlip.images.preprocessing import Preprocessing
 from medlip.losses import (
     draw_negatives,
     draw_positive,
@@ -27,8 +23,9 @@ from medlip.losses import (
     pair_loss,
     protocl_loss,
 )
-from medlip.methods.base import BenchSettings, HasStreams, Pass, load_strict, register, upcast
-from medlip.methods.queries import Queries, QueryConfig, QueryMethod
+from medlip.methods.base import BenchSettings, HasStreams, Pass, register, upcast
+from medlip.methods.queries import Located, Queries, QueryConfig, QueryMethod
+from medlip.methods.released import RELEASED_BACKBONE, released_decoder
 from medlip.nn.disentangler import Disentangler, Gate
 from medlip.nn.query_decoder import QueryDecoder
 
@@ -130,6 +127,17 @@ class MeDSLIP(QueryMethod, HasStreams):
     )
     config_type = MeDSLIPConfig
     bench = BenchSettings(settings={"layers": 4})
+    released_names = (
+        *RELEASED_BACKBONE,
+        (r"mask_generator\.", "disentangler.mask."),
+        (r"res_l1_(pathology|anatomy)\.", r"project.\1.0."),
+        (r"res_l2_(pathology|anatomy)\.", r"project.\1.2."),
+        (r"pathology_embedding_layer\.", "embed."),
+        (r"decoder_(?:pathology|anatomy)\.norm\.", "norm."),
+        *released_decoder(r"decoder_(pathology|anatomy)\.", r"decode.\1."),
+        (r"cl_fc_(pathology|anatomy)\.", r"contrast.\1."),
+        (r"classifier_(pathology|anatomy)\.", r"exist.\1."),
+    )
 
     def make_parts(self, config: MeDSLIPConfig, features: int) -> tuple[nn.Module, ...]:
         """Make the parts that stand on image features (B, N, features)."""
@@ -154,41 +162,6 @@ class MeDSLIP(QueryMethod, HasStreams):
         self.register_parameter("pair_bias", bias)
         return self.disentangler, self.project, self.embed, self.decode, self.exist, contrast
 
-    @classmethod
-    def from_released(
-        cls,
-        state_dict: Mapping[str, Tensor],
-        *,
-        pathology_embeddings: Tensor,
-        anatomy_embeddings: Tensor,
-        vocabulary: Vocabulary | None = None,
-        image_size: int = 224,
-    ) -> MeDSLIP:
-        """Load the authors' released weights (`checkpoint["model"]`), in evaluation mode.
-
-        Args:
-            state_dict: tensors or arrays by released name, with or without the "module." of distributed training.
-            pathology_embeddings: (P, text width), of the descriptions that the weights were trained with, in the order of
-                the vocabulary; they are not part of the release.
-            anatomy_embeddings: (A, text width), likewise.
-            vocabulary: names of the queries; the published one by default.
-            image_size: side of the input, pixels.
-
-        Raises:
-            MedLIPError: a tensor is missing, unknown or of another shape, or the backbone can't be told.
-        """
-        state, config = _from_released({name: torch.as_tensor(value) for name, value in state_dict.items()})
-        model = cls(
-            config,
-            vocabulary or default_vocabulary(),
-            Preprocessing(size=image_size),
-            pathology_embeddings=torch.as_tensor(pathology_embeddings),
-            anatomy_embeddings=torch.as_tensor(anatomy_embeddings),
-        )
-        state.update({f"banks.{name}": value for name, value in model.banks.state_dict().items()})
-        load_strict(model, state, "released weights")
-        return model.eval()
-
     @property
     def loss_weights(self) -> Mapping[str, float]:
         """L_exist at 1 (of anatomies at `anatomy_existence`), ProtoCL at alpha, ICL at beta."""
@@ -196,23 +169,24 @@ class MeDSLIP(QueryMethod, HasStreams):
         contrasts = {f"protocl_{stream}": config.alpha for stream in STREAMS}
         return {"exist_pathology": 1.0, "exist_anatomy": config.anatomy_existence, **contrasts, "icl": config.beta}
 
-    def forward(self, images: Tensor, need_attention: bool = True, asked: Tensor | None = None) -> MeDSLIPOutput:
-        """Read images (B, 3, S, S) with P and A queries and those of open questions, as `QueryMethod.forward` says."""
+    def see(self, images: Tensor) -> Located:
+        """Encode images (B, 3, S, S), and divide what is seen among the streams."""
         seen = self.encoder(images)
-        locations = self._locations(seen.tokens)
+        return Located(self._locations(seen.tokens), seen.grid)
+
+    def read_seen(self, seen: Located, need_attention: bool = True, asked: Tensor | None = None) -> MeDSLIPOutput:
+        """Read with P and A queries and those of open questions, as `QueryMethod.read_seen` says."""
         read = {}
         for stream in STREAMS:
-            texts, mask = self.questions(asked) if stream == "pathology" else (self.texts(stream), None)
-            exist = cast("nn.Linear", self.exist[stream])
+            decoder, locations = cast("QueryDecoder", self.decode[stream]), seen.locations[stream]
             read[stream] = Queries.decode(
-                cast("QueryDecoder", self.decode[stream]),
+                decoder,
                 self.norm,
-                exist,
-                self.embed(texts),
-                locations[stream],
+                cast("nn.Linear", self.exist[stream]),
+                self.opening(stream, decoder, locations.shape[0], asked),
+                locations,
                 seen.grid,
                 dropout=self.dropout,
-                mask=mask,
                 need_attention=need_attention,
             )
         return MeDSLIPOutput(**read)
@@ -303,7 +277,7 @@ class MeDSLIP(QueryMethod, HasStreams):
         if self.contrast is None:
             pairs: Tensor = states @ output.states_anatomy.transpose(1, 2)
             return pairs.sigmoid()
-        likely = self.contrast_scale.similarity(self.contrast["pathology"](states), self.texts("anatomy")).log_softmax(-1)
+        likely = self.likeness(states, cast("nn.Linear", self.contrast["pathology"]), "anatomy").log_softmax(-1)
         occupied = output.logits_anatomy.log_softmax(-1)[:, None, :, 1]
         shares: Tensor = (likely + occupied).softmax(-1)
         return output.pathology.present[:, columns, None] * shares
@@ -345,68 +319,3 @@ class MeDSLIP(QueryMethod, HasStreams):
 def _per_stream(make: Any, shared: bool = False) -> nn.ModuleDict:
     first = make()
     return nn.ModuleDict({"pathology": first, "anatomy": first if shared else make()})
-
-
-_RELEASED_NAMES = (
-    (r"res_features\.0\.", "encoder.stages.conv1."),
-    (r"res_features\.1\.", "encoder.stages.bn1."),
-    (r"res_features\.([456])\.", lambda found: f"encoder.stages.layer{int(found[1]) - 3}."),
-    (r"mask_generator\.", "disentangler.mask."),
-    (r"res_l([12])_(pathology|anatomy)\.", lambda found: f"project.{found[2]}.{2 * int(found[1]) - 2}."),
-    (r"pathology_embedding_layer\.", "embed."),
-    (r"decoder_(?:pathology|anatomy)\.norm\.", "norm."),
-    (r"decoder_(pathology|anatomy)\.layers\.(\d+)\.self_attn\.", r"decode.\1.layers.\2.self_attention."),
-    (r"decoder_(pathology|anatomy)\.layers\.(\d+)\.multihead_attn\.", r"decode.\1.layers.\2.cross_attention."),
-    (r"decoder_(pathology|anatomy)\.", r"decode.\1."),
-    (r"cl_fc_(pathology|anatomy)\.", r"contrast.\1."),
-    (r"classifier_(pathology|anatomy)\.", r"exist.\1."),
-)
-_RESNETS = {
-    (False, 2, 2, 2): "resnet18",
-    (False, 3, 4, 6): "resnet34",
-    (True, 3, 4, 6): "resnet50",
-    (True, 3, 4, 23): "resnet101",
-    (True, 3, 8, 36): "resnet152",
-}
-
-
-def _renamed(released: str) -> str:
-    """Return our name of a released tensor."""
-    for pattern, replacement in _RELEASED_NAMES:
-        renamed, count = re.subn(f"^{pattern}", replacement, released)
-        if count:
-            return renamed
-    raise MedLIPError(
-        f"released weights: {released!r} is no tensor of MeDSLIP. Give the dictionary under checkpoint['model']."
-    )
-
-
-def _from_released(released: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], MeDSLIPConfig]:
-    """Rename released tensors, and read the settings from their shapes."""
-    released = {name.removeprefix("module."): tensor for name, tensor in released.items()}
-    state: dict[str, Tensor] = {}
-    for name, tensor in released.items():
-        renamed = _renamed(name)
-        if renamed in state and not torch.equal(state[renamed], tensor):
-            raise MedLIPError(f"released weights: {name!r} differs from its twin of the other stream, which it shares.")
-        state[renamed] = tensor
-
-    def count(pattern: str) -> int:
-        return len({found[1] for name in state if (found := re.match(pattern, name))})
-
-    stages = (count(rf"encoder\.stages\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3))
-    kind = ("encoder.stages.layer1.0.conv3.weight" in state, *stages)
-    if kind not in _RESNETS:
-        raise MedLIPError(f"released weights: no ResNet has (bottleneck, blocks a stage) = {kind}. Is the file complete?")
-    try:
-        config = MeDSLIPConfig(
-            backbone=_RESNETS[kind],
-            width=state["embed.weight"].shape[0],
-            layers=count(r"decode\.pathology\.layers\.(\d+)\."),
-            feedforward=state["decode.pathology.layers.0.linear1.weight"].shape[0],
-            text_encoder="emilyalsentzer/Bio_ClinicalBERT",
-            standardize=False,
-        )
-    except KeyError as error:
-        raise MedLIPError(f"released weights: {error.args[0]!r} is missing. Is the file complete?") from error
-    return state, config

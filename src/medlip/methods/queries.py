@@ -4,37 +4,47 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast, get_args
+from functools import partial
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast, get_args
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medlip.concepts import Vocabulary
+from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.losses.prototype import ContrastScale
 from medlip.methods.base import (
+    CLINICAL_BERT,
     Answers,
     EmbedsReports,
     HasEncoder,
+    HasGraph,
+    HasReleasedWeights,
     HasTimedPasses,
     Method,
     MethodConfig,
     Pass,
     TellsPlaces,
+    WhichMaps,
     initialize,
+    load_strict,
     on_one_scale,
+    parse_config,
     upcast,
 )
-from medlip.nn.query_decoder import LayerTrace, QueryDecoder, norm_gradient
+from medlip.methods.released import ReleasedNames, released_name, released_settings, rename_released
+from medlip.nn.device import autocast_dtype
+from medlip.nn.query_decoder import LayerTrace, Opening, QueryDecoder, norm_gradient
 from medlip.nn.text import TextBank, text_encoder
 from medlip.nn.vision_encoder import vision_encoder
 from medlip.reports import extract_facts, resolve
 
+T = TypeVar("T")
 MapRule = Literal["contribution", "attention", "gradient"]
 LEAST = 1e-6
 """The probability that a fact counts with at least, so that no single one decides alone what a report is worth."""
@@ -102,19 +112,17 @@ class Queries:
     Attributes:
         logits: (B, q, 2) existence, index 1 = present.
         states: (B, q, width).
-        attention: (layers, B, q, N) cross-attention averaged over heads, None where not asked for.
         grid: (h, w), h * w = N.
-        contributions: gives what each location adds to the margin (present less absent logit) of C queries, (B, C, N), when
-            it is wanted; None where attention was not asked for.
         traces: how each layer read the locations; none where attention was not asked for.
+        contributions: gives what each location adds to the margin (present less absent logit) of C queries in some of the
+            images, (B, C, N), when it is wanted; None where attention was not asked for.
     """
 
     logits: Tensor
     states: Tensor
-    attention: Tensor | None
     grid: tuple[int, int]
-    contributions: Callable[[Sequence[int]], Tensor] | None = None
     traces: tuple[LayerTrace, ...] = ()
+    contributions: Callable[[slice, Sequence[int]], Tensor] | None = None
 
     @classmethod
     def decode(
@@ -122,59 +130,62 @@ class Queries:
         decoder: QueryDecoder,
         norm: nn.LayerNorm,
         exist: nn.Linear,
-        queries: Tensor,
+        opening: Opening,
         locations: Tensor,
         grid: tuple[int, int],
         *,
         dropout: nn.Dropout,
-        mask: Tensor | None = None,
         need_attention: bool = False,
     ) -> Self:
-        """Let queries (q, width) read locations (B, N, width).
+        """Let queries read locations (B, N, width).
 
         Args:
             decoder: of the queries.
             norm: of its states.
             exist: gives logits (B, q, 2) of normed states.
-            queries: embedded texts.
+            opening: of the queries, as the decoder opens them.
             locations: of the images.
             grid: (h, w) of the locations.
             dropout: of the states, before `exist`.
-            mask: who may attend to whom, see `QueryDecoder`.
             need_attention: also tell how they were read.
         """
-        decoded, traces = decoder(queries, locations, mask=mask, need_attention=need_attention)
+        decoded, traces = decoder(opening, locations, need_attention=need_attention)
         states = norm(decoded)
         logits = exist(dropout(states))
         if not need_attention:
-            return cls(logits, states, None, grid)
+            return cls(logits, states, grid)
 
-        def contributions(columns: Sequence[int]) -> Tensor:
-            own, margin = decoded[:, columns], exist.weight[1] - exist.weight[0]
-            read = [LayerTrace(t.attention[:, :, columns], t.values, t.read[:, columns]) for t in traces]
+        def contributions(images: slice, columns: Sequence[int]) -> Tensor:
+            own, margin = decoded[images][:, columns], exist.weight[1] - exist.weight[0]
+            read = [trace.of(images, columns) for trace in traces]
             return decoder.contributions(read, norm_gradient(norm, own, margin.expand_as(own)))
 
-        attention = torch.stack([trace.attention.mean(1) for trace in traces])
-        return cls(logits, states, attention, grid, contributions, traces)
+        return cls(logits, states, grid, traces, contributions)
+
+    @property
+    def attention(self) -> Tensor | None:
+        """Cross-attention averaged over heads, (layers, B, q, N); None where it was not asked for."""
+        return torch.stack([trace.attention.mean(1) for trace in self.traces]) if self.traces else None
 
     @property
     def present(self) -> Tensor:
         """The probability (B, q) that what is asked for is there."""
         return self.logits.softmax(-1)[..., 1]
 
-    def maps(self, rule: MapRule, columns: Sequence[int]) -> Tensor:
+    def maps(self, rule: MapRule, columns: Sequence[int], images: slice = slice(None)) -> Tensor:
         """Return where each of C queries finds what it asks for, (B, C, h, w), see `QueryConfig.map_rule`.
 
         `contribution` and `gradient` are `on_one_scale`.
         """
-        assert self.attention is not None and self.contributions is not None, "the queries were read without attention"
+        assert self.contributions is not None, "the queries were read without attention"
+        columns, present = list(columns), self.present.detach()[images]
         if not columns:
-            return self.logits.new_zeros(len(self.logits), 0, *self.grid)
+            return present.new_zeros(len(present), 0, *self.grid)
         if rule == "attention":
-            maps = self.attention[:, :, list(columns)].mean(0)
+            maps = torch.stack([trace.attention[images][:, :, columns].mean(1) for trace in self.traces]).mean(0)
         else:
-            adds = self.contributions(list(columns)) if rule == "contribution" else self._gradients(columns)
-            maps = on_one_scale(adds.detach(), self.present.detach()[:, list(columns)])
+            adds = self.contributions(images, columns) if rule == "contribution" else self._gradients(columns)[images]
+            maps = on_one_scale(adds.detach(), present[:, columns])
         return maps.view(*maps.shape[:2], *self.grid)
 
     def _gradients(self, columns: Sequence[int]) -> Tensor:
@@ -189,12 +200,79 @@ class Queries:
         return torch.stack(cast("list[Tensor]", found), 1)
 
 
-class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses):
+@torch.inference_mode()
+def _draw(found: Queries, rule: MapRule, columns: Sequence[int], image: int, some: Sequence[int]) -> Tensor:
+    return found.maps(rule, [columns[prompt] for prompt in some], slice(image, image + 1))[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """What a method reads of B images at N locations.
+
+    Attributes:
+        locations: (B, N, width), by stream.
+        grid: (h, w), h * w = N.
+    """
+
+    locations: Mapping[str, Tensor]
+    grid: tuple[int, int]
+
+
+class Remembered(Generic[T]):
+    """What was made of tensors, until one of them changes."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Sequence[Tensor], object, T] | None = None
+
+    def __call__(self, tensors: Sequence[Tensor], make: Callable[[], T], other: object = None) -> T:
+        """Return what `make` gave last, or gives now if the tensors, or the `other`, are not the ones of then.
+
+        A tensor is another one when it was written to since, or moved to another device; and what was made in another
+        precision is made again.
+        """
+        versions = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+        states = versions, autocast_dtype(tensors[0].device), other
+        if self._kept is not None:
+            before, known, made = self._kept
+            if known == states and all(old is new for old, new in zip(before, tensors, strict=True)):
+                return made
+        made = make()
+        self._kept = tensors, states, made
+        return made
+
+
+class QueryGraph(nn.Module):
+    """What a query method computes in use, as a module of tensors alone; see `HasGraph`.
+
+    Args:
+        method: the model.
+        rule: of its maps.
+    """
+
+    def __init__(self, method: QueryMethod, rule: MapRule) -> None:
+        super().__init__()
+        self.method, self.rule = method, rule
+
+    def forward(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Answer for the vocabulary and for embedded questions."""
+        bank = cast("TextBank", self.method.banks["pathology"])
+        output = self.method.read_seen(self.method.see(images), True, bank.place(texts))
+        found = self.method.pathology_queries(output)
+        everything = cast("Sequence[int]", slice(None))
+        if self.rule == "attention":
+            maps = cast("Tensor", found.attention).mean(0)
+        else:
+            assert found.contributions is not None
+            maps = on_one_scale(found.contributions(slice(None), everything), found.present)
+        return found.present, maps.view(*maps.shape[:2], *found.grid), self.method.places(output, everything)
+
+
+class QueryMethod(Method, HasEncoder, HasGraph, HasReleasedWeights, TellsPlaces, EmbedsReports, HasTimedPasses):
     """A method whose questions are the embedded texts of P pathologies and A anatomies.
 
-    It reads an image once, with all of the vocabulary's queries and those of the open prompts, and answers everything from
-    that: a method only says how it reads (`forward`), which of it are the pathologies' queries (`pathology_queries`), and
-    how it shares a finding out over anatomies (`places`).
+    It encodes an image once, reads it with all of the vocabulary's queries and those of the open prompts, and answers
+    everything from that: a method only says how it encodes (`see`) and reads (`read_seen`), which of it are the pathologies'
+    queries (`pathology_queries`), and how it shares a finding out over anatomies (`places`).
 
     Args:
         config: settings.
@@ -202,9 +280,14 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
         preprocessing: of the images.
         pathology_embeddings: (P, text width); None: encode the vocabulary's descriptions.
         anatomy_embeddings: (A, text width); None: encode the vocabulary's texts.
+
+    Attributes:
+        released_names: how tensors of the authors' weights are called here: patterns of the beginnings of their names, with
+            replacements.
     """
 
     learns_from = "facts"
+    released_names: ClassVar[ReleasedNames] = ()
     map_rules = get_args(MapRule)
 
     def __init__(
@@ -217,6 +300,9 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
         anatomy_embeddings: Tensor | None = None,
     ) -> None:
         super().__init__(config, vocabulary, preprocessing)
+        self._openings: defaultdict[str, Remembered[Opening]] = defaultdict(Remembered)
+        self._projected: defaultdict[str, Remembered[tuple[Tensor, Tensor]]] = defaultdict(Remembered)
+        self._asked: Remembered[Tensor] = Remembered()
         self.choose_map_rule(config.map_rule)
         short = config.anatomy_text == "short"
         banks = {}
@@ -257,15 +343,23 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
         """
 
     @abstractmethod
-    def forward(self, images: Tensor, need_attention: bool = True, asked: Tensor | None = None) -> Any:
-        """Read images (B, 3, S, S).
+    def see(self, images: Tensor) -> Located:
+        """Encode images (B, 3, S, S): what is to be read of them."""
+
+    @abstractmethod
+    def read_seen(self, seen: Located, need_attention: bool = True, asked: Tensor | None = None) -> Any:
+        """Read images that were encoded.
 
         Args:
-            images: preprocessed.
+            seen: the images.
             need_attention: also give the attention maps (slower).
             asked: (n, text width) embeddings of open questions, placed in the pathology bank's space. They stand behind the
                 vocabulary's pathologies; each sees those and itself, and none changes what the others get.
         """
+
+    def forward(self, images: Tensor, need_attention: bool = True, asked: Tensor | None = None) -> Any:
+        """Encode and read images (B, 3, S, S), as `read_seen` says."""
+        return self.read_seen(self.see(images), need_attention, asked)
 
     @abstractmethod
     def pathology_queries(self, output: Any) -> Queries:
@@ -275,10 +369,31 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
     def places(self, output: Any, columns: Sequence[int]) -> Tensor:
         """Return the probability (B, C, A) that what C of the pathologies' queries ask for is in each anatomy."""
 
-    def read(self, images: Tensor, prompts: Sequence[str], need_attention: bool = False) -> tuple[Any, list[int]]:
-        """Return what `forward` gives of images and all prompts, and which pathology query answers each prompt."""
-        asked, columns = self.queries_for(prompts)
-        return self(images, need_attention, asked), columns
+    def opening(self, stream: str, decoder: QueryDecoder, batch: int, asked: Tensor | None = None) -> Opening:
+        """Return what the queries of a stream ask of images; kept from image to image while weights and questions stay.
+
+        Args:
+            stream: "pathology" or "anatomy".
+            decoder: of the stream.
+            batch: images, of which each gets other dropout in training.
+            asked: embeddings of open questions, of the pathology stream alone.
+        """
+
+        def make() -> Opening:
+            texts, mask = self.questions(asked) if stream == "pathology" else (self.texts(stream), None)
+            queries = cast("nn.Linear", self.embed)(texts)
+            return decoder.open(queries.expand(batch if self.training else 1, -1, -1), mask)
+
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return make()
+        parts = [self.texts(stream), *cast("nn.Linear", self.embed).parameters(), *decoder.layers[0].parameters()]
+        return self._openings[stream]([*parts, *([] if asked is None else [asked])], make)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and use; what is kept from image to image is forgotten, for weights may change."""
+        self._openings.clear()
+        self._projected.clear()
+        return super().train(mode)
 
     @torch.inference_mode()
     def answer(
@@ -286,32 +401,35 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
         images: Tensor,
         prompts: Sequence[str],
         *,
-        maps: bool = False,
+        maps: WhichMaps = False,
         anatomies: bool = False,
         embeddings: bool = False,
     ) -> Answers:
-        """Return all that is wanted of images (B, 3, S, S), which are read once."""
-        output, columns = self.read(images, prompts, need_attention=maps)
-        found = self.pathology_queries(output)
-        return Answers(
-            found.present[:, columns],
-            self._maps(images, prompts, found, columns) if maps else None,
-            self.places(output, columns) if anatomies else None,
-            self._stated(output) if embeddings else None,
-        )
+        """Return all that is wanted of images (B, 3, S, S), which are encoded and read once."""
+        rule: MapRule = self.map_rule  # type: ignore[assignment]  # checked when it is chosen
+        backwards = maps and bool(prompts) and rule == "gradient"  # then what was read, though not seen, is taken back
+        with torch.inference_mode(not backwards):
+            asked, columns = self.queries_for(prompts)
+            with torch.no_grad():
+                seen = self.see(images.clone() if backwards else images)
+            with torch.set_grad_enabled(backwards):
+                output = self.read_seen(seen, bool(maps), asked)
+                found = self.pathology_queries(output)
+                later = maps == "later" and not backwards
+                drawn = found.maps(rule, columns) if maps and not later else None
+            with torch.no_grad():
+                return Answers(
+                    found.present[:, columns],
+                    drawn,
+                    self.places(output, columns) if anatomies else None,
+                    self._stated(output) if embeddings else None,
+                    partial(_draw, found, rule, columns) if later else None,
+                )
 
     @property
     def absolute_maps(self) -> bool:
         """All but those of attention are."""
         return self.map_rule != "attention"
-
-    def _maps(self, images: Tensor, prompts: Sequence[str], found: Queries, columns: Sequence[int]) -> Tensor:
-        rule: MapRule = self.map_rule  # type: ignore[assignment]  # checked when it is chosen
-        if rule != "gradient" or not prompts:
-            return found.maps(rule, columns)
-        with torch.inference_mode(False), torch.enable_grad():  # read again, by a pass that can be taken back
-            output, columns = self.read(images.clone(), prompts, need_attention=True)
-            return self.pathology_queries(output).maps(rule, columns)
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the probability (B, C) that each prompt is present."""
@@ -377,6 +495,37 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
             anatomy_embeddings=torch.zeros_like(state["banks.anatomy.embeddings"]),
         )
 
+    @classmethod
+    def is_released(cls, names: Iterable[str]) -> bool:
+        """Whether the layer that embeds the texts is among them: no two methods call it the same."""
+        return "embed.weight" in (released_name(name, cls.released_names) for name in names)
+
+    @classmethod
+    def from_released(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        *,
+        pathology_embeddings: Tensor,
+        anatomy_embeddings: Tensor,
+        vocabulary: Vocabulary | None = None,
+        image_size: int = 224,
+        text_encoder: str = CLINICAL_BERT,
+    ) -> Self:
+        """Make a model of the authors' released weights (`checkpoint["model"]`), see `HasReleasedWeights`."""
+        released = {name: torch.as_tensor(value) for name, value in state_dict.items()}
+        state = rename_released(released, cls.released_names, cls.name)
+        settings = {**released_settings(state), "text_encoder": text_encoder, "standardize": False}
+        model = cls(
+            cast("QueryConfig", parse_config(cls, settings)),
+            vocabulary or default_vocabulary(),
+            Preprocessing(size=image_size),
+            pathology_embeddings=torch.as_tensor(pathology_embeddings),
+            anatomy_embeddings=torch.as_tensor(anatomy_embeddings),
+        )
+        state.update({f"banks.{name}": value for name, value in model.banks.state_dict().items()})
+        load_strict(model, state, "released weights")
+        return model.eval()
+
     def from_earlier(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return a state dict of an earlier version as this model has it: without parts that its settings leave unused."""
         unused = {name for name, part in self._modules.items() if part is None}
@@ -415,6 +564,25 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
         """How the contrast of partners compares."""
         return ContrastScale(self.config.contrast_normalize, self.config.contrast_temperature)
 
+    def graph(self) -> tuple[nn.Module, int]:
+        """Return what this model computes in use, and the width of its texts."""
+        if self.map_rule == "gradient":
+            raise MedLIPError(
+                "maps by the rule 'gradient' need a backward pass, which can't be exported. Use contribution or attention."
+            )
+        return QueryGraph(self, cast("MapRule", self.map_rule)), self.text_width
+
+    def likeness(self, states: Tensor, projection: nn.Linear, stream: str) -> Tensor:
+        """Return how states (B, C, width), once projected, compare with the texts of a stream, (B, C, q)."""
+        scale, texts = self.contrast_scale, self.texts(stream)
+        if scale.normalize or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return scale.similarity(projection(states), texts)
+        # products with texts are linear in the states: what the projection makes of the texts is the same for all images
+        weight, bias = self._projected[stream](
+            [texts, projection.weight, projection.bias], lambda: (texts @ projection.weight, texts @ projection.bias)
+        )
+        return (states @ weight.T + bias) / scale.temperature
+
     def texts(self, stream: str) -> Tensor:
         """Return the embeddings (q, text width) of the concepts of a stream, "pathology" or "anatomy"."""
         return self.banks.get_buffer(f"{stream}.embeddings")
@@ -430,10 +598,11 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
             vocabulary's pathologies and itself, and changes nothing of what the others get.
         """
         texts = self.texts("pathology")
-        if asked is None or not len(asked):
+        if asked is None or asked.shape[0] == 0:
             return texts, None
-        mask = torch.eye(len(texts) + len(asked), dtype=torch.bool, device=texts.device)
-        mask[:, : len(texts)] = True
+        # shapes, not lengths: in an exported graph the number of questions stays free
+        queries = torch.arange(texts.shape[0] + asked.shape[0], device=texts.device)
+        mask = (queries[:, None] == queries) | (queries < texts.shape[0])
         return torch.cat([texts, asked.to(texts)]), mask
 
     def queries_for(self, prompts: Sequence[str]) -> tuple[Tensor | None, list[int]]:
@@ -454,7 +623,11 @@ class QueryMethod(Method, HasEncoder, TellsPlaces, EmbedsReports, HasTimedPasses
                     f"({encoder.width} wide) is not the one of this model's text bank ({bank.embeddings.shape[1]} wide). "
                     "Ask for pathologies of the vocabulary, or name the right encoder."
                 )
-            asked = bank.place(encoder.encode(open_texts).to(bank.embeddings))
+            asked = self._asked(
+                [bank.embeddings, bank.shift, bank.scale],
+                lambda: bank.place(encoder.encode(open_texts).to(bank.embeddings)),
+                open_texts,
+            )
         first = len(self.vocabulary.pathologies)
         columns = [
             self.vocabulary.pathology_index[name.name] if name else first + open_texts.index(text)

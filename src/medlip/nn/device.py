@@ -77,6 +77,14 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=resolve_precision(precision, device) == "bf16")
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return in which mixed precision a device computes at this moment, None where it doesn't."""
+    try:
+        return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    except RuntimeError:  # a device that knows none
+        return None
+
+
 def random_state(device: torch.device) -> dict[str, Tensor]:
     """Return the state of the generators that computations on a device draw from: `random`, and `random.TYPE` beside it."""
     states = {"random": torch.get_rng_state()}

@@ -19,11 +19,37 @@ class LayerTrace:
         attention: (B, heads, q, N) cross-attention.
         values: (B, heads, N, width / heads), what it weighs.
         read: (B, q, width), the states behind the cross-attention.
+        hidden: (B, q, feed-forward), the units of the feed-forward part behind it, those that are silent 0.
     """
 
     attention: Tensor
     values: Tensor
     read: Tensor
+    hidden: Tensor
+
+    def of(self, images: slice, columns: Sequence[int]) -> LayerTrace:
+        """Return the trace of some of the images and some of the queries."""
+        return LayerTrace(
+            self.attention[images][:, :, columns],
+            self.values[images],
+            self.read[images][:, columns],
+            self.hidden[images][:, columns],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What q queries ask of any image, before they have seen one.
+
+    Attributes:
+        states: (B or 1, q, width), behind the first layer's self-attention.
+        asks: (B or 1, heads, q, width / heads), what its cross-attention asks.
+        mask: (q, q), who may attend to whom, None: everyone to everyone.
+    """
+
+    states: Tensor
+    asks: Tensor
+    mask: Tensor | None
 
 
 class QueryDecoder(nn.Module):
@@ -47,15 +73,23 @@ class QueryDecoder(nn.Module):
         self.heads = heads
         self.layers = nn.ModuleList(DecoderLayer(width, heads, feedforward, dropout) for _ in range(layers))
 
+    def open(self, queries: Tensor, mask: Tensor | None = None) -> Opening:
+        """Let queries look at one another before they look at images, which is the same for all images but for dropout.
+
+        Args:
+            queries: (B or 1, q, width).
+            mask: (q, q) boolean, True where a query (row) may attend to another (column); None: everywhere.
+        """
+        return Opening(*cast("DecoderLayer", self.layers[0]).ask(queries, mask), mask)
+
     def forward(
-        self, queries: Tensor, locations: Tensor, *, mask: Tensor | None = None, need_attention: bool = False
+        self, opening: Opening, locations: Tensor, *, need_attention: bool = False
     ) -> tuple[Tensor, tuple[LayerTrace, ...]]:
         """Decode.
 
         Args:
-            queries: (q, width), the same for every image.
+            opening: of the queries, as `open` gives it.
             locations: (B, N, width).
-            mask: (q, q) boolean, True where a query (row) may attend to another (column); None: everywhere.
             need_attention: also return how each layer read the locations; the states are the same either way.
 
         Returns:
@@ -63,19 +97,22 @@ class QueryDecoder(nn.Module):
         """
         layers = cast("list[DecoderLayer]", list(self.layers))
         crosses = [layer.cross_attention for layer in layers]
-        width = queries.shape[-1]
+        width = locations.shape[-1]
         weight = torch.cat([cross.in_proj_weight[width:] for cross in crosses])
         bias = torch.cat([cross.in_proj_bias[width:] for cross in crosses])
         batch, n, _ = locations.shape
         keys_values = F.linear(locations, weight, bias).view(batch, n, len(crosses), 2, self.heads, width // self.heads)
         keys_values = keys_values.permute(2, 3, 0, 4, 1, 5)  # (L, 2, B, heads, N, width / heads)
 
-        states = queries.expand(batch, -1, -1)
-        traces = []
-        for layer, (keys, values) in zip(layers, keys_values, strict=True):
-            states, trace = layer(states, keys, values, mask, need_attention)
-            traces.append(trace)
-        return states, tuple(traces) if need_attention else ()
+        states = opening.states.expand(batch, -1, -1)
+        asks = opening.asks.expand(batch, -1, -1, -1)
+        traces: list[LayerTrace] = []
+        for depth, (layer, (keys, values)) in enumerate(zip(layers, keys_values, strict=True)):
+            if depth:
+                states, asks = layer.ask(states, opening.mask)
+            states, trace = layer.read(states, asks, keys, values, need_attention)
+            traces += [trace] if trace is not None else []
+        return states, tuple(traces)
 
     def contributions(self, traces: Sequence[LayerTrace], gradient: Tensor) -> Tensor:
         """Return how much each location contributed to something that is read from the queries' final states.
@@ -94,7 +131,7 @@ class QueryDecoder(nn.Module):
         total: Tensor | None = None
         for module, trace in zip(reversed(self.layers), reversed(traces), strict=True):
             layer = cast("DecoderLayer", module)
-            gradient = gradient + layer.feed_back(trace.read, gradient)
+            gradient = gradient + layer.feed_back(trace, gradient)
             there = layer.cross_attention.contributions(trace, gradient)
             total = there if total is None else total + there
         assert total is not None, "the queries were read without attention"
@@ -123,22 +160,25 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, states: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, need_attention: bool
+    def ask(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Let queries look at one another: states (B, q, width), and what they ask (B, heads, q, width / heads)."""
+        states = states + self.dropout(self.self_attention.mix(self.norm1(states), mask))
+        return states, self.cross_attention.ask(self.norm2(states))
+
+    def read(
+        self, states: Tensor, asks: Tensor, keys: Tensor, values: Tensor, need_attention: bool
     ) -> tuple[Tensor, LayerTrace | None]:
         """Update states (B, q, width) from keys and values (B, heads, N, width / heads) of the locations."""
-        mixed = self.self_attention.mix(self.norm1(states), mask)
-        states = states + self.dropout(mixed)
-        read, attention = self.cross_attention.read(self.norm2(states), keys, values, need_attention)
+        read, attention = self.cross_attention.read(asks, keys, values, need_attention)
         states = states + self.dropout(read)
-        trace = None if attention is None else LayerTrace(attention, values, states)
-        hidden = self.dropout(F.relu(self.linear1(self.norm3(states))))
-        return states + self.dropout(self.linear2(hidden)), trace
+        hidden = F.relu(self.linear1(self.norm3(states)))
+        trace = None if attention is None else LayerTrace(attention, values, states, hidden)
+        return states + self.dropout(self.linear2(self.dropout(hidden))), trace
 
-    def feed_back(self, states: Tensor, gradient: Tensor) -> Tensor:
-        """Return the gradient at states (B, q, width) that comes through the feed-forward part, from that at its output."""
-        active = self.linear1(self.norm3(states)) > 0
-        return norm_gradient(self.norm3, states, ((gradient @ self.linear2.weight) * active) @ self.linear1.weight)
+    def feed_back(self, trace: LayerTrace, gradient: Tensor) -> Tensor:
+        """Return the gradient at the states that were read, through the feed-forward part, from that at its output."""
+        at_hidden: Tensor = torch.ops.aten.threshold_backward(gradient @ self.linear2.weight, trace.hidden, 0)
+        return norm_gradient(self.norm3, trace.read, at_hidden @ self.linear1.weight)
 
 
 class Attention(nn.Module):
@@ -159,11 +199,14 @@ class Attention(nn.Module):
         query, key, value = self._split(F.linear(states, self.in_proj_weight, self.in_proj_bias)).chunk(3, dim=1)
         return self._attend(query, key, value, mask)[0]
 
-    def read(self, states: Tensor, keys: Tensor, values: Tensor, need_attention: bool) -> tuple[Tensor, Tensor | None]:
-        """Attend from states (B, q, width) to projected keys and values; weights are (B, heads, q, N)."""
+    def ask(self, states: Tensor) -> Tensor:
+        """Project states (B, q, width) to what is asked of other keys, (B, heads, q, width / heads)."""
         width = states.shape[-1]
-        query = self._split(F.linear(states, self.in_proj_weight[:width], self.in_proj_bias[:width]))
-        return self._attend(query, keys, values, None, need_attention)
+        return self._split(F.linear(states, self.in_proj_weight[:width], self.in_proj_bias[:width]))
+
+    def read(self, asks: Tensor, keys: Tensor, values: Tensor, need_attention: bool) -> tuple[Tensor, Tensor | None]:
+        """Attend from what is asked to projected keys and values; weights are (B, heads, q, N)."""
+        return self._attend(asks, keys, values, None, need_attention)
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, need_attention: bool = False
@@ -173,12 +216,12 @@ class Attention(nn.Module):
             masked = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
             return F.softmax(masked, -1)
 
-        # gradients of what is read can be taken with respect to the attention only where it is worked out
-        if (self.training and self.dropout.p) or (need_attention and torch.is_grad_enabled()):
+        # Gradients of what is read can be taken with respect to the attention only where it is worked out; and in use, with
+        # few locations, that is as fast, and what is read is the same whether the attention is asked for or not.
+        if (self.training and self.dropout.p) or need_attention or not torch.is_grad_enabled():
             attention = weights()
             return self._join(self.dropout(attention) @ value), attention if need_attention else None
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self._join(mixed), weights() if need_attention else None
+        return self._join(F.scaled_dot_product_attention(query, key, value, attn_mask=mask)), None
 
     def contributions(self, trace: LayerTrace, gradient: Tensor) -> Tensor:
         """Return attention times the value's part along a gradient (B, q, width) at the output, (B, q, N)."""

@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from medlip.data.batch import TrainingBatches, evaluation_batches
-from medlip.data.overlap import Fingerprints, fingerprint
+from medlip.data.overlap import fingerprint
 from medlip.data.store import Store
 from medlip.data.supervision import Supervision, require_facts, require_sentences, supervision
 from medlip.errors import MedLIPError
 from medlip.files import write_atomic, writing
-from medlip.methods import Method, build_method, load_method, save_method
+from medlip.methods import Method, build_method, save_method
 from medlip.methods.base import EmbedsReports, HasEncoder
 from medlip.nn.device import resolve_device
 from medlip.training.average import WeightAverage
@@ -221,30 +221,6 @@ def training_batches(recipe: Recipe, method: Method, store: Store, rank: int = 0
         rank=rank,
         ranks=ranks,
     )
-
-
-def load_run(path: str | Path, device: str = "auto") -> Method:
-    """Load a trained method from its run folder, with what it has `seen` and was `made_by`, or from its model file alone.
-
-    Args:
-        path: the folder, or the file.
-        device: where it is to compute, see `medlip.nn.device.resolve_device`.
-
-    Raises:
-        MedLIPError: there is no trained model, or no such device.
-    """
-    path, where = Path(path), resolve_device(device)
-    method = load_method(model_file(path)).to(where)
-    if not path.is_dir():
-        return method
-    if (path / SEEN).exists():
-        method.seen = Fingerprints.load(path / SEEN)
-    if (path / MANIFEST).exists():
-        manifest = json.loads((path / MANIFEST).read_text())
-        data = {key: manifest["data"][key] for key in ("hash", "images")}
-        seed = manifest["recipe"]["training"]["seed"]
-        method.made_by = {"recipe": manifest["recipe"], "seed": seed, "data": data, "versions": manifest["versions"]}
-    return method
 
 
 def model_file(run: Path) -> Path:

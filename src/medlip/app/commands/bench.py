@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medlip.app.answer import Answer
-from medlip.app.options import Data, Device, ImageSize, Precision, Seed, Split
+from medlip.app.options import Batch, Data, Device, ImageSize, Precision, Seed, Split
 from medlip.app.output import describe_results
 from medlip.tables import aligned
 
@@ -31,6 +31,25 @@ def bench_step(
     from medlip.training.bench import bench_step as measure
 
     return _measured(measure(method, backbone, batch, image_size, precision=precision, seed=seed, device=device))
+
+
+def bench_predict(
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="Recipe of the model, which stays untrained.", metavar="RECIPE")
+    ] = "medslip-phantom",
+    image_size: ImageSize = 256,
+    batch: Batch = 16,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> Answer:
+    """Time reading an image with its maps, and the image encoder alone.
+
+    Arrays of --image-size pixels are read one at a time and in batches, the maps of the findings that are shown drawn;
+    beside it the backbone's forward pass, and the time from starting Python to the first reading.
+    """
+    from medlip.app.bench import bench_predict as measure
+
+    return _measured(measure(recipe, image_size, batch, device=device, seed=seed))
 
 
 def bench_facts(

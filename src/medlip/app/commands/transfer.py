@@ -29,7 +29,10 @@ def _show_protocols(wanted: bool) -> None:
 
 def transfer(
     run: Annotated[
-        str, typer.Argument(help="Folder of a trained run; with --untrained, a recipe by name or file.", metavar="RUN")
+        str,
+        typer.Argument(
+            help="A trained run, as for `medlip predict`; with --untrained, a recipe by name or file.", metavar="RUN"
+        ),
     ],
     data: Data,
     protocol: Annotated[

@@ -23,7 +23,7 @@ from medlip.tables import Table, ends, number
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from medlip.app.reader import Reading
+    from medlip.app.reading import Reading
     from medlip.concepts import Vocabulary
     from medlip.data.store import Record
 
@@ -199,7 +199,7 @@ def _finding(study: ShownStudy, name: str, vocabulary: Vocabulary) -> dict[str, 
     heat = reading.heat_map(name)
     top = peak(heat.astype(float))
     hit = top is not None and bool((paint_boxes(boxes, heat.shape) if boxes else truth)[top])
-    found = next(finding for finding in reading.findings if finding.pathology == name)
+    found = reading.finding(name)
     display = _display(name, vocabulary)
     anatomies = {anatomy.name: anatomy.display for anatomy in vocabulary.anatomies}
     where = " and ".join(dict.fromkeys(anatomies[mask.anatomy].lower() for mask in masks if mask.anatomy in anatomies))
@@ -230,7 +230,7 @@ def _matrix(studies: Sequence[ShownStudy], vocabulary: Vocabulary) -> dict[str, 
     masks = [mask for other in studies for mask in other.record.masks]
     columns = [p for p in vocabulary.pathologies if any(mask.pathology == p.name for mask in masks)]
     rows = [a for a in vocabulary.anatomies if any(mask.anatomy == a.name for mask in masks)]
-    pairs, above = study.reading.matrix(), study.reading.places_above or 0.0
+    pairs, above = study.reading.matrix().to_numpy(), study.reading.places_above or 0.0
     at = vocabulary.anatomy_index, vocabulary.pathology_index
     return {
         "text": (

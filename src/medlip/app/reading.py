@@ -1,0 +1,296 @@
+"""What was read from an X-ray: findings and their places, answers to questions, and heat maps in the image's own pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medlip.about import DISCLAIMER
+from medlip.app.pages.pictures import jpeg, paint, relative
+from medlip.errors import MedLIPError, did_you_mean, name_some
+from medlip.evaluation.regions import enlarge
+from medlip.methods import Method
+from medlip.methods.base import Answers
+from medlip.tables import number
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from PIL.Image import Image
+
+LIKELY = 0.5
+"""Findings from this probability on are likely."""
+SHOWN = 8
+"""Findings that are shown to a person at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model read an image.
+
+    Attributes:
+        name: of a model of the hub, a run's folder or a file; of the method where it was made here.
+        version: the hub's revision, "released", or the version of MedLIP that trained it; "" where that is not known.
+        hash: of its weights and text banks.
+        method: how it was trained: "medslip", "mlip" …
+    """
+
+    name: str
+    version: str
+    hash: str
+    method: str
+
+    @classmethod
+    def of(cls, method: Method) -> ModelIdentity:
+        """Say which model a method is."""
+        name, version = (method.origin.name, method.origin.version) if method.origin else (method.name, "")
+        return cls(name, version, method.fingerprint, method.name)
+
+
+@dataclass(frozen=True, slots=True)
+class AnatomyProbability:
+    """An anatomy that goes with a finding, and the probability of the pair, in [0, 1]."""
+
+    anatomy: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A pathology of the vocabulary, its probability in [0, 1], and where it lies: at most five places, likeliest first."""
+
+    pathology: str
+    probability: float
+    anatomies: tuple[AnatomyProbability, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Any text that was asked of the image, and the probability that it holds, in [0, 1]."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class NotRead:
+    """An image that could not be read.
+
+    Attributes:
+        image: its file as it was given, "" for anything else.
+        error: what is wrong with it, and what to do.
+    """
+
+    image: str
+    error: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data, as `medlip predict --json` prints it."""
+        return {"image": self.image, "error": self.error}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a method saw of some images when it was asked, for whoever looks closer later.
+
+    Attributes:
+        method: which looked.
+        images: (B, 3, S, S), as the method takes them.
+        prompts: what it was asked: the vocabulary's pathologies in their order, then the questions.
+        answers: what it answered.
+    """
+
+    method: Method
+    images: torch.Tensor
+    prompts: tuple[str, ...]
+    answers: Answers
+
+    def maps(self, image: int, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return where one of the images shows each text, (n, h, w); it is seen again for texts not asked before."""
+        prompts = [self._prompt(text) for text in texts]
+        columns = {prompt: column for column, prompt in enumerate(self.prompts)}
+        known = all(prompt in columns for prompt in prompts)
+        maps = self.answers.maps_of(image, [columns[prompt] for prompt in prompts]) if known else None
+        if maps is None:
+            with torch.inference_mode():
+                maps = self.method.localise(self.images[image : image + 1], prompts)[0]
+        return np.asarray(maps.float().cpu(), np.float32)
+
+    def _prompt(self, text: str) -> str:
+        """Return by what a text was asked: a pathology by its own name, however it is called."""
+        pathology = self.method.vocabulary.find_pathology(text)
+        return text if text in self.prompts or pathology is None else pathology.name
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Reading:
+    """What was read from one X-ray.
+
+    Attributes:
+        image: its file as it was given, "" for anything else.
+        pixels: uint8 (H, W), bright where the body is dense.
+        findings: pathologies, the most probable first.
+        asked: the questions in the order in which they were asked.
+        not_frontal: what the file says that this is instead of a frontal chest X-ray ("the modality is CT"), "" where it
+            says no such thing; what was read then means little.
+        notes: what reading the file left out, assumed or turned, and questions that are longer than the method reads.
+        places_above: how probable the anatomies of the findings are at least; None from a method that doesn't tell places.
+        model: which read it.
+    """
+
+    image: str
+    pixels: NDArray[np.uint8]
+    findings: tuple[Finding, ...]
+    asked: tuple[Question, ...]
+    not_frontal: str
+    notes: tuple[str, ...]
+    places_above: float | None
+    model: ModelIdentity
+    _look: Look
+    _row: int
+
+    def finding(self, name: str) -> Finding:
+        """Return one of the findings.
+
+        Args:
+            name: of a pathology, its display name or a synonym, in any case.
+
+        Raises:
+            MedLIPError: it is not among them.
+        """
+        pathology = self._look.method.vocabulary.find_pathology(name)
+        for finding in self.findings:
+            if pathology is not None and finding.pathology == pathology.name:
+                return finding
+        names = [finding.pathology for finding in self.findings]
+        why = (
+            f"is no abnormality, but {pathology.kind}: read the image with normal=True"
+            if pathology is not None
+            else f"is not in the vocabulary.{did_you_mean(name, names)} Ask for it when the image is read: ask={name!r}"
+        )
+        raise MedLIPError(f"{name!r} {why}. Findings of this reading: {name_some(names)}")
+
+    def likely(self) -> tuple[Finding, ...]:
+        """Return the findings with a probability of at least one half, or the most probable one where none has."""
+        return tuple(finding for finding in self.findings if finding.probability >= LIKELY) or self.findings[:1]
+
+    def maps(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return where the image shows each text, as the method gives it: float32 (n, h, w), non-negative, of all of it."""
+        return self._look.maps(self._row, texts)
+
+    def heat_map(self, text: str) -> NDArray[np.float32]:
+        """Return where the image shows `text`, in the image's own pixels: float32 (H, W), from 0 to 1.
+
+        Where the method's maps are on one scale the highest place has the finding's probability, so that an improbable
+        finding is dark; any other map is scaled by its own minimum and maximum.
+
+        Args:
+            text: a finding by name, or any other text.
+        """
+        large = enlarge(self.maps([text])[0], self.pixels.shape)
+        return large.astype(np.float32) if self._look.method.absolute_maps else relative(large)
+
+    def overlay(self, text: str) -> Image:
+        """Return the X-ray as an RGB picture of its own size, with the heat map of `text` over it."""
+        return paint(self.pixels, self.heat_map(text))
+
+    def matrix(self) -> DataFrame:
+        """Return the fact matrix read back from the image: probabilities, anatomies by pathologies, rows and columns named.
+
+        Raises:
+            MedLIPError: the method doesn't tie pathologies to anatomies.
+        """
+        from pandas import DataFrame
+
+        method, places = self._look.method, self._look.answers.anatomies
+        if places is None:
+            raise MedLIPError(
+                f"method {method.name!r} doesn't say in which anatomy a finding lies: there is no matrix to read."
+            )
+        pathologies = [pathology.name for pathology in method.vocabulary.pathologies]  # the first prompts
+        values = places[self._row, : len(pathologies)].T.float().cpu().numpy()
+        return DataFrame(values, [anatomy.name for anatomy in method.vocabulary.anatomies], pathologies)
+
+    def table(self) -> DataFrame:
+        """Return findings and questions as a table, a row each: text, probability, its likeliest place, whether asked."""
+        from pandas import DataFrame
+
+        places = [finding.anatomies[0] if finding.anatomies else None for finding in self.findings]
+        rows = [
+            (finding.pathology, finding.probability, place and place.anatomy, place and place.probability, False)
+            for finding, place in zip(self.findings, places, strict=True)
+        ] + [(question.text, question.probability, None, None, True) for question in self.asked]
+        return DataFrame(rows, columns=["text", "probability", "place", "place_probability", "asked"])
+
+    @property
+    def knows_places(self) -> bool:
+        """Whether the method ties pathologies to anatomies."""
+        return self.places_above is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reading as plain data, as `medlip predict --json` prints it."""
+        return {
+            "image": self.image,
+            "not_frontal": self.not_frontal,
+            "notes": list(self.notes),
+            "places_above": self.places_above,
+            "findings": [
+                {
+                    "pathology": finding.pathology,
+                    "probability": finding.probability,
+                    "anatomies": [{"anatomy": p.anatomy, "probability": p.probability} for p in finding.anatomies],
+                }
+                for finding in self.findings
+            ],
+            "asked": [{"text": question.text, "probability": question.probability} for question in self.asked],
+            "model": asdict(self.model),
+            "disclaimer": DISCLAIMER,
+        }
+
+    def to_json(self) -> str:
+        """Return the reading as a JSON document."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape
+        found = [f"{finding.pathology} {number(finding.probability)}" for finding in self.findings[:3]]
+        asked = [f"{question.text!r} {number(question.probability)}" for question in self.asked]
+        what = self.image or f"{width} x {height} pixels"
+        return f"<Reading of {what} by {self.model.name}: {', '.join([*found, '…', *asked])}>"
+
+    def _repr_html_(self) -> str:
+        """Show the reading in a notebook: the overlay of the most probable finding beside the first findings."""
+        texts = [finding.pathology for finding in self.findings[:1]]
+        picture = "".join(
+            f'<figure style="margin:0"><img src="{jpeg(_thumbnail(self.overlay(text)))}" alt="{escape(text)}">'
+            f"<figcaption>{escape(text)}</figcaption></figure>"
+            for text in texts
+        )
+        warned = f"<p><b>Not a frontal chest X-ray: {escape(self.not_frontal)}</b></p>" if self.not_frontal else ""
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        rows = [
+            _table_row(finding.pathology, finding.probability, finding.anatomies[:1]) for finding in self.findings[:SHOWN]
+        ]
+        rows += [_table_row(question.text, question.probability, ()) for question in self.asked]
+        model = " ".join(filter(None, (self.model.name, self.model.version, self.model.hash)))
+        return (
+            f'{warned}{notes}<div style="display:flex;gap:1em">{picture}<table>'
+            f"<tr><th>finding</th><th>probability</th><th>likeliest place</th></tr>{''.join(rows)}</table></div>"
+            f"<p>{escape(model)}. {escape(DISCLAIMER)}</p>"
+        )
+
+
+def _table_row(text: str, probability: float, places: Sequence[AnatomyProbability]) -> str:
+    place = "".join(f"{place.anatomy} {number(place.probability)}" for place in places)
+    return f"<tr><td>{escape(text)}</td><td>{number(probability)}</td><td>{escape(place)}</td></tr>"
+
+
+def _thumbnail(picture: Image) -> Image:
+    picture.thumbnail((384, 384))
+    return picture
