@@ -14,7 +14,7 @@ from medlip.errors import MedLIPError
 from medlip.evaluation.results import Result
 from medlip.experiments.ablation import MEASURES, Ablation, ablate, as_markdown, variants
 
-GRID = ("method.icl=mentioned,off",)
+GRID = ("method.icl=scaled,off",)
 
 
 def test_one_factor_at_a_time_or_all_combinations() -> None:
@@ -45,17 +45,18 @@ def test_the_table_holds_every_variant_with_paired_differences(done: Path) -> No
     assert not answer.failed
     assert answer.split == "val"  # who picks a setting by this table tunes on it: never on test unasked
     assert Result.load(done / "default" / "seed-1" / "result.json").split == "val"
-    # "mentioned" is the default already, so it is not run twice.
+    # "scaled" is the default already, so it is not run twice.
     assert [row.variant for row in answer.rows] == ["default", "method.icl=off"]
     default, off = answer.rows
     assert default.runs == off.runs == 2
     assert list(off.measures) == list(MEASURES)
-    iou, theirs = off.measures["grounding.iou"], default.measures["grounding.iou"]
-    assert iou.spread and iou.difference and theirs.spread and not theirs.difference
-    expected = [a - b for a, b in zip(iou.spread.values, theirs.spread.values, strict=True)]
-    assert iou.difference.values == pytest.approx(expected)
-    low, high = t.interval(0.95, 1, loc=mean(expected), scale=sem(expected))  # one degree of freedom: two seeds
-    assert iou.difference.interval == pytest.approx((low, high))
+    side, theirs = off.measures["places.side"], default.measures["places.side"]
+    assert side.spread and side.difference and theirs.spread and not theirs.difference
+    expected = [a - b for a, b in zip(side.spread.values, theirs.spread.values, strict=True)]
+    assert side.difference.values == pytest.approx(expected)
+    half = t.ppf(0.975, 1) * sem(expected)  # one degree of freedom: two seeds
+    low, high = mean(expected) - half, mean(expected) + half
+    assert side.difference.interval == pytest.approx((low, high))
     assert (done / "table.md").read_text() == as_markdown(answer)
     assert f"; 95 % {low:+.3f} to {high:+.3f} |" in as_markdown(answer)
     assert as_markdown(answer).startswith("| variant | runs | AUROC | AUROC, difference |")

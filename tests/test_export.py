@@ -18,8 +18,8 @@ from medlip.methods import Method, build_method, export_method, load_exported, s
 
 HAS_ONNX = all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
 FORMATS = [
-    pytest.param("torch-export", ".pt2"),
-    pytest.param("onnx", ".onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="needs medlip[onnx]")),
+    pytest.param(("torch-export", ".pt2")),
+    pytest.param(("onnx", ".onnx"), marks=pytest.mark.skipif(not HAS_ONNX, reason="needs medlip[onnx]")),
 ]
 TINY = {"backbone": "resnet10t", "width": 32, "feedforward": 48, "init": "xavier"}
 PROMPTS = ["effusion", "a metal clip over the heart", "Pneumonia"]

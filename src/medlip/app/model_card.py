@@ -38,7 +38,7 @@ class ModelCard:
     """What is said of a model.
 
     Attributes:
-        model: which it is.
+        identity: which model it is.
         summary: how it learned.
         vocabulary: how many pathologies and anatomies it knows, and whether any text can be asked.
         input_size: side of its input in pixels.
@@ -48,7 +48,7 @@ class ModelCard:
         results: of evaluations.
     """
 
-    model: ModelIdentity
+    identity: ModelIdentity
     summary: str
     vocabulary: Mapping[str, Any]
     input_size: int
@@ -90,7 +90,7 @@ class ModelCard:
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
         return {
-            "model": asdict(self.model),
+            "model": asdict(self.identity),
             "summary": self.summary,
             "vocabulary": dict(self.vocabulary),
             "input_size": self.input_size,
@@ -113,15 +113,15 @@ class ModelCard:
             "license": self.license,
             "library_name": "medlip",
             "pipeline_tag": "zero-shot-image-classification",
-            "tags": ["chest-x-ray", "medical", "vision-language", self.model.method],
+            "tags": ["chest-x-ray", "medical", "vision-language", self.identity.method],
         }
         head = yaml.safe_dump(fields, sort_keys=False).strip()
-        return "\n\n".join([f"---\n{head}\n---", *self._sections(name or self.model.name)]) + "\n"
+        return "\n\n".join([f"---\n{head}\n---", *self._sections(name or self.identity.name)]) + "\n"
 
     def _sections(self, name: str) -> Iterator[str]:
         yield f"# {name}"
         yield f"**{DISCLAIMER}**"
-        yield f"{self.summary} Method `{self.model.method}` of MedLIP."
+        yield f"{self.summary} Method `{self.identity.method}` of MedLIP."
         asked = "any text can be asked for" if self.vocabulary["open_prompts"] else "only these can be asked for"
         places = "it says in which anatomy a finding lies" if self.places else "it names no places"
         yield (
@@ -144,7 +144,7 @@ class ModelCard:
         yield _license(self.license)
         yield "## Identity"
         yield as_markdown(
-            Table("", ["", "value"], [[key, value or "not known"] for key, value in asdict(self.model).items()])
+            Table("", ["", "value"], [[key, value or "not known"] for key, value in asdict(self.identity).items()])
         )
 
     def _training(self) -> Iterator[str]:

@@ -68,8 +68,8 @@ class Reader:
         return ModelIdentity.of(self.method)
 
     def __repr__(self) -> str:
-        pathologies, anatomies = len(self.vocabulary.pathologies), len(self.vocabulary.anatomies)
-        return f"<Reader {self.model.name} ({self.model.method}): {pathologies} pathologies, {anatomies} anatomies>"
+        known = f"{len(self.vocabulary.pathologies)} pathologies, {len(self.vocabulary.anatomies)} anatomies"
+        return f"<Reader {self.model.name} ({self.method.name}): {known}>"
 
     def read(
         self,

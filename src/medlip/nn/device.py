@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Mapping
 from itertools import chain
 from typing import Literal
@@ -51,6 +53,13 @@ def synchronize(device: torch.device) -> None:
     """Wait until a device has done all that it was given, so that the clock can be read."""
     if device.type != "cpu":
         torch.get_device_module(device).synchronize()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes in use so far: of a GPU's memory, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +15,7 @@ from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods import build_method, method_names
 from medlip.methods.base import HasTimedPasses, method_type
-from medlip.nn.device import Precision, autocast, resolve_device, synchronize
+from medlip.nn.device import Precision, autocast, peak_memory, resolve_device, synchronize
 from medlip.reports import split_sentences
 from medlip.reports.generate import generated_reports
 
@@ -52,7 +50,7 @@ def bench_step(
 
     Returns:
         seconds_per_step and PART_seconds (medians), ratio_to_PART (median of the ratios pair by pair) and its range,
-        images_per_second, peak_memory_mb of the process, and the settings.
+        images_per_second, peak_memory_mb of the GPU, else of the process, and the settings.
 
     Raises:
         MedLIPError: an unknown method, one without parts to be timed, or no such device.
@@ -96,7 +94,7 @@ def bench_step(
         if repeat:  # the first pass of each warms up
             for name, seconds in timed.items():
                 times[name].append(seconds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_memory(where)
     seconds = statistics.median(times["step"])
     result: dict[str, Any] = {
         "method": method,
@@ -116,5 +114,5 @@ def bench_step(
         result[f"ratio_to_{name}"] = statistics.median(ratios)
         result[f"ratio_to_{name}_range"] = [ratios[0], ratios[-1]]
     result["images_per_second"] = batch / seconds
-    result["peak_memory_mb"] = peak / (1024**2 if sys.platform == "darwin" else 1024)
+    result["peak_memory_mb"] = peak / 1024**2
     return result

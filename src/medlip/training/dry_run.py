@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from medlip.data.batch import TrainingBatches
 from medlip.data.store import Store
 from medlip.methods.base import HasEncoder
-from medlip.nn.device import resolve_device, synchronize
+from medlip.nn.device import peak_memory, resolve_device, synchronize
 from medlip.training.average import WeightAverage
 from medlip.training.fit import begin, training_batches
 from medlip.training.loop import Callback, Training, processes
@@ -112,7 +109,7 @@ def dry_run(recipe: Recipe, store: Store, device: str = "auto") -> DryRun:
             encoder_parameters=_count(method.encoder.parameters()) if isinstance(method, HasEncoder) else None,
             model_mb=model / MIB,
             checkpoint_mb=(model * (2 if settings.ema else 1) + moments) / MIB,
-            memory_mb=_peak(training.device) / MIB,
+            memory_mb=peak_memory(training.device) / MIB,
             image_cache_mb=planned.cached_bytes / MIB,
             steps=steps,
             steps_per_epoch=len(planned),
@@ -145,10 +142,3 @@ def _count(parameters: Iterable[Tensor]) -> int:
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
-
-
-def _peak(device: torch.device) -> int:
-    """Return the most bytes in use so far: of a GPU's memory, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

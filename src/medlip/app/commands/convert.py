@@ -33,7 +33,7 @@ def convert(
     from medlip.app.reading import ModelIdentity
     from medlip.training import load_run, save_run
 
-    method = load_run(source, "cpu", text_bank=text_bank, text_encoder=text_encoder)
+    method = load_run(source, text_bank=text_bank, text_encoder=text_encoder)
     save_run(method, out)
     document = {"run": str(out), "model": asdict(ModelIdentity.of(method))}
     return Answer(document, aligned([["run", str(out)], *map(list, document["model"].items())]))  # type: ignore[attr-defined]

@@ -28,7 +28,7 @@ def export(
     from medlip.methods import export_method
     from medlip.training import load_run
 
-    method = load_run(run, "cpu")
+    method = load_run(run)
     difference = export_method(method, out, format)
     document = {"file": str(out), "format": format, "difference": difference, "model": asdict(ModelIdentity.of(method))}
     return Answer(document, f"{out}: answers differ by {difference:.1g} at most from those of {method.name}")

@@ -19,7 +19,7 @@ def card(run: Run, results: Results = None, license: License = None) -> Answer:
     from medlip.app.model_card import ModelCard
     from medlip.training import load_run
 
-    made = ModelCard.of(load_run(run, "cpu"), results or (), license)
+    made = ModelCard.of(load_run(run), results or (), license)
     return Answer(made.to_dict(), made.render())
 
 
@@ -46,7 +46,7 @@ def push(
     from medlip.training import load_run
 
     check_name(name)
-    method = load_run(run, "cpu")
+    method = load_run(run)
     made = ModelCard.of(method, results or (), license)
     if dry_run:
         out = out or Path(name.replace("/", "--"))
