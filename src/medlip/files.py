@@ -1,13 +1,23 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and the ones that a pattern names."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 
 from medlip.errors import MedLIPError
+
+STDIN = "-"
+"""What stands for stdin where a file is asked for."""
+
+
+def matches(pattern: str) -> list[Path]:
+    """Return the files and folders that a path or pattern names, in order: a path that there is stands for itself."""
+    # Path.glob takes no absolute pattern
+    return [Path(pattern)] if Path(pattern).exists() else [Path(found) for found in sorted(glob(pattern, recursive=True))]  # noqa: PTH207
 
 
 def write_atomic(path: Path, content: bytes) -> None:

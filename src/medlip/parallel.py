@@ -42,20 +42,19 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def track(items: Iterable[T], description: str, total: int | None = None, completed: int = 0) -> Iterator[T]:
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yield `items` under a progress bar on stderr (none when stderr is no terminal: logs stay readable).
 
     Args:
         items: read lazily.
         description: shown beside the bar.
-        total: number of items, where known, with those `completed` before.
-        completed: where the bar starts.
+        total: number of items, where known.
     """
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = console.is_terminal
     with Progress(*columns, console=console, disable=not shown, redirect_stdout=False) as progress:
-        yield from progress.track(items, total=total, completed=completed, description=description)
+        yield from progress.track(items, total=total, description=description)
 
 
 def process(

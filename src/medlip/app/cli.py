@@ -151,9 +151,9 @@ def _note(text: str) -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from medlip import __version__
+        from importlib.metadata import version
 
-        print(__version__)
+        print(version("medlip"))
         raise typer.Exit
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from glob import glob, has_magic
+from glob import has_magic
 from pathlib import Path
 
+from medlip.files import STDIN, matches
 from medlip.images import looks_like_image
 
-STDIN = "-"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 
 
@@ -50,12 +50,10 @@ class ImageArguments:
             if path.is_dir():
                 yield from self._below(path)
             elif has_magic(argument) and not path.exists():
-                matches = sorted(glob(argument, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
-                if not matches:
+                fitting = matches(argument)
+                if not fitting:
                     self.empty.append(f"{argument}: nothing fits this pattern. Check the folder and the suffix.")
-                for match in map(Path, matches):
-                    if match.is_file():
-                        yield match
+                yield from (match for match in fitting if match.is_file())
             else:
                 yield path
 

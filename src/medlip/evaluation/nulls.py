@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medlip.evaluation.regions import paint_boxes, paint_masks
+from medlip.evaluation.regions import centres, paint_finding
 from medlip.metrics import Array, Pixels, peak
 
 if TYPE_CHECKING:
@@ -105,9 +105,9 @@ def static_maps(records: Iterable[Record]) -> dict[str, Array]:
         cells = np.ix_(*(_centres(size, GRID) for size in shape))
         drawn = {box.pathology for box in record.boxes} | {mask.pathology for mask in record.masks}
         for finding in sorted(drawn):
-            masks = [mask for mask in record.masks if mask.pathology == finding]
-            boxes = [box for box in record.boxes if box.pathology == finding]
-            counts[finding] += (paint_masks(masks, shape) if masks else paint_boxes(boxes, shape))[cells]
+            region = paint_finding(record.boxes, record.masks, finding, shape)
+            assert region is not None
+            counts[finding] += region[cells]
             images[finding] += 1
     return {finding: counted / images[finding] for finding, counted in counts.items()}
 
@@ -166,5 +166,4 @@ def commonest_places(stated: Iterable[Mapping[str, frozenset[str]]]) -> dict[str
 
 def _centres(size: int, most: int) -> NDArray[np.int64]:
     """Return the pixels under the centres of `most` cells along a side, all of them where there are fewer."""
-    count = min(size, most)
-    return ((np.arange(count) + 0.5) * size / count).astype(np.int64)
+    return centres(size, min(size, most))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch.nn import functional as F
 
 from medlip.data.study import Box, Mask
@@ -42,6 +42,24 @@ def paint_masks(masks: Iterable[Mask], shape: tuple[int, int]) -> Pixels:
             )
         union |= mask.pixels
     return union
+
+
+def paint_finding(boxes: Iterable[Box], masks: Iterable[Mask], finding: str, shape: tuple[int, int]) -> Pixels | None:
+    """Return where a finding of an image is, (H, W): its masks, else its boxes; None where it has neither.
+
+    Raises:
+        MedLIPError: a mask has another shape.
+    """
+    own_masks = [mask for mask in masks if mask.pathology == finding]
+    own_boxes = [box for box in boxes if box.pathology == finding]
+    if own_masks:
+        return paint_masks(own_masks, shape)
+    return paint_boxes(own_boxes, shape) if own_boxes else None
+
+
+def centres(size: int, count: int) -> NDArray[np.int64]:
+    """Return the pixels of a side that lie under the centres of `count` cells."""
+    return ((np.arange(count) + 0.5) * size / count).astype(np.int64)
 
 
 def enlarge(heat: ArrayLike, shape: tuple[int, int]) -> Array:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medlip.data.store import Store
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
-from medlip.evaluation.regions import paint_boxes
+from medlip.evaluation.regions import paint_finding
 from medlip.evaluation.selection import Cohort, label_matrix
 from medlip.experiments.transfer_protocols import TransferProtocol
 from medlip.metrics import Array
@@ -122,14 +122,10 @@ def outline(
     masks: Sequence[Mask], boxes: Sequence[Box], labels: Mapping[str, Presence], name: str, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.bool_], bool]:
     """Return where a finding is, (H, W), and whether that is known: it has a mask or box, or is known to be absent."""
-    pixels = np.zeros(shape, bool)
-    own_masks = [mask for mask in masks if mask.pathology == name]
-    own_boxes = [box for box in boxes if box.pathology == name]
-    for mask in own_masks:
-        pixels |= mask.pixels
-    if not own_masks and own_boxes:
-        pixels = paint_boxes(own_boxes, (shape[0], shape[1]))
-    return pixels, bool(own_masks or own_boxes) or labels.get(name) == "absent"
+    region = paint_finding(boxes, masks, name, (shape[0], shape[1]))
+    if region is None:
+        return np.zeros(shape, bool), labels.get(name) == "absent"
+    return region, True
 
 
 def _drawn(store: Store) -> list[frozenset[str]]:

@@ -32,7 +32,7 @@ from medlip.nn.cpu import optimize_for_cpu
 from medlip.nn.device import device_of
 from medlip.nn.pairs import at_least_float32
 from medlip.nn.report_encoder import Cut
-from medlip.nn.vision_encoder import VisionEncoder
+from medlip.nn.vision_encoder import VisionEncoder, vision_encoder
 from medlip.plugins import entry_points
 
 if TYPE_CHECKING:
@@ -114,6 +114,26 @@ class MethodConfig(BaseModel):
                 raise ValueError(f"{name} is the earlier name of {today}: give one of them")
             renamed[today] = value
         return renamed
+
+
+class EncoderConfig(MethodConfig):
+    """Settings of an image encoder, for methods that learn from facts.
+
+    Attributes:
+        backbone: timm model.
+        stride: image pixels per location (16: third stage of a ResNet).
+        deepest: stride of the deepest stage in use, merged into the grid of `stride`; None: no deeper than that grid.
+        weights: initial weights of the backbone: None, "timm", a package or a file, as `vision_encoder` takes them.
+    """
+
+    backbone: str = "resnet50"
+    stride: int = 16
+    deepest: int | None = None
+    weights: str | None = None
+
+    def make_encoder(self, image_size: int) -> VisionEncoder:
+        """Return the encoder of images of that side, in pixels."""
+        return vision_encoder(self.backbone, self.stride, image_size=image_size, deepest=self.deepest, weights=self.weights)
 
 
 class Method(nn.Module, ABC):
@@ -262,6 +282,32 @@ class Method(nn.Module, ABC):
     def from_earlier(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return a state dict that an earlier version may have saved under today's names, without what is no longer kept."""
         return state
+
+
+class AnswersAtOnce(Method):
+    """A method that works everything out of one look at the images: it says what it is in `answer`, and the verbs follow."""
+
+    @abstractmethod
+    def answer(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        *,
+        maps: WhichMaps = False,
+        anatomies: bool = False,
+        embeddings: bool = False,
+    ) -> Answers:
+        """Return all that is wanted of images (B, 3, S, S), without gradients, as `Method.answer` says."""
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return the probability (B, C) of each prompt."""
+        return self.answer(images, prompts).scores
+
+    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return where in each image each prompt is seen, (B, C, h, w), by the chosen `map_rule`."""
+        found = self.answer(images, prompts, maps=True).maps
+        assert found is not None
+        return found
 
 
 class HasEncoder(ABC):
@@ -593,6 +639,30 @@ def parse_config(method: type[Method], settings: Mapping[str, Any]) -> MethodCon
         ) from error
 
 
+def describe_method(method: Method) -> dict[str, object]:
+    """Return what a saved model needs beside its weights, as plain data: settings, vocabulary and preprocessing."""
+    return {
+        "method": {"name": method.name, **method.config.model_dump(mode="json")},
+        "vocabulary": method.vocabulary.model_dump(mode="json"),
+        "preprocessing": method.preprocessing.to_dict(),
+    }
+
+
+def split_prompts(prompts: Sequence[str], vocabulary: Vocabulary) -> tuple[list[str], list[int]]:
+    """Return the prompts that name no pathology, each once, and the column that answers each prompt.
+
+    Columns are those of the vocabulary's pathologies, with one behind them for each of the others.
+    """
+    known = [vocabulary.find_pathology(prompt) for prompt in prompts]
+    asked = list(dict.fromkeys(prompt for prompt, name in zip(prompts, known, strict=True) if name is None))
+    first = len(vocabulary.pathologies)
+    columns = [
+        vocabulary.pathology_index[name.name] if name else first + asked.index(prompt)
+        for prompt, name in zip(prompts, known, strict=True)
+    ]
+    return asked, columns
+
+
 def save_method(method: Method, path: Path, **extra: Any) -> None:
     """Write a method to ONE safetensors file: weights, text banks, settings, vocabulary and preprocessing; atomically.
 
@@ -601,13 +671,8 @@ def save_method(method: Method, path: Path, **extra: Any) -> None:
         path: the file.
         extra: plain data to keep along, such as the recipe.
     """
-    about = {
-        "method": {"name": method.name, **method.config.model_dump(mode="json")},
-        "vocabulary": method.vocabulary.model_dump(mode="json"),
-        "preprocessing": method.preprocessing.to_dict(),
-        **extra,
-    }
-    write_safetensors(method.state_dict(), path, {"medlip": json.dumps(about)})
+    about = json.dumps({**describe_method(method), **extra})
+    write_safetensors(method.state_dict(), path, {"medlip": about})
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

@@ -17,14 +17,17 @@ from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods.base import (
     Answers,
+    AnswersAtOnce,
     HasGraph,
     Method,
     Origin,
     TellsPlaces,
     WhichMaps,
+    describe_method,
     method_names,
     method_type,
     parse_config,
+    split_prompts,
 )
 from medlip.nn.text import text_encoder
 
@@ -65,9 +68,7 @@ def export_method(method: Method, path: Path, format: ExportFormat) -> float:
         raise MedLIPError(f"method {method.name!r} can't be exported: it has no graph. Methods that have one: {able}.")
     graph, width = method.eval().cpu().graph()
     about = {
-        "method": {"name": method.name, **method.config.model_dump(mode="json")},
-        "vocabulary": method.vocabulary.model_dump(mode="json"),
-        "preprocessing": method.preprocessing.to_dict(),
+        **describe_method(method),
         "fingerprint": method.fingerprint,
         "absolute_maps": method.absolute_maps,
         "text_width": width,
@@ -110,7 +111,7 @@ def load_exported(path: Path) -> Method:
         raise MedLIPError(f"{path}: carries no MedLIP settings. Give a file that `medlip export` wrote.") from error
 
 
-class ExportedMethod(Method, TellsPlaces):
+class ExportedMethod(AnswersAtOnce, TellsPlaces):
     """A model whose graph another runtime computes; it answers as the model that it was exported from.
 
     Args:
@@ -155,27 +156,13 @@ class ExportedMethod(Method, TellsPlaces):
         embeddings: bool = False,
     ) -> Answers:
         """Return all that is wanted of images (B, 3, S, S), computed at once."""
-        found = [self.vocabulary.find_pathology(prompt) for prompt in prompts]
-        asked = list(dict.fromkeys(prompt for prompt, known in zip(prompts, found, strict=True) if known is None))
+        asked, columns = split_prompts(prompts, self.vocabulary)
         encoder = text_encoder(self.config.text_encoder, self.config.max_tokens) if asked else None
         # one text at least, which changes nothing of what the others get
         texts = encoder.encode(asked).numpy() if encoder else np.zeros((1, self._about["text_width"]), np.float32)
-        first = len(self.vocabulary.pathologies)
-        columns = [
-            self.vocabulary.pathology_index[known.name] if known else first + asked.index(prompt)
-            for prompt, known in zip(prompts, found, strict=True)
-        ]
         computed = self._compute(images.float().cpu().numpy(), texts.astype(np.float32))
         scores, drawn, places = (torch.from_numpy(np.asarray(part))[:, columns] for part in computed)
         return Answers(scores, drawn if maps else None, places if anatomies else None)
-
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return the probability (B, C) of each prompt."""
-        return self.answer(images, prompts).scores
-
-    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return where in each image each prompt is seen, (B, C, h, w)."""
-        return cast("Tensor", self.answer(images, prompts, maps=True).maps)
 
     def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the probability (B, C, A) that each prompt is present in each anatomy."""

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from medlip.concepts import Vocabulary
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import Answers, EmbedsReports, HasEncoder, HasTimedPasses, Method, MethodConfig, Pass, WhichMaps
+from medlip.methods.base import (
+    Answers,
+    AnswersAtOnce,
+    EmbedsReports,
+    HasEncoder,
+    HasTimedPasses,
+    MethodConfig,
+    Pass,
+    WhichMaps,
+)
 from medlip.methods.texts import PromptBank, Sides, draw_sentences, prompt_texts
 from medlip.nn.report_encoder import WORDPIECE, Cut, EncodedReports, ReportEncoder, build_report_encoder
 from medlip.nn.vision_encoder import vision_encoder
@@ -73,7 +82,7 @@ class SeenImages:
     grid: tuple[int, int]
 
 
-class ImageTextMethod(Method, HasEncoder, EmbedsReports, HasTimedPasses):
+class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports, HasTimedPasses):
     """An image encoder and a report encoder that are trained together.
 
     An image is encoded once, and everything is answered from that: a method only says how it sees images (`see`), and what
@@ -192,10 +201,6 @@ class ImageTextMethod(Method, HasEncoder, EmbedsReports, HasTimedPasses):
             None,
             seen.whole if embeddings else None,
         )
-
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return probabilities (B, C): softmax over what speaks for and against each prompt."""
-        return self.answer(images, prompts).scores
 
     @torch.inference_mode()
     def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:

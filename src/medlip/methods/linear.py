@@ -7,7 +7,7 @@ least not lose what this recognizes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
@@ -17,25 +17,30 @@ from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.losses import existence_labels, existence_loss
-from medlip.methods.base import Answers, HasEncoder, Method, MethodConfig, WhichMaps, on_one_scale, register, upcast
-from medlip.nn.vision_encoder import vision_encoder
+from medlip.methods.base import (
+    Answers,
+    AnswersAtOnce,
+    EncoderConfig,
+    HasEncoder,
+    WhichMaps,
+    on_one_scale,
+    register,
+    split_prompts,
+    upcast,
+)
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
 
 
-class LinearConfig(MethodConfig):
-    """Settings of the linear baseline, which mean what they mean in `QueryConfig`."""
+class LinearConfig(EncoderConfig):
+    """Settings of the linear baseline: its encoder's, and one that means what it means in `QueryConfig`."""
 
-    backbone: str = "resnet50"
-    stride: int = 16
-    deepest: int | None = None
-    weights: str | None = None
     unmentioned: float = Field(0.0, ge=0)
 
 
 @register
-class Linear(Method, HasEncoder):
+class Linear(AnswersAtOnce, HasEncoder):
     """The mean of an encoder's locations and one linear layer over P pathologies; class activation maps say where.
 
     Args:
@@ -58,13 +63,7 @@ class Linear(Method, HasEncoder):
         super().__init__(config, vocabulary, preprocessing)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.encoder = vision_encoder(
-                config.backbone,
-                config.stride,
-                image_size=preprocessing.size,
-                deepest=config.deepest,
-                weights=config.weights,
-            )
+            self.encoder = config.make_encoder(preprocessing.size)
             self.exist = nn.Linear(self.encoder.width, 2 * len(vocabulary.pathologies))
 
     @classmethod
@@ -106,7 +105,11 @@ class Linear(Method, HasEncoder):
         embeddings: bool = False,
     ) -> Answers:
         """Return scores, and maps `on_one_scale` where wanted, of images (B, 3, S, S), which are encoded once."""
-        columns = self._columns(prompts)
+        asked, columns = split_prompts(prompts, self.vocabulary)
+        if asked:
+            raise MedLIPError(
+                f"{asked[0]!r} is not in the vocabulary, and method {self.name!r} reads no text. Ask for a pathology."
+            )
         seen = self.encoder(images)
         logits = upcast(self.exist(seen.tokens.mean(1))).view(len(images), -1, 2)[:, columns]
         scores = logits.softmax(-1)[..., 1]
@@ -115,22 +118,3 @@ class Linear(Method, HasEncoder):
         weight = self.exist.weight.view(-1, 2, self.encoder.width)
         adds = seen.tokens @ (weight[columns, 1] - weight[columns, 0]).T  # (B, N, C)
         return Answers(scores, on_one_scale(adds.transpose(1, 2), scores).view(*scores.shape, *seen.grid))
-
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return the probability (B, C) that each of C pathologies is present."""
-        return self.answer(images, prompts).scores
-
-    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return class activation maps (B, C, h, w), in [0, 1]."""
-        return cast("Tensor", self.answer(images, prompts, maps=True).maps)
-
-    def _columns(self, prompts: Sequence[str]) -> list[int]:
-        columns = []
-        for prompt in prompts:
-            pathology = self.vocabulary.find_pathology(prompt)
-            if pathology is None:
-                raise MedLIPError(
-                    f"{prompt!r} is not in the vocabulary, and method {self.name!r} reads no text. Ask for a pathology."
-                )
-            columns.append(self.vocabulary.pathology_index[pathology.name])
-        return columns

@@ -21,13 +21,13 @@ from medlip.losses.prototype import ContrastScale
 from medlip.methods.base import (
     CLINICAL_BERT,
     Answers,
+    AnswersAtOnce,
     EmbedsReports,
+    EncoderConfig,
     HasEncoder,
     HasGraph,
     HasReleasedWeights,
     HasTimedPasses,
-    Method,
-    MethodConfig,
     Pass,
     TellsPlaces,
     WhichMaps,
@@ -35,13 +35,13 @@ from medlip.methods.base import (
     load_strict,
     on_one_scale,
     parse_config,
+    split_prompts,
     upcast,
 )
 from medlip.methods.released import ReleasedNames, released_name, released_settings, rename_released
 from medlip.nn.device import autocast_dtype
 from medlip.nn.query_decoder import LayerTrace, Opening, QueryDecoder, norm_gradient
 from medlip.nn.text import TextBank, text_encoder
-from medlip.nn.vision_encoder import vision_encoder
 from medlip.reports import extract_facts, resolve
 
 T = TypeVar("T")
@@ -50,14 +50,10 @@ LEAST = 1e-6
 """The probability that a fact counts with at least, so that no single one decides alone what a report is worth."""
 
 
-class QueryConfig(MethodConfig):
+class QueryConfig(EncoderConfig):
     """Settings of every method that decodes queries; the defaults are the published ones of MedKLIP and MeDSLIP.
 
     Attributes:
-        backbone: timm model of the image encoder.
-        stride: image pixels per location (16: third stage of a ResNet).
-        deepest: stride of the deepest stage in use, merged into the grid of `stride`; None: no deeper than that grid.
-        weights: initial weights of the backbone: None, "timm", a package or a file, as `vision_encoder` takes them.
         width: of queries and locations.
         layers: decoder layers.
         heads: attention heads.
@@ -82,10 +78,6 @@ class QueryConfig(MethodConfig):
         seed: of initial weights and drawn partners.
     """
 
-    backbone: str = "resnet50"
-    stride: int = 16
-    deepest: int | None = None
-    weights: str | None = None
     width: int = Field(256, gt=0)
     layers: int = Field(4, gt=0)
     heads: int = Field(4, gt=0)
@@ -267,7 +259,7 @@ class QueryGraph(nn.Module):
         return found.present, maps.view(*maps.shape[:2], *found.grid), self.method.places(output, everything)
 
 
-class QueryMethod(Method, HasEncoder, HasGraph, HasReleasedWeights, TellsPlaces, EmbedsReports, HasTimedPasses):
+class QueryMethod(AnswersAtOnce, HasEncoder, HasGraph, HasReleasedWeights, TellsPlaces, EmbedsReports, HasTimedPasses):
     """A method whose questions are the embedded texts of P pathologies and A anatomies.
 
     It encodes an image once, reads it with all of the vocabulary's queries and those of the open prompts, and answers
@@ -324,13 +316,7 @@ class QueryMethod(Method, HasEncoder, HasGraph, HasReleasedWeights, TellsPlaces,
             self.register_buffer(f"unfit_{stream}", torch.from_numpy(np.array(matrix)), persistent=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.encoder = vision_encoder(
-                config.backbone,
-                config.stride,
-                image_size=preprocessing.size,
-                deepest=config.deepest,
-                weights=config.weights,
-            )
+            self.encoder = config.make_encoder(preprocessing.size)
             for part in self.make_parts(config, self.encoder.width):
                 initialize(part, config.init)
 
@@ -430,14 +416,6 @@ class QueryMethod(Method, HasEncoder, HasGraph, HasReleasedWeights, TellsPlaces,
     def absolute_maps(self) -> bool:
         """All but those of attention are."""
         return self.map_rule != "attention"
-
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return the probability (B, C) that each prompt is present."""
-        return self.answer(images, prompts).scores
-
-    def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return where in each image each prompt is found, (B, C, h, w), by the chosen `map_rule`."""
-        return cast("Tensor", self.answer(images, prompts, maps=True).maps)
 
     def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the probability (B, C, A) that each prompt is present in each anatomy."""
@@ -611,8 +589,7 @@ class QueryMethod(Method, HasEncoder, HasGraph, HasReleasedWeights, TellsPlaces,
         Raises:
             MedLIPError: the text encoder is not the one of the model's text bank.
         """
-        known = [self.vocabulary.find_pathology(prompt) for prompt in prompts]
-        open_texts = list(dict.fromkeys(text for text, name in zip(prompts, known, strict=True) if name is None))
+        open_texts, columns = split_prompts(prompts, self.vocabulary)
         asked = None
         if open_texts:
             bank = cast("TextBank", self.banks["pathology"])
@@ -628,9 +605,4 @@ class QueryMethod(Method, HasEncoder, HasGraph, HasReleasedWeights, TellsPlaces,
                 lambda: bank.place(encoder.encode(open_texts).to(bank.embeddings)),
                 open_texts,
             )
-        first = len(self.vocabulary.pathologies)
-        columns = [
-            self.vocabulary.pathology_index[name.name] if name else first + open_texts.index(text)
-            for text, name in zip(prompts, known, strict=True)
-        ]
         return asked, columns

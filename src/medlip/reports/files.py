@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import gzip
 import io
 import re
@@ -19,10 +18,10 @@ from typing import IO, Any, NamedTuple
 
 from medlip.delimited import TableReader, decode, open_bytes, text_encoding
 from medlip.errors import MedLIPError
+from medlip.files import STDIN, matches
 from medlip.reports.compose import ID_COLUMNS, TEXT_COLUMNS, ReportColumns, parse_openi
 from medlip.reports.json_files import json_lines, members, mended
 
-STDIN = "-"
 _LAYOUTS = (
     "CSV, TSV, JSON lines, Parquet, RadGraph JSON, .txt, Open-i .xml, a .tgz of them, or a folder of .txt or .xml files"
 )
@@ -81,10 +80,10 @@ def input_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(str, [paths] if isinstance(paths, (str, Path)) else paths):
-        matches = [path] if path == STDIN or Path(path).exists() else sorted(glob.glob(path, recursive=True))  # noqa: PTH207
-        if not matches:
+        named = [Path(STDIN)] if path == STDIN else matches(path)
+        if not named:
             raise MedLIPError(f"{path}: no such file or folder. Give {_LAYOUTS}.")
-        found += map(Path, matches)
+        found += named
     return found
 
 

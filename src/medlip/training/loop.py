@@ -178,7 +178,7 @@ class Training:
         before, began = self.seconds, None
         with (
             _signals_put_off() as received,
-            Progress(description, self) as progress,
+            Progress(description, self.step, self.budget.steps, shown=self.processes.is_main_process) as progress,
             closing(self._remaining()) as batches,
         ):
             previous = time.monotonic()
@@ -198,7 +198,7 @@ class Training:
                 self.interrupted = self._highest_of_all(max(received, default=0))
                 for callback in callbacks:
                     callback.after_step(self)
-                progress.update()
+                progress.update(self.step, self.pace, lambda: self.total(self.losses()))
                 previous = time.monotonic()
                 if self.interrupted and not self.over:
                     break

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
-
-if TYPE_CHECKING:
-    from medlip.training.loop import Training
 
 LINE_SECONDS = 30.0
 BAR_SECONDS = 1.0
@@ -51,23 +48,25 @@ class Pace:
 
 
 class Progress:
-    """Shows step, loss, images a second and the time left on stderr; in the main process alone.
+    """Shows step, loss, images a second and the time left on stderr.
 
     Args:
         description: of what is trained.
-        training: that is shown.
+        step: that is reached.
+        steps: of the whole, None where that isn't known.
+        shown: False in processes other than the main one, which show nothing.
     """
 
-    def __init__(self, description: str, training: Training) -> None:
-        self._description, self._training = description, training
+    def __init__(self, description: str, step: int, steps: int | None, *, shown: bool) -> None:
+        self._description, self._step, self._steps = description, step, steps
         console = Console(stderr=True)
         self._every = BAR_SECONDS if console.is_terminal else LINE_SECONDS
         self._bar: Bar | None = None
-        if console.is_terminal and training.processes.is_main_process:
+        if console.is_terminal and shown:
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             self._bar = Bar(*columns, TextColumn("{task.fields[about]}"), console=console)
-            self._task = self._bar.add_task(description, total=training.budget.steps, completed=training.step, about="")
-        self._shown = time.monotonic()
+            self._task = self._bar.add_task(description, total=steps, completed=step, about="")
+        self._is_shown, self._last = shown, time.monotonic()
         self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> Progress:
@@ -77,31 +76,35 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar:
-            self._bar.update(self._task, completed=self._training.step)
+            self._bar.update(self._task, completed=self._step)
             self._bar.stop()
 
-    def update(self) -> None:
-        """Show the step that was just taken, unless one was shown a moment ago."""
-        training, now = self._training, time.monotonic()
-        self._first = self._first or (training.step, now)  # from here on, what comes before the first batch being over
-        if now - self._shown < self._every or not training.processes.is_main_process:
+    def update(self, step: int, pace: Pace, loss: Callable[[], float]) -> None:
+        """Show the step that was just taken, unless one was shown a moment ago.
+
+        Args:
+            step: how many are done.
+            pace: of the steps.
+            loss: gives the loss of the step; asked for only if it is shown, since an accelerator waits for it.
+        """
+        self._step, now = step, time.monotonic()
+        self._first = self._first or (step, now)  # from here on, what comes before the first batch being over
+        if now - self._last < self._every or not self._is_shown:
             return
-        self._shown = now
-        loss = training.total(training.losses())
-        about = f"loss {loss:.4g}, {training.pace.images_per_second:.3g} images/s{self._left(now)}"
+        self._last = now
+        about = f"loss {loss():.4g}, {pace.images_per_second:.3g} images/s{self._left(now)}"
         if self._bar:
-            self._bar.update(self._task, completed=training.step, about=about)
+            self._bar.update(self._task, completed=step, about=about)
         else:
-            total = f" of {training.budget.steps:,}" if training.budget.steps else ""
-            print(f"{self._description}: step {training.step:,}{total}, {about}", file=sys.stderr, flush=True)
+            total = f" of {self._steps:,}" if self._steps else ""
+            print(f"{self._description}: step {step:,}{total}, {about}", file=sys.stderr, flush=True)
 
     def _left(self, now: float) -> str:
-        training = self._training
-        step, began = self._first or (training.step, now)
-        if training.budget.steps is None or training.step == step:
+        step, began = self._first or (self._step, now)
+        if self._steps is None or self._step == step:
             return ""
-        per_step = (now - began) / (training.step - step)
-        return f", {duration(per_step * (training.budget.steps - training.step))} left"
+        per_step = (now - began) / (self._step - step)
+        return f", {duration(per_step * (self._steps - self._step))} left"
 
 
 def duration(seconds: float) -> str:

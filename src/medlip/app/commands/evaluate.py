@@ -53,8 +53,8 @@ def evaluate(
 
     Every number comes with a 95 % interval over patients and what chance gives.
     """
-    from medlip import evaluation
     from medlip.app.input import evaluation_store
+    from medlip.evaluation import evaluate as measure
     from medlip.evaluation.protocols import load_protocol, read_split_list
     from medlip.nn.device import autocast
     from medlip.training import load_run
@@ -65,5 +65,5 @@ def evaluate(
     if map_rule is not None:
         method.choose_map_rule(map_rule)
     with evaluation_store(data) as store, autocast(method.device, precision):
-        result = evaluation.evaluate(method, store, split=split, protocol=named, images=listed, out=out)
+        result = measure(method, store, split=split, protocol=named, images=listed, out=out)
     return Answer(result, describe_results(result), notes=result.notes)

@@ -29,12 +29,12 @@ def retrieve(
     Recall of reports by X-ray and of X-rays by report, and precision of X-rays by class, each with a 95 % interval over
     patients and what chance gives.
     """
-    from medlip import evaluation
     from medlip.app.input import evaluation_store
+    from medlip.evaluation import retrieve as measure
     from medlip.nn.device import autocast
     from medlip.training import load_run
 
     method = load_run(run, device)
     with evaluation_store(data) as store, autocast(method.device, precision):
-        result = evaluation.retrieve(method, store, split=split, pool=pool, out=out)
+        result = measure(method, store, split=split, pool=pool, out=out)
     return Answer(result, describe_results(result), notes=result.notes)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from medlip.data.overlap import pseudonym
 from medlip.evaluation.outcomes import Outcomes
-from medlip.evaluation.regions import checked_map, enlarge, paint_boxes, paint_masks
+from medlip.evaluation.regions import centres, checked_map, enlarge, paint_finding
 from medlip.evaluation.selection import Cohort, EvaluationOptions, Questions
 from medlip.evaluation.task_result import ClassResult, TaskResult
 from medlip.evaluation.tasks.base import ImageBatch, Needs, Task, register_task
@@ -143,21 +143,18 @@ def map_case(heat: Array, record: Record, finding: str) -> MapCase | None:
     Raises:
         MedLIPError: the map is not finite, or a mask has not the shape of the image.
     """
-    label = record.labels.get(finding, "present")
+    label, inside = record.labels.get(finding, "present"), None
+    if label != "absent":
+        shape = record.image.shape
+        region = paint_finding(record.boxes, record.masks, finding, shape) if label == "present" else None
+        if region is None:
+            return None
+        inside = region[np.ix_(*(centres(size, SIDE) for size in shape))].ravel()
+        if not inside.any():
+            return None  # too small to be sampled, or off the image, which grounding names
     large = enlarge(checked_map(heat, finding), (SIDE, SIDE)).astype(np.float32)
-    if label == "absent":
-        return MapCase(finding, record.patient, large[STEP // 2 :: STEP, STEP // 2 :: STEP].ravel())
-    masks = [mask for mask in record.masks if mask.pathology == finding]
-    boxes = [box for box in record.boxes if box.pathology == finding]
-    if label != "present" or not (masks or boxes):
-        return None
-    shape = record.image.shape
-    region = paint_masks(masks, shape) if masks else paint_boxes(boxes, shape)
-    rows, columns = (((np.arange(SIDE) + 0.5) * size / SIDE).astype(int) for size in shape)
-    inside = region[np.ix_(rows, columns)]
-    if not inside.any():
-        return None  # too small to be sampled, or off the image, which grounding names
-    return MapCase(finding, record.patient, large.ravel(), inside.ravel())
+    values = large[STEP // 2 :: STEP, STEP // 2 :: STEP] if inside is None else large
+    return MapCase(finding, record.patient, values.ravel(), inside)
 
 
 def pixel_auroc_statistic(cases: Sequence[MapCase]) -> Statistic:
