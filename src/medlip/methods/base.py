@@ -28,16 +28,15 @@ from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.files import writing
 from medlip.images.preprocessing import Preprocessing
-from medlip.nn.cpu import optimize_for_cpu
 from medlip.nn.device import device_of
 from medlip.nn.pairs import at_least_float32
 from medlip.nn.report_encoder import Cut
-from medlip.nn.vision_encoder import VisionEncoder, vision_encoder
 from medlip.plugins import entry_points
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
     from medlip.data.overlap import Fingerprints
+    from medlip.nn.vision_encoder import VisionEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +132,8 @@ class EncoderConfig(MethodConfig):
 
     def make_encoder(self, image_size: int) -> VisionEncoder:
         """Return the encoder of images of that side, in pixels."""
+        from medlip.nn.vision_encoder import vision_encoder  # brings in timm, which takes seconds to import
+
         return vision_encoder(self.backbone, self.stride, image_size=image_size, deepest=self.deepest, weights=self.weights)
 
 
@@ -614,6 +615,8 @@ def build_method(
     Raises:
         MedLIPError: an unknown method or setting, or a value out of range.
     """
+    from medlip.nn.cpu import optimize_for_cpu
+
     method = method_type(str(settings.get("name", "")))
     return optimize_for_cpu(method.build(method_config(settings), vocabulary, preprocessing, reports))
 
@@ -743,6 +746,8 @@ def load_method(path: Path) -> Method:
     kind = method_type(about["method"]["name"])
     vocabulary = Vocabulary.parse(about["vocabulary"], str(path))
     preprocessing = Preprocessing.from_dict(about["preprocessing"])
+    from medlip.nn.cpu import optimize_for_cpu
+
     method = optimize_for_cpu(kind.blank(parse_config(kind, about["method"]), vocabulary, preprocessing, state))
     load_strict(method, method.from_earlier(state), str(path))
     return method.eval()
