@@ -111,6 +111,14 @@ def test_studies_that_other_words_read_otherwise_are_made_anew_and_no_others(
         assert {id for id in after if after[id] != before[id]} == ({"made:0:0"} if vocabulary is own else set())
 
 
+def test_sentences_are_those_that_the_vocabulary_reads(tmp_path: Path, images: list[Path]) -> None:
+    (tmp_path / "own.yaml").write_text("extends: default\nwording: {sections: {history: [opinion]}}\n")
+    one = study(0, images[0], report="No effusion. OPINION: Nodule.")
+    for name, own, read in (("a", default_vocabulary(), 2), ("b", load_vocabulary(tmp_path / "own.yaml"), 1)):
+        run(tmp_path / name, one, vocabulary=own)
+        assert Store.open(tmp_path / name)[0].sentences == ("No effusion.", "Nodule.")[:read]
+
+
 def test_another_data_set_of_a_store_is_read_by_other_words_when_it_is_prepared(tmp_path: Path, images: list[Path]) -> None:
     (tmp_path / "own.yaml").write_text("extends: default\npathologies: [{name: effusion, synonyms: [fluid rim]}]\n")
     own = load_vocabulary(tmp_path / "own.yaml")

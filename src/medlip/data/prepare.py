@@ -32,7 +32,7 @@ from medlip.images import resize_short_side
 from medlip.images.orientation import Turn
 from medlip.images.read import read_xray
 from medlip.parallel import process
-from medlip.reports import Fact, extract_facts, resolve, sections, split_sentences
+from medlip.reports import Fact, extract_facts, resolve
 from medlip.reports.extract import extractor
 from medlip.reports.implied import implied_absent
 
@@ -469,7 +469,7 @@ def _reading(study: Study, vocabulary: Vocabulary, extract: Extract) -> _Reading
     not_english = english and extract is extract_facts and not extractor(vocabulary).is_english(study.report)
     read = english and not not_english
     facts, implied = _facts(study, vocabulary, extract if read else None)
-    return _Reading(facts, implied, _sentences(study) if read else (), not_english)
+    return _Reading(facts, implied, extractor(vocabulary).sentences(study.report) if read else (), not_english)
 
 
 def _facts(study: Study, vocabulary: Vocabulary, extract: Extract | None) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
@@ -482,8 +482,3 @@ def _facts(study: Study, vocabulary: Vocabulary, extract: Extract | None) -> tup
                 f"its fact ({fact.pathology}, {fact.anatomy}) is not in the vocabulary. Give a vocabulary that names both."
             )
     return facts, implied_absent(facts, vocabulary)
-
-
-def _sentences(study: Study) -> tuple[str, ...]:
-    read = (study.report[section.start : section.end] for section in sections(study.report) if section.read)
-    return tuple(sentence.text for text in read for sentence in split_sentences(text))

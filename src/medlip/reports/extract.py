@@ -166,6 +166,12 @@ class Extractor:
         """Tell whether a report is English; one that is not is not read."""
         return is_english(cleaned(text).text, self._lexicon.knows)
 
+    def sentences(self, text: str) -> tuple[str, ...]:
+        """Return the sentences of a report that facts are read from, as they stand in it."""
+        clean = cleaned(text)
+        read = _to_read(clean.text, divided(clean.text, self._layout), self._layout.openers)
+        return tuple(text[slice(*clean.span(sentence.start, sentence.end))] for _, sentence in read)
+
     def read(self, text: str) -> ReportReading:
         """Return the facts of a report with its sections and the sentences without any fact."""
         clean = cleaned(text)
