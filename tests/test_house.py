@@ -276,6 +276,16 @@ except SystemExit as end:
 """
 
 
+def test_dictionaries_of_anything_stay_rare() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{n}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if "dict[str, Any]" in line
+    ]
+    assert len(found) <= 40, f"type what is new (a dataclass, a TypedDict, dict[str, object]): {found}"
+
+
 def test_help_imports_nothing_heavy() -> None:
     loaded = _loaded_by(HELP)
     assert "medlip" in loaded

@@ -87,7 +87,7 @@ class ModelCard:
             [Evaluated.load(path).result for path in results],
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return it as plain data."""
         return {
             "model": asdict(self.identity),

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Sized
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -29,7 +28,7 @@ BATCH = 32
 PASSES = 3  # in turn; the best of each counts, which other work on the machine disturbed least
 
 
-def bench_store(images: int = 512, originals: int = 16, size: int = 224) -> dict[str, Any]:
+def bench_store(images: int = 512, originals: int = 16, size: int = 224) -> dict[str, object]:
     """Measure images a second from a store to augmented batches, and from 2,000 px originals by per-image transforms.
 
     Args:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,46 @@ TOLERANCE = 0.02  # share of a side by which a box may reach beyond its image, w
 NAMED = 3
 
 
+class PrepareSummary(TypedDict):
+    """What `prepare` did.
+
+    Attributes:
+        store: its folder.
+        images: that it holds now.
+        found: images in the sources.
+        account: how many of those became what: prepared, already there, each reason for leaving one out.
+        added: images that are new.
+        rebuilt: images that took the place of others.
+        already: studies that were there.
+        skipped: images and studies that could not be used; skipped.csv says why.
+        lateral: lateral views that were left out by the default; also in skipped.csv.
+        left_out: images of any view that were left out by a rule.
+        not_english: studies whose reports are not English and were not read, though their source doesn't say so.
+        notes: what is odd, for people.
+        remarks: what is to be known and is as it should be.
+        counts: of what the store holds.
+        splits: images by split.
+        hash: of the store.
+    """
+
+    store: str
+    images: int
+    found: int
+    account: dict[str, int]
+    added: int
+    rebuilt: int
+    already: int
+    skipped: int
+    lateral: int
+    left_out: int
+    not_english: list[str]
+    notes: list[str]
+    remarks: list[str]
+    counts: dict[str, int]
+    splits: dict[str, int]
+    hash: str
+
+
 def prepare(
     sources: Sequence[str | Path | Source],
     out: str | Path,
@@ -59,7 +99,7 @@ def prepare(
     vocabulary: Vocabulary | None = None,
     extract: Extract = extract_facts,
     rebuild: bool = False,
-) -> dict[str, Any]:
+) -> PrepareSummary:
     """Prepare studies into the store `out`, add to it what is new, and make anew what changed in its source.
 
     Args:
@@ -77,11 +117,7 @@ def prepare(
         rebuild: make all studies of these sources anew, and drop those that they no longer hold.
 
     Returns:
-        A summary: store, images, added, rebuilt (images that took the place of others), already (studies that were there),
-        skipped (what could not be used) and lateral (lateral views left out), both named with the reason in skipped.csv;
-        `account` (images found by what became of them: prepared, already there, each reason), which adds up to `found`;
-        not_english (studies whose reports are not English and were not read, though their source doesn't say so: the rule of
-        `medlip facts`); notes (what is odd, for people), counts, splits, hash.
+        What was done, and what the store holds now.
 
     Raises:
         MedLIPError: a source or `out` can't be used, another process is preparing it, or not one image could be prepared.
@@ -223,7 +259,7 @@ def _leave_out(writer: StoreWriter, account: _Account, skips: Iterable[Skip]) ->
         account.skips.append(skip)
 
 
-def _summary(writer: StoreWriter, sources: Sequence[Source], account: _Account) -> dict[str, Any]:
+def _summary(writer: StoreWriter, sources: Sequence[Source], account: _Account) -> PrepareSummary:
     store = Store.open(writer.out)
     by_rule = sum(BY_RULE in skip.reason for skip in account.skips)
     lines = account.lines()
@@ -326,7 +362,7 @@ def _prepare_study(
             skipped.append(Skip(item.source, item.key, file, str(error)))
     if kept and study.report and study.language != "en":
         remarks.append(f"reports that are not English ({study.language}) and not read")
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for number, view in kept:
         assert isinstance(view.image, np.ndarray)
         record = Record(

@@ -302,7 +302,7 @@ def record_of(row: Mapping[str, Any]) -> Record:
     )
 
 
-def row_of(record: Record) -> dict[str, Any]:
+def row_of(record: Record) -> dict[str, object]:
     """Return the row of a record: a dict by column of `SCHEMA`."""
     names = ("id", "study", "patient", "source", "split", "view", "report", "sentences")
     return {

@@ -190,7 +190,7 @@ def bench_supervised(
     resamples: int = 1000,
     seed: int = 0,
     **training: Any,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train the yardstick and evaluate it as a method is: the result of `evaluate`, with the training under `supervised`.
 
     Args:

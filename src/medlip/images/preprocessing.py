@@ -83,7 +83,7 @@ class Preprocessing:
         std = images.new_tensor(self.std)[:, None, None]
         return (images[:, None] - mean) / std
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain data for a checkpoint."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 

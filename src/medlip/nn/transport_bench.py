@@ -28,7 +28,7 @@ def bench_transport(
     epsilon: float = 0.05,
     tolerance: float = 1e-6,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Time transport of all pairs of images and reports, all at once, beside POT one by one on the same float32 costs.
 
     Costs are 1 - cosine of random unit vectors. Our error is the sum of absolute differences of marginals, never below the

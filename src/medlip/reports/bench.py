@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from medlip.reports.extract import forget_sentences
 from medlip.reports.generate import generated_graphs, generated_reports
@@ -18,7 +17,7 @@ from medlip.reports.stream import Summary, extract_file
 PASSES = 3
 
 
-def bench_facts(reports: int = 20_000, graphs: int = 5_000, seed: int = 0) -> dict[str, Any]:
+def bench_facts(reports: int = 20_000, graphs: int = 5_000, seed: int = 0) -> dict[str, object]:
     """Time the way from a file of reports, and from a file of graphs, to a file of facts, on one core.
 
     Args:

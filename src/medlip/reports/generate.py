@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Any
 
 _SIDES = ("left", "right")
 _ZONES = ("upper", "mid", "lower")
@@ -51,16 +50,16 @@ def _sentence(draw: random.Random, number: int) -> str:
     return draw.choice(forms)
 
 
-def generated_graphs(count: int, seed: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+def generated_graphs(count: int, seed: int = 0) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield `count` distinct (key, RadGraph graph), each of three to seven sentences."""
     draw = random.Random(seed)
     for number in range(count):
         yield f"p10/p{10_000_000 + number}/s{50_000_000 + number}.txt", _graph(draw, number)
 
 
-def _graph(draw: random.Random, number: int) -> dict[str, Any]:
+def _graph(draw: random.Random, number: int) -> dict[str, object]:
     tokens: list[str] = []
-    entities: dict[str, dict[str, Any]] = {}
+    entities: dict[str, dict[str, object]] = {}
 
     def entity(word: str, label: str, relations: list[list[str]]) -> str:
         key, at = str(len(entities) + 1), len(tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.reports.facts import Fact, Presence
@@ -91,7 +91,7 @@ class Review:
         context["silent"] = self.silent.most_common(SILENT_SHOWN)
         return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(**context)
 
-    def _matrix(self) -> dict[str, Any]:
+    def _matrix(self) -> dict[str, object]:
         by_pathology, by_anatomy, totals = Counter[str](), Counter[str](), Counter[tuple[str, str]]()
         by_presence: dict[str, Counter[Presence]] = {}
         for (pathology, anatomy, presence), count in self.counts.items():

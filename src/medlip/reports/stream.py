@@ -89,7 +89,7 @@ class Summary:
         if studies is not None and len(studies) < NAMED_PROBLEMS:
             studies.append(study)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain data for JSON."""
         return {
             "reports": self.reports, "facts": self.facts, "without_facts": self.without_facts,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def render_page(comparison: Comparison, evaluated: Sequence[Evaluated]) -> str:
     )
 
 
-def _findings(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
+def _findings(evaluated: Sequence[Evaluated]) -> list[dict[str, object]]:
     """Return the cases of all results by finding, those of the first result first."""
     names = dict.fromkeys(case.finding for entry in evaluated for case in entry.cases)
     return [
