@@ -187,16 +187,17 @@ def _boxes(text: str) -> Iterator[_Edit]:
 _ANSWER = (
     r"(?:no(?:ne|t (?:seen|present|identified|visible|visuali[sz]ed|detected|evident))?"
     r"(?: (?:seen|identified|present|evident))?"
-    r"|nil|n|y|yes|neg(?:ative)?|pos(?:itive)?|absent|present|nad|normal|unlikely|possibl[ey]|probabl[ey]|likely|equivocal"
+    r"|nil|n|y|yes|neg(?:ative)?|pos(?:itive)?|absent|present|nad|normal|unlikely|possibl[ey]|maybe|probabl[ey]|likely|equivocal"
     r"|uncertain|mild|moderate|severe|small|large|trace|minimal)"
 )
 _ENDS_ANSWER = r"(?=\s{0,9}(?:[.,;|()/\n]|\Z|\s-\s)|\s{1,9}(?:[A-Z][\w /-]{2,40}(?::|\?| -| =)))"
 _BETWEEN = (  # a finding and its answer
-    r"(?:\s{0,9}\?+:?\s{0,9}|\s{1,9}-{1,2}>?\s{1,9}|\s{0,9}=\s{0,9}|\s{0,9}\|\s{0,9}|[ ]{0,9}\t\s{0,9}|[ ]{3,99})"
+    r"(?:\s{0,9}(?:\?+|\(\?\)):?\s{0,9}|\s{0,3}\.{2,99}\s{0,9}"
+    r"|\s{1,9}-{1,2}>?\s{1,9}|\s{0,9}=\s{0,9}|\s{0,9}\|\s{0,9}|[ ]{0,9}\t\s{0,9}|[ ]{3,99})"
 )
 _FORMS = re.compile(
     r"(?P<no>(?:(?<=\A)|(?<=[,;.\n]))[ \t]{0,9}\(\s?-\s?\)(?=\s?\w))"  # "(-) PTX"
-    r"|(?P<minus>\s{0,9}\(\s?(?:-|neg|-ve)\s?\))|(?P<plus>\s{0,9}\(\s?(?:\+|pos|\+ve)\s?\))"  # "edema (-)"
+    r"|(?P<minus>:?\s{0,9}\(\s?(?:-|neg|-ve)\s?\))|(?P<plus>:?\s{0,9}\(\s?(?:\+|pos|\+ve)\s?\))"  # "edema (-)"
     rf"|(?P<key>(?<=[A-Za-z)]){_BETWEEN}(?=(?i:{_ANSWER}){_ENDS_ANSWER}))"
     r"|(?P<told>(?<=[a-z)])\s{1,9}(?=(?i:present|absent),\s))"  # "effusion present, right"
     r"|(?P<bar>\s{0,9}\|\s{0,9}|(?<=\S)\t+(?=\S))"
@@ -210,6 +211,29 @@ def _answers(text: str) -> Iterator[_Edit]:
             match.lastgroup or "bar"
         ]
         yield match.start(), match.end(), instead
+
+
+_PAIR = re.compile(
+    rf"(?<=[A-Za-z)]):\s{{0,3}}(?i:{_ANSWER})(?:\s?\([^()\n]{{1,20}}\))?(?P<next>[ ]{{1,9}})(?=[A-Z][\w /-]{{1,38}}:)"
+    r"|(?<=[A-Za-z)]):(?P<open>\s{0,3}(?i:n/?a|not (?:applicable|assess(?:ed|able)|evaluated|examined))\b)"
+)
+_STACKED = re.compile(
+    rf"(?m)^[ \t]*[A-Za-z][\w /-]{{2,40}}([ \t]*\n[ \t]*)(?i:{_ANSWER}|clear|enlarged|intact|unremarkable)"
+    r"[ \t]*(?:[,(].{0,40})?$"
+)
+
+
+def _pairs(text: str) -> Iterator[_Edit]:
+    """Begin a line where a key follows an answer at once ("PTX: N EFFUSION: Y"), and drop answers that are none ("n/a")."""
+    for match in _PAIR.finditer(text):
+        group = match.lastgroup or "next"
+        yield match.start(group), match.end(group), "\n" if group == "next" else ""
+
+
+def _stacked(text: str) -> Iterator[_Edit]:
+    """Write "key: answer" where the answer stands on the line below."""
+    for match in _STACKED.finditer(text):
+        yield match.start(1), match.end(1), ": "
 
 
 # --- what tells that there may be something to do for a pass; most reports have nothing ---
@@ -229,9 +253,26 @@ def _has_boxes(text: str) -> bool:
 
 
 def _has_answers(text: str) -> bool:
-    if "|" in text or "\t" in text or "=" in text or "?" in text or " -" in text or "   " in text or "sent," in text:
+    if (
+        "|" in text
+        or "\t" in text
+        or "=" in text
+        or "?" in text
+        or " -" in text
+        or "   " in text
+        or ".." in text
+        or "sent," in text
+    ):
         return True
     return "(" in text and bool(_BRACKETED_ANSWER.search(text))
+
+
+def _has_pairs(text: str) -> bool:
+    return ":" in text
+
+
+def _has_lines(text: str) -> bool:
+    return "\n" in text
 
 
 _ASCII_SIGNS = ("\\", "<", "&", "~", *(sign for sign in _SIGNS if sign.isascii()))
@@ -249,4 +290,6 @@ _PASSES: tuple[tuple[Callable[[str], bool], Callable[[str], Iterator[_Edit]]], .
     (_has_masks, _masks),
     (_has_boxes, _boxes),
     (_has_answers, _answers),
+    (_has_lines, _stacked),
+    (_has_pairs, _pairs),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from medlip.reports.lexicon import Item
 from medlip.reports.places import Place
@@ -11,6 +12,7 @@ FINDING = frozenset(["noun", "adjective", "normal"])
 LINKS = frozenset(["explains", "cause", "weighs", "uncertain"])
 _BEHIND = ("absent_behind", "uncertain_behind")
 _YES = frozenset(["yes", "y", "positive", "pos", "+", "present", "ye"])
+_NOTHING = frozenset(["none", "nil", "negative", "neg"])
 _NO = frozenset(["no", "n", "none", "nil", "negative", "neg", "nad", "normal", "absent"])
 
 
@@ -19,6 +21,8 @@ def plain(items: list[Item]) -> list[Item]:
     kinds = {item.kind for item in items}
     if kinds.isdisjoint(FINDING):
         return []
+    if items[0].kind == "alternative":
+        items = _fronted(items)
     if not kinds.isdisjoint(_UNHEEDED) or items[0].value == "if":
         items = heeded(items)
     if not kinds.isdisjoint(_ANSWERS):
@@ -46,11 +50,16 @@ def heeded(items: list[Item]) -> list[Item]:
             said = any(before.kind in ("explains", "cause", "weighs") for before in kept[-2:])
             aside = item.kind if item.kind == "shown" or not said else ""
             continue
-        if aside and (
-            item.kind in (",", "clause", "there", "normal")
-            or (kept and item.value == "with")  # "similar to the prior study with a small effusion"
-            or (found and (item.kind in _BEHIND or item.value in _SAYS))
-            or (aside == "shown" and item.kind in ("be", *LINKS))
+        relative = item.kind == "," and i + 1 < len(items) and items[i + 1].value == "which"  # "the CT, which showed …"
+        if (
+            aside
+            and not relative
+            and (
+                item.kind in (",", "clause", "there", "normal")
+                or (kept and item.value == "with")  # "similar to the prior study with a small effusion"
+                or (found and (item.kind in _BEHIND or item.value in _SAYS))
+                or (aside == "shown" and item.kind in ("be", *LINKS))
+            )
         ):
             aside = ""
         if not aside:
@@ -60,6 +69,14 @@ def heeded(items: list[Item]) -> list[Item]:
 
 
 _SAYS = frozenset(["is", "are", "has", "have"])
+
+
+def _fronted(items: list[Item]) -> list[Item]:
+    """End the alternative that a sentence begins with where its statement does ("Rather than effusion, this is …")."""
+    ends = next((i for i, item in enumerate(items) if item.kind == ","), 0)
+    ends = ends or next((i for i, item in enumerate(items) if item.kind in ("refers", "there")), len(items))
+    at = items[ends - 1].end
+    return [*items[:ends], Item("clause", ",", at, at), *items[ends:]]
 
 
 # --- "key: answer" ---
@@ -122,15 +139,17 @@ def _said_of(key: list[Item], colon: Item, value: list[Item]) -> list[Item]:
     answer = value[0] if value else None
     if answer is None:
         return _unsaid(key)
+    # "no change" denies nothing
+    spelled = str(answer.value) if isinstance(answer.value, str) and answer.kind != "nothing" else ""
     following = value[1] if len(value) > 1 else None
     closed = (
         following is None
         or following.kind in (",", "clause", "dash", "/")
         or following.kind in _BEHIND
         or following.kind == "place"
+        or (spelled in _NOTHING and not _finds(value[1:]))  # "nil of note"
     )
     end = Item("clause", ".", colon.start, colon.end)
-    spelled = str(answer.value) if isinstance(answer.value, str) else ""
     if (spelled in _NO or answer.kind == "normal" or answer.value == "no evidence of") and closed:
         behind = Item("absent_behind", "answered", answer.start, answer.end)
         rest = value[1:]
@@ -143,6 +162,12 @@ def _said_of(key: list[Item], colon: Item, value: list[Item]) -> list[Item]:
         return [*_unsaid(key), end, *value]
     hedged = [item._replace(kind="uncertain_behind") for item in value if item.kind == "uncertain"]
     return [*key, *hedged, *_place_of(value), end]
+
+
+def _finds(value: Sequence[Item]) -> bool:
+    """Tell whether the first statement of a value names a finding."""
+    first = takewhile(lambda item: item.kind not in (",", "clause", "dash"), value)
+    return any(item.kind in FINDING for item in first)
 
 
 def _place_of(value: Sequence[Item]) -> list[Item]:

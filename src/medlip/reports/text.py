@@ -70,6 +70,7 @@ def mirror_sides(text: str) -> str:
 _WORDS = r"[A-Za-z][A-Za-z0-9 /&,()'-]{1,60}+"
 _BEGINS = re.compile(r"\n|[.!?:;](?=[ \t])")
 _HEADING = re.compile(rf"[ \t*#_-]*+({_WORDS})[\t*_]*+(?::[*_]*|(?=\r?\n|\r?\Z))")
+_DASHED = re.compile(r"[ \t*#_-]*+([A-Za-z][A-Za-z ]{1,40}?) +-{1,2} ")
 _FRAMED = re.compile(r"[*=#_-]{2,} *([A-Za-z][A-Za-z ]{2,40}?) *[*=#_-]{2,}")
 _LOUD = re.compile(r"[A-Z]{3,}(?<![A-Za-z][A-Z]{3})(?: [A-Z]{2,}){0,3}(?= ?\.| -)")
 _SHOUTS = re.compile(r"[A-Z](?<=[A-Z]{4})(?<!XXXX)(?: ?\.| -)")
@@ -101,7 +102,7 @@ def divided(text: str, layout: Layout | None = None) -> tuple[Section, ...]:
 
 def _starts(text: str, layout: Layout) -> list[tuple[int, int, str]]:
     """Return where each heading starts, where it ends, and its section's name."""
-    if ":" not in text and "\n" not in text:
+    if ":" not in text and "\n" not in text and " -" not in text:
         return []
     found: list[tuple[int, int, str]] = []
     own = [*_own_lines(text, layout)]
@@ -115,7 +116,14 @@ def _own_lines(text: str, layout: Layout) -> Iterator[tuple[int, int, str]]:
     """Yield headings at the start of a line or of a sentence, with a colon or alone on their line."""
     done = 0
     for begin in (0, *(match.end() for match in _BEGINS.finditer(text))):
-        match = _HEADING.match(text, begin) if begin >= done else None
+        if begin < done:
+            continue
+        dashed = _DASHED.match(text, begin)  # "History - fever. Findings - clear lungs."
+        if dashed and (name := layout.section(dashed[1], guess=False)):
+            done = dashed.end()
+            yield dashed.start(), dashed.end(), name
+            continue
+        match = _HEADING.match(text, begin)
         if match is None:
             continue
         done = match.end()
@@ -290,7 +298,8 @@ _BREAK = re.compile(
 _CAPITAL = re.compile(r" (?=[A-Z](?:[a-z]|\s))")
 _LEAD = re.compile(r"\s*(?:(?:\(?\d{1,2}[.)](?!\d)|-(?!\s?\d)|[*•·>+](?!\d))\s*)?")  # blanks, and the mark of a list
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(])(?:dr|mr|mrs|ms|st|vs|approx|e\.g|i\.e|cf|fig|ca|resp|incl|a\.m|p\.m|[a-z]|\d{1,2})\.$", re.IGNORECASE
+    r"(?:^|[\s(])(?:dr|mr|mrs|ms|st|vs|rt|lt|bilat|poss|prob|approx|e\.g|i\.e|cf|fig|ca|resp|incl|a\.m|p\.m|[a-z]|\d{1,2})\.$",
+    re.IGNORECASE,
 )
 _SAYS_SOMETHING = re.compile(r"\w")
 _WRAPPED = 60  # a line this long was wrapped; the end of a shorter one ends its sentence
