@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medlip.losses import (
@@ -27,6 +27,7 @@ from medlip.methods.base import BenchSettings, HasStreams, Pass, register, upcas
 from medlip.methods.queries import Located, Queries, QueryConfig, QueryMethod
 from medlip.methods.released import RELEASED_BACKBONE, released_decoder
 from medlip.nn.disentangler import Disentangler, Gate
+from medlip.nn.place_field import PlaceField
 from medlip.nn.query_decoder import QueryDecoder
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class MeDSLIPConfig(QueryConfig):
             `scaled`: all, as products over the root of the width with a learned bias, in proportion to the pairs stated.
             Places are then ranked by it.
         icl_unmentioned: weight of unmentioned pairs with `scaled`.
+        tied: with `scaled`, an anatomy is also told by where in the image the evidence for a finding lies, see `PlaceField`.
         anatomy_existence: weight of the anatomies' L_exist beside that of the pathologies; 1 as published.
         beta: weight of ICL.
     """
@@ -56,8 +58,15 @@ class MeDSLIPConfig(QueryConfig):
     prototype: Literal["mean", "random", "off"] = "mean"
     icl: Literal["mentioned", "all", "scaled", "off"] = "mentioned"
     icl_unmentioned: float = Field(1.0, ge=0)
+    tied: bool = False
     anatomy_existence: float = Field(1.0, ge=0)
     beta: float = Field(1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _ties_what_is_paired(self) -> Self:
+        if self.tied and self.icl != "scaled":
+            raise ValueError(f"tied: true needs pairs that are learned on a scale of their own: icl: scaled, not {self.icl}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +169,8 @@ class MeDSLIP(QueryMethod, HasStreams):
         bias = nn.Parameter(torch.tensor(RARE)) if config.icl == "scaled" else None
         self.pair_bias: nn.Parameter | None
         self.register_parameter("pair_bias", bias)
+        self.field: PlaceField | None
+        self.register_module("field", PlaceField(self.text_width) if config.tied else None)
         return self.disentangler, self.project, self.embed, self.decode, self.exist, contrast
 
     @property
@@ -187,7 +198,7 @@ class MeDSLIP(QueryMethod, HasStreams):
                 locations,
                 seen.grid,
                 dropout=self.dropout,
-                need_attention=need_attention,
+                need_attention=need_attention or (self.field is not None and stream == "pathology"),
             )
         return MeDSLIPOutput(**read)
 
@@ -214,13 +225,15 @@ class MeDSLIP(QueryMethod, HasStreams):
             generator: draws the partners; None: one seeded with the settings' seed.
         """
         output = self(images, need_attention=False)
+        tie = self._tie(output, range(adjacency.shape[2]))
         generator = generator or torch.Generator().manual_seed(self.config.seed)
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
-            return self._loss_terms(output, adjacency, negatives_pathology, negatives_anatomy, generator)
+            return self._loss_terms(output, tie, adjacency, negatives_pathology, negatives_anatomy, generator)
 
     def _loss_terms(
         self,
         output: MeDSLIPOutput,
+        tie: Tensor | None,
         adjacency: Tensor,
         negatives_pathology: Tensor | None,
         negatives_anatomy: Tensor | None,
@@ -253,7 +266,7 @@ class MeDSLIP(QueryMethod, HasStreams):
                     self.contrast_scale,
                 )
         if self.pair_bias is not None:
-            terms["icl"] = pair_loss(self._pairs(**states), adjacency, config.icl_unmentioned)
+            terms["icl"] = pair_loss(self._pairs(**states, tie=tie), adjacency, config.icl_unmentioned)
         elif config.icl != "off":
             terms["icl"] = icl_loss(states["anatomy"], states["pathology"], adjacency, float(config.icl == "all"))
         return terms
@@ -272,7 +285,7 @@ class MeDSLIP(QueryMethod, HasStreams):
         """
         states = output.states_pathology[:, columns]
         if self.pair_bias is not None:
-            logits = self._pairs(states, output.states_anatomy).transpose(1, 2)
+            logits = self._pairs(states, output.states_anatomy, self._tie(output, columns)).transpose(1, 2)
             return output.pathology.present[:, columns, None] * logits.softmax(-1)
         if self.contrast is None:
             pairs: Tensor = states @ output.states_anatomy.transpose(1, 2)
@@ -282,11 +295,20 @@ class MeDSLIP(QueryMethod, HasStreams):
         shares: Tensor = (likely + occupied).softmax(-1)
         return output.pathology.present[:, columns, None] * shares
 
-    def _pairs(self, pathology: Tensor, anatomy: Tensor) -> Tensor:
-        """Return logits (B, A, C) of pairs, of states (B, C, width) and (B, A, width)."""
+    def _pairs(self, pathology: Tensor, anatomy: Tensor, tie: Tensor | None) -> Tensor:
+        """Return logits (B, A, C) of pairs, of states (B, C, width) and (B, A, width), and what ties them (B, A, C)."""
         assert self.pair_bias is not None
         logits: Tensor = anatomy @ pathology.transpose(1, 2) * self.config.width**-0.5 + self.pair_bias
-        return logits
+        return logits if tie is None else logits + upcast(tie)
+
+    def _tie(self, output: MeDSLIPOutput, columns: Sequence[int]) -> Tensor | None:
+        """Return how well each of C findings lies where each anatomy does, (B, A, C); None where the two are not tied."""
+        if self.field is None:
+            return None
+        assert output.pathology.contributions is not None
+        evidence = output.pathology.contributions(slice(None), columns)
+        with torch.autocast(evidence.device.type, enabled=False):
+            return cast("Tensor", self.field(upcast(evidence), self.texts("anatomy"), output.grid))
 
     @torch.inference_mode()
     def streams(self, images: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,75 @@
+"""Anatomies are told by where in the image the evidence for a finding lies."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medlip.concepts import default_vocabulary
+from medlip.errors import MedLIPError
+from medlip.images.preprocessing import Preprocessing
+from medlip.methods import build_method
+from medlip.nn.place_field import PlaceField
+
+VOCABULARY = default_vocabulary()
+SETTINGS = {"name": "medslip", "backbone": "resnet10t", "layers": 1, "feedforward": 32, "prototype": "off", "icl": "scaled"}
+
+
+def spot(row: float, column: float, grid: tuple[int, int]) -> torch.Tensor:
+    """Evidence (1, 1, N) in one cell of a grid, at a place given as shares of its sides."""
+    evidence = torch.zeros(1, 1, *grid)
+    evidence[0, 0, int(row * grid[0]), int(column * grid[1])] = 3.0
+    return evidence.flatten(2)
+
+
+def test_an_anatomy_learns_where_it_lies_and_knows_it_on_another_grid() -> None:
+    torch.manual_seed(0)
+    field, texts = PlaceField(8), torch.randn(2, 8)
+    optimizer = torch.optim.Adam(field.parameters(), lr=0.1)
+    left, right = spot(0.5, 0.8, (8, 8)), spot(0.5, 0.2, (8, 8))  # of the patient
+    for _ in range(30):
+        loss = torch.nn.functional.cross_entropy(
+            torch.cat([field(left, texts, (8, 8)), field(right, texts, (8, 8))])[..., 0], torch.tensor([0, 1])
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for grid in ((8, 8), (16, 12)):
+        assert field(spot(0.5, 0.8, grid), texts, grid)[0, :, 0].argmax() == 0
+        assert field(spot(0.5, 0.2, grid), texts, grid)[0, :, 0].argmax() == 1
+
+
+def test_what_speaks_against_a_finding_and_how_strong_its_evidence_is_do_not_place_it() -> None:
+    field, texts, grid = PlaceField(8), torch.randn(3, 8), (4, 4)
+    torch.nn.init.normal_(field.fields.weight)
+    evidence = torch.randn(2, 5, 16)
+    torch.testing.assert_close(field(evidence, texts, grid), field(7 * evidence.relu(), texts, grid))
+    assert not field(-evidence.abs(), texts, grid).any()
+
+
+def test_tied_places_follow_the_fields_and_their_probabilities_stay_shares_of_the_finding() -> None:
+    method = build_method({**SETTINGS, "tied": True}, VOCABULARY, Preprocessing(size=64)).eval()
+    images, names = torch.randn(2, 3, 64, 64), [pathology.name for pathology in VOCABULARY.pathologies]
+    before = method.answer(images, names, anatomies=True)
+    with torch.no_grad():
+        method.field.fields.weight.normal_()
+    after = method.answer(images, names, anatomies=True)
+    assert not torch.equal(before.anatomies, after.anatomies)
+    torch.testing.assert_close(after.anatomies.sum(-1), after.scores)
+    torch.testing.assert_close(before.scores, after.scores)
+
+
+def test_pairs_teach_the_evidence_where_to_lie() -> None:
+    method = build_method({**SETTINGS, "tied": True}, VOCABULARY, Preprocessing(size=64)).train()
+    facts = torch.full((2, len(VOCABULARY.anatomies), len(VOCABULARY.pathologies)), -1, dtype=torch.int8)
+    facts[0, 3, 4] = 1
+    with torch.no_grad():
+        method.field.fields.weight.normal_()
+        method.decode["anatomy"].requires_grad_(False)
+    method.loss_terms(torch.randn(2, 3, 64, 64), facts)["icl"].backward()
+    assert method.exist["pathology"].weight.grad.abs().sum() > 0  # what makes the finding's margin
+
+
+def test_a_tie_without_pairs_on_their_own_scale_is_refused() -> None:
+    with pytest.raises(MedLIPError, match="icl: scaled"):
+        build_method({**SETTINGS, "icl": "all", "tied": True}, VOCABULARY, Preprocessing(size=64))
