@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-unit test-processes test-slow lint clean
+.PHONY: demo test test-unit test-processes test-browser test-slow lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/medlip demo --out demo
@@ -17,6 +17,9 @@ test-unit: $(INSTALLED)
 
 test-processes: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'processes and not slow'
+
+test-browser: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'browser and not slow' -rs
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

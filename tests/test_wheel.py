@@ -47,6 +47,11 @@ def test_help_works_outside_the_checkout(elsewhere: Path) -> None:
     assert "pretrain" in run(elsewhere / "venv/bin/medlip", "--help", cwd=elsewhere)
 
 
+def test_the_viewer_is_part_of_the_wheel(elsewhere: Path) -> None:
+    code = "from importlib.resources import files; print((files('medlip.app') / 'viewer' / 'index.html').is_file())"
+    assert run(elsewhere / "venv/bin/python", "-c", code, cwd=elsewhere).strip() == "True"
+
+
 SMALLER = """
 from dataclasses import replace
 from medlip.app import cli, demo

@@ -1,12 +1,13 @@
-"""Long work over many items: one helper for progress, workers, order and skips."""
+"""Work in other processes: over many items, with progress, order and skips; and one call at a time that may crash."""
 
 from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from multiprocessing import current_process, get_all_start_methods, get_context
+from multiprocessing.connection import Connection
+from threading import Lock
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -26,6 +29,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 CHUNK = 32
+CRASHED = "the process that read it crashed, or ran out of memory. Get the file again."
+# A clean server process forks the workers: forking this one could copy locks that torch's threads hold.
+_METHOD: Literal["forkserver", "spawn"] = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+_MAIN_HIDDEN = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +123,108 @@ def outcomes(function: Callable[[T], R], items: Iterable[T], workers: int, size:
             pool.shutdown()
 
 
+class Worker:
+    """A process that is called, one call at a time, and may end with it; the next call then gets a new one.
+
+    For what can crash, hang, or eat up the memory of whoever does it, such as decoding files from strangers. What it writes
+    to stdout and stderr is dropped.
+
+    Args:
+        imports: modules that are imported once, before any worker starts; then each is there at once.
+        memory: bytes of data that it may hold at most, None for any number; where the system can't limit them, it doesn't.
+    """
+
+    def __init__(self, imports: Sequence[str] = (), memory: int | None = None) -> None:
+        self._context: Any = get_context(_METHOD)
+        if _METHOD == "forkserver":
+            self._context.set_forkserver_preload(list(imports))
+        self._memory = memory
+        self.restarts = 0
+        self._start()
+
+    def call(self, function: Callable[..., R], *arguments: Any, timeout: float) -> R:
+        """Return what a function returns in the other process.
+
+        Args:
+            function: importable; raises `MedLIPError` for bad input.
+            arguments: picklable.
+            timeout: seconds until the call fails.
+
+        Raises:
+            MedLIPError: that of the function; or the process crashed, ran out of memory, or took too long.
+        """
+        if not self._process.is_alive():  # ended by someone else, between calls
+            self._restart()
+        try:
+            self._connection.send((function, arguments))
+            if not self._connection.poll(timeout):
+                self._restart()
+                raise MedLIPError(f"it took over {timeout:g} seconds to read. Get the file again, or convert it to PNG.")
+            value, error = self._connection.recv()
+        except (EOFError, OSError):
+            self._restart()
+            raise MedLIPError(CRASHED) from None
+        if error:
+            raise MedLIPError(error)
+        returned: R = value
+        return returned
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+    def _start(self) -> None:
+        self._connection, far = self._context.Pipe()
+        self._process = self._context.Process(target=_answer_calls, args=(far, self._memory), daemon=True)
+        with _without_main():
+            self._process.start()
+        far.close()
+
+    def _restart(self) -> None:
+        self.close()
+        self.restarts += 1
+        self._start()
+
+
+def _answer_calls(connection: Connection, memory: int | None) -> None:
+    """Answer calls until whoever calls closes the connection."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # may go to all processes: whoever calls ends this one
+        signal.signal(number, signal.SIG_IGN)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):  # decoders in C may print what they read
+        os.dup2(silence, output)
+    if memory is not None:
+        _limit_memory(memory)
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = function(*arguments), ""
+        except MedLIPError as error:
+            answer = None, str(error)
+        connection.send(answer)
+
+
+def _limit_memory(size: int) -> None:
+    try:
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (size, most))
+    except (ImportError, OSError, ValueError):  # not every system has or enforces it
+        return
+
+
 class _Pool:
     """Processes that start clean, and without running the user's script again unless they need what it defines."""
 
     def __init__(self, workers: int, needs_main: bool) -> None:
-        # A clean server process forks the workers: forking this one could copy locks that torch's threads hold.
-        context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
         self.needs_main = needs_main
-        self._executor = ProcessPoolExecutor(workers, mp_context=context)
+        self._executor = ProcessPoolExecutor(workers, mp_context=get_context(_METHOD))
 
     def submit(self, function: Callable[..., R], *arguments: Any) -> Future[R]:
         if self.needs_main:
@@ -156,12 +257,13 @@ def _needs_main(function: Callable[[T], R], chunk: list[T]) -> bool:
 @contextmanager
 def _without_main() -> Iterator[None]:
     """Hide the user's script, which a process that starts would run again: it may lack `if __name__ == "__main__"`."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    with _MAIN_HIDDEN:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _one_by_one(function: Callable[[T], R], chunk: list[T], needs_main: bool) -> Iterator[Outcome[T, R]]:
@@ -173,7 +275,7 @@ def _one_by_one(function: Callable[[T], R], chunk: list[T], needs_main: bool) ->
             try:
                 yield pool.submit(_attempt, function, item).result()
             except BrokenProcessPool:
-                yield Outcome(item, None, "the process that read it crashed, or ran out of memory. Get the file again.")
+                yield Outcome(item, None, CRASHED)
                 pool.shutdown()
                 pool = _Pool(1, needs_main)
     finally:

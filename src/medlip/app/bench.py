@@ -17,7 +17,7 @@ import torch
 from medlip.app.reader import Reader
 from medlip.app.reading import SHOWN, Reading
 from medlip.errors import MedLIPError
-from medlip.methods import build_method, save_method
+from medlip.methods import Method, build_method, save_method
 from medlip.methods.base import HasEncoder
 from medlip.nn.device import resolve_device, synchronize
 from medlip.training import load_recipe
@@ -59,12 +59,7 @@ def bench_predict(
     Raises:
         MedLIPError: there is no such recipe or device, or its method has no encoder of images.
     """
-    settings = load_recipe(recipe, [f"training.seed={seed}"])
-    described = {**settings.method, "seed": seed} | ({"weights": None} if "weights" in settings.method else {})
-    vocabulary = settings.make_vocabulary()
-    method = build_method(
-        described, vocabulary, settings.make_preprocessing(), lambda: [p.description for p in vocabulary.pathologies]
-    )
+    method = untrained(recipe, seed)
     if not isinstance(method, HasEncoder):
         raise MedLIPError(f"{recipe}: its method has no encoder of images to compare with. Choose another recipe.")
     where, encoder = resolve_device(device), method.encoder
@@ -108,6 +103,19 @@ def bench_predict(
         "batched_ratio": _ratio(many, together),
         "cold_start_seconds": cold,
     }
+
+
+def untrained(recipe: str, seed: int = 0) -> Method:
+    """Return a model of a recipe's size with random weights.
+
+    Raises:
+        MedLIPError: there is no such recipe.
+    """
+    settings = load_recipe(recipe, [f"training.seed={seed}"])
+    described = {**settings.method, "seed": seed} | ({"weights": None} if "weights" in settings.method else {})
+    vocabulary = settings.make_vocabulary()
+    texts = [pathology.description for pathology in vocabulary.pathologies]
+    return build_method(described, vocabulary, settings.make_preprocessing(), lambda: texts)
 
 
 def _look(reading: Reading) -> None:

@@ -29,7 +29,15 @@ import typer
 
 from medlip.app.answer import Answer
 from medlip.app.commands.ablate import ablate
-from medlip.app.commands.bench import bench_facts, bench_predict, bench_step, bench_store, bench_supervised, bench_transport
+from medlip.app.commands.bench import (
+    bench_facts,
+    bench_predict,
+    bench_serve,
+    bench_step,
+    bench_store,
+    bench_supervised,
+    bench_transport,
+)
 from medlip.app.commands.compare import compare
 from medlip.app.commands.convert import convert
 from medlip.app.commands.data import check, hold_out, list_sets, overlap
@@ -44,6 +52,7 @@ from medlip.app.commands.pretrain import pretrain
 from medlip.app.commands.push import card, push
 from medlip.app.commands.recipes import list_recipes, show
 from medlip.app.commands.retrieve import retrieve
+from medlip.app.commands.serve import serve
 from medlip.app.commands.transfer import transfer
 from medlip.app.options import Json, Plugin
 from medlip.app.output import to_json
@@ -246,6 +255,7 @@ _add(app, transfer, interrupted="With --out, the same command resumes after the 
 _add(app, compare)
 _add(app, disentangle, renamed={"--images": "--probe-images"})
 _add(app, predict)
+_add(app, serve, interrupted="What was under way is finished.")
 _add(app, convert)
 _add(app, export)
 _add(app, card)
@@ -253,6 +263,7 @@ _add(app, push)
 app.add_typer(bench, name="bench")
 _add(bench, bench_step, "step")
 _add(bench, bench_predict, "predict")
+_add(bench, bench_serve, "serve")
 _add(bench, bench_facts, "facts")
 _add(bench, bench_store, "store")
 _add(bench, bench_transport, "transport")

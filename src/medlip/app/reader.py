@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -94,9 +94,21 @@ class Reader:
         Raises:
             MedLIPError: this is no readable image, or a question is empty or can't be answered by this model.
         """
-        questions = _questions(ask)
-        (reading,) = self._read([_name(image)], [_decode(image)], questions, normal, places_above)
+        (reading,) = self._read([_name(image)], [_decode(image)], [_questions(ask)], normal, places_above)
         return reading
+
+    def read_together(self, xrays: Sequence[XRay], asks: Sequence[Sequence[str]]) -> list[Reading]:
+        """Read X-rays at once, each with questions of its own: what `read` gives of each, in less time.
+
+        Args:
+            xrays: as `read_xray` gives them.
+            asks: the questions for each of them.
+
+        Raises:
+            MedLIPError: a question is empty or can't be answered by this model.
+        """
+        questions = [_questions(ask) for ask in asks]
+        return list(self._read([""] * len(xrays), xrays, questions, normal=False, places_above=PLACES_ABOVE))
 
     def read_many(
         self,
@@ -140,25 +152,31 @@ class Reader:
         while batch := list(islice(decoded, batch_size)):
             names = [_name(outcome.item) for outcome in batch]
             read = [(name, outcome.value) for name, outcome in zip(names, batch, strict=True) if outcome.value is not None]
-            readings = iter(self._read([n for n, _ in read], [x for _, x in read], ask, normal, places_above))
+            every = [ask] * len(read)
+            readings = iter(self._read([n for n, _ in read], [x for _, x in read], every, normal, places_above))
             for name, outcome in zip(names, batch, strict=True):
                 yield NotRead(name, outcome.skipped) if outcome.value is None else next(readings)
 
     def _read(
-        self, names: Sequence[str], xrays: Sequence[XRay], ask: Sequence[str], normal: bool, places_above: float
+        self,
+        names: Sequence[str],
+        xrays: Sequence[XRay],
+        asks: Sequence[Sequence[str]],
+        normal: bool,
+        places_above: float,
     ) -> Iterator[Reading]:
         """Read a batch: every image is encoded once, for all that is asked of it and for its maps."""
         if not xrays:
             return
         preprocessing, pathologies = self.method.preprocessing, self.vocabulary.pathologies
-        prompts = tuple(dict.fromkeys([*(pathology.name for pathology in pathologies), *ask]))
+        prompts = tuple(dict.fromkeys(chain((pathology.name for pathology in pathologies), *asks)))
         # Each is squashed by itself, for sizes differ; the rest is done at once.
         squashed = [squash(torch.tensor(xray.pixels)[None], preprocessing.size) for xray in xrays]
         images = preprocessing(torch.cat(squashed)).to(self.method.device)
         with torch.inference_mode():
             answers = self.method.answer(images, prompts, maps="later", anatomies=True)
         look = Look(self.method, images, prompts, answers)
-        lost = tuple(self._lost(ask))
+        lost = {ask: tuple(self._lost(ask)) for ask in map(tuple, asks)}
         for row, (scored, places) in enumerate(
             zip(answers.scores.tolist(), self._places(answers, places_above), strict=True)
         ):
@@ -173,9 +191,9 @@ class Reader:
                 image=names[row],
                 pixels=xrays[row].pixels,
                 findings=tuple(findings),
-                asked=tuple(Question(text, scores[text]) for text in ask),
+                asked=tuple(Question(text, scores[text]) for text in asks[row]),
                 not_frontal=xrays[row].not_frontal,
-                notes=(*xrays[row].notes, *lost),
+                notes=(*xrays[row].notes, *lost[tuple(asks[row])]),
                 places_above=None if answers.anatomies is None else places_above,
                 model=self.model,
                 _look=look,

@@ -105,6 +105,21 @@ def read(elements: Elements) -> tuple[NDArray[np.uint8], orientation.Turn]:
     return np.asarray(turn.apply(grey)), turn
 
 
+def read_deep(elements: Elements) -> display.Deep:
+    """Return a DICOM's pixels as they are to be seen, at the depth at which they are stored; colour as 8 bits of luminance.
+
+    Raises:
+        MedLIPError: it can't be shown.
+    """
+    found = stored.read_stored(elements)
+    if found.photometric == "PALETTE COLOR" or found.codes.ndim == 3:
+        return display.Deep.of_bytes(read(elements)[0])
+    turn = orientation.turn_of(elements, found.codes.shape[:2])
+    deep = display.show_deep(elements, found)
+    # A stretch to square pixels may overshoot.
+    return deep._replace(numbers=np.asarray(turn.apply(deep.numbers)).clip(0, (1 << deep.bits) - 1))
+
+
 def _from_colour(found: stored.StoredPixels) -> NDArray[np.uint8]:
     values = found.codes if found.bits == found.allocated else found.values(found.codes)
     luminance = values @ display.LUMINANCE

@@ -6,7 +6,7 @@ All of it works on levels, each value that occurs or may occur, not on pixels: a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,35 @@ _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 Numbers = NDArray[Any]
 
 
+class Deep(NamedTuple):
+    """A grey image at the depth at which it is stored, with the window that it is shown through.
+
+    A number's grey is (number - centre) / width + 0.5, cut to 0 (black) to 1 (white): bright is dense, whatever the file's
+    photometric interpretation.
+
+    Attributes:
+        numbers: uint16 (H, W), from 0 to 2 ** bits - 1; in steps of the stored values, or of the table they are shown by.
+        bits: of a number.
+        centre: of the window.
+        width: of the window, above 0.
+    """
+
+    numbers: NDArray[np.uint16]
+    bits: int
+    centre: float
+    width: float
+
+    @classmethod
+    def between(cls, numbers: NDArray[np.uint16], bits: int, low: float, high: float) -> Deep:
+        """Return an image with the window from `low` (black) to `high` (white)."""
+        return cls(numbers, bits, (low + high) / 2, max(high - low, 1e-6))
+
+    @classmethod
+    def of_bytes(cls, greys: NDArray[np.uint8]) -> Deep:
+        """Return an image of 8 bits, shown as it is."""
+        return cls.between(greys.astype(np.uint16), 8, 0, 255)
+
+
 def stretch(values: Numbers, seen: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
     """Map values of any shape to 0..255, from the smallest to the largest, whatever hot pixels there are.
 
@@ -40,10 +69,15 @@ def stretch(values: Numbers, seen: NDArray[np.bool_] | None = None) -> NDArray[n
             return np.zeros(values.shape, np.uint8)
         return np.where(seen, scale(np.where(seen, values, 0), *_ends(values[seen], None)), 0).astype(np.uint8)
     if values.dtype in (np.uint8, np.uint16):
-        counts = _count(values)
-        levels = np.arange(len(counts))
-        return _put(scale(levels, *_ends(levels[counts > 0], counts[counts > 0])), values)
+        low, high, levels = _ends_of(values)
+        return _put(scale(levels, low, high), values)
     return scale(values, *_ends(values.ravel(), None))
+
+
+def stretch_deep(values: NDArray[np.uint16]) -> Deep:
+    """Return values (H, W) as they are, with the window that `stretch` shows them through."""
+    low, high, _ = _ends_of(values)
+    return Deep.between(values, 16, low, high)
 
 
 def scale(values: Numbers, low: float, high: float) -> NDArray[np.uint8]:
@@ -61,6 +95,35 @@ def show(elements: Elements, stored: StoredPixels) -> NDArray[np.uint8]:
     return _put(_greys(elements, stored, np.arange(len(counts), dtype=codes.dtype), counts), codes)
 
 
+def show_deep(elements: Elements, stored: StoredPixels) -> Deep:
+    """Return the stored values of a grey image (H, W) with the window that `show` shows them through.
+
+    A file with a VOI LUT gives that table's values. A sigmoid window is given as the straight one with its slope. Pixels of
+    more than 16 bits, and floats, are given as 8 bits, as they are shown.
+    """
+    codes = stored.codes
+    if codes.dtype.kind == "f" or codes.dtype.itemsize > 2:
+        return Deep.of_bytes(show(elements, stored))
+    counts = _count(codes)
+    levels = np.arange(len(counts), dtype=codes.dtype)
+    tones = _tones(elements, stored, levels, counts)
+    numbers, low, high = tones.values, tones.low, tones.high
+    if numbers.dtype.kind == "f":  # rescaled: back to what is stored
+        numbers = stored.values(levels)
+        first, last = numbers.argmin(), numbers.argmax()
+        slope = (tones.values[last] - tones.values[first]) / (numbers[last] - numbers[first])
+        low, high = ((end - tones.values[first]) / slope + numbers[first] for end in (low, high))
+    seen = numbers[(counts > 0) & ~tones.padding]
+    least = min(int(seen.min()), 0)
+    bits = max(int(seen.max() - least).bit_length(), 0 if least else stored.bits)
+    top = (1 << bits) - 1
+    numbers, low, high = (numbers - least).clip(0, top), low - least, high - least
+    if (low > high) != tones.inverted:
+        numbers, low, high = top - numbers, top - low, top - high
+    numbers[tones.padding] = 0
+    return Deep.between(numbers.astype(np.uint16)[codes], bits, *sorted((low, high)))
+
+
 def _count(codes: Numbers) -> NDArray[np.int64]:
     """Return how often each value of 8 or 16 bits occurs."""
     if codes.dtype == np.uint8:  # Pillow is several times as fast
@@ -75,8 +138,44 @@ def _put(greys: NDArray[np.uint8], codes: Numbers) -> NDArray[np.uint8]:
     return np.asarray(greys[codes])
 
 
+def _ends_of(values: Numbers) -> tuple[float, float, Numbers]:
+    """Return the smallest and the largest value of 8 or 16 bits that is no outlier, and all that there may be."""
+    counts = _count(values)
+    levels = np.arange(len(counts))
+    return *_ends(levels[counts > 0], counts[counts > 0]), levels
+
+
+class _Ramp(NamedTuple):
+    """Values (N), the ones of them that are black and white, and the greys between."""
+
+    values: Numbers
+    low: float
+    high: float
+    greys: NDArray[np.uint8]
+
+    @classmethod
+    def between(cls, values: Numbers, low: float, high: float) -> _Ramp:
+        return cls(values, low, high, scale(values, low, high))
+
+
+class _Tones(NamedTuple):
+    """A ramp, whether it was turned dark to bright, and which of its values (N) are padding."""
+
+    values: Numbers
+    low: float
+    high: float
+    greys: NDArray[np.uint8]
+    inverted: bool
+    padding: NDArray[np.bool_]
+
+
 def _greys(elements: Elements, stored: StoredPixels, codes: Numbers, counts: Numbers | None) -> NDArray[np.uint8]:
     """Return the grey of each code (N). `counts`: how many pixels have it; one each when None."""
+    return _tones(elements, stored, codes, counts).greys
+
+
+def _tones(elements: Elements, stored: StoredPixels, codes: Numbers, counts: Numbers | None) -> _Tones:
+    """Return how each code (N) is shown. `counts`: how many pixels have it; one each when None."""
     values = stored.values(codes)
     seen = np.ones(len(codes), bool) if counts is None else counts > 0
     padding = _padding(elements, stored, codes, values)
@@ -90,17 +189,19 @@ def _greys(elements: Elements, stored: StoredPixels, codes: Numbers, counts: Num
     seen &= ~padding
     weights = None if counts is None else counts[seen]
     values = _through_modality(elements, values, seen)
-    greys = _through_voi(elements, values, seen, weights)
-    if greys is None and stored.allocated <= 8 and not stored.signed:
-        greys = scale(values, float(values.min()), float(values.max()))
-    elif greys is None:
-        greys = scale(values, *_ends(values[seen], weights))
-    if stored.photometric == "MONOCHROME1" or "INVERSE" in elements.words("PresentationLUTShape"):
+    ramp = _through_voi(elements, values, seen, weights)
+    if ramp is None and stored.allocated <= 8 and not stored.signed:
+        ramp = _Ramp.between(values, float(values.min()), float(values.max()))
+    elif ramp is None:
+        ramp = _Ramp.between(values, *_ends(values[seen], weights))
+    greys = ramp.greys
+    inverted = stored.photometric == "MONOCHROME1" or "INVERSE" in elements.words("PresentationLUTShape")
+    if inverted:
         greys = 255 - greys
     if _bone_is_dark(elements, stored.values(codes[seen]), greys[seen], weights):
-        greys = 255 - greys
+        greys, inverted = 255 - greys, not inverted
     greys[padding] = 0
-    return greys
+    return _Tones(ramp.values, ramp.low, ramp.high, greys, inverted, padding)
 
 
 def _ends(values: Numbers, counts: Numbers | None) -> tuple[float, float]:
@@ -155,27 +256,28 @@ def _through_modality(elements: Elements, values: Numbers, seen: NDArray[np.bool
     return values * (1 if slope is None else slope) + (intercept or 0)
 
 
-def _through_voi(
-    elements: Elements, values: Numbers, seen: NDArray[np.bool_], counts: Numbers | None
-) -> NDArray[np.uint8] | None:
-    """Return the greys by the first VOI LUT or else window that shows something of the image; None without one."""
-    for name, greys in (*_tables(elements, values, seen), *_windows(elements, values)):
-        if greys is not None:
-            low, high = _quantiles(greys[seen], counts, TAIL)
+def _through_voi(elements: Elements, values: Numbers, seen: NDArray[np.bool_], counts: Numbers | None) -> _Ramp | None:
+    """Return the first VOI LUT or else window that shows something of the image; None without one."""
+    for name, ramp in (*_tables(elements, values, seen), *_windows(elements, values)):
+        if ramp is not None:
+            low, high = _quantiles(ramp.greys[seen], counts, TAIL)
             if high - low >= MIN_GREYS:
-                return greys
-        elements.leave_out(name, "is unusable" if greys is None else "shows nothing of the image")
+                return ramp
+        elements.leave_out(name, "is unusable" if ramp is None else "shows nothing of the image")
     return None
 
 
-def _tables(elements: Elements, values: Numbers, seen: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.uint8] | None]]:
+def _tables(elements: Elements, values: Numbers, seen: NDArray[np.bool_]) -> Iterator[tuple[str, _Ramp | None]]:
     for item in elements.items("VOILUTSequence"):
         found = _look_up(item, values, seen)
-        yield "VOILUTSequence", None if found is None else scale(found[0], float(found[1].min()), float(found[1].max()))
+        yield (
+            "VOILUTSequence",
+            None if found is None else _Ramp.between(found[0], float(found[1].min()), float(found[1].max())),
+        )
 
 
-def _windows(elements: Elements, values: Numbers) -> Iterator[tuple[str, NDArray[np.uint8] | None]]:
-    """Yield the greys by each window, by the functions of DICOM PS3.3 C.11.2.1; None for one that is unusable."""
+def _windows(elements: Elements, values: Numbers) -> Iterator[tuple[str, _Ramp | None]]:
+    """Yield each window, by the functions of DICOM PS3.3 C.11.2.1; None for one that is unusable."""
     centres, widths = elements.numbers("WindowCenter"), elements.numbers("WindowWidth")
     if not centres and not widths and "WindowCenter" in elements:
         elements.leave_out("WindowCenter", "is empty")
@@ -189,11 +291,14 @@ def _windows(elements: Elements, values: Numbers) -> Iterator[tuple[str, NDArray
             yield "WindowCenter" if centre is None else "WindowWidth", None
         elif function == "SIGMOID":
             unit = 1 / (1 + np.exp((-4 * (values - centre) / width).clip(-700, 700)))
-            yield "WindowCenter", scale(unit, 0, 1)
+            yield "WindowCenter", _Ramp(values, centre - width / 2, centre + width / 2, scale(unit, 0, 1))
         elif function == "LINEAR_EXACT" or width < 1:
-            yield "WindowCenter", scale((values - centre) / width + 0.5, 0, 1)
+            greys = scale((values - centre) / width + 0.5, 0, 1)
+            yield "WindowCenter", _Ramp(values, centre - width / 2, centre + width / 2, greys)
         else:
-            yield "WindowCenter", scale((values - centre + 0.5) / max(width - 1, 1e-6) + 0.5, 0, 1)
+            width = max(width - 1, 1e-6)
+            greys = scale((values - centre + 0.5) / width + 0.5, 0, 1)
+            yield "WindowCenter", _Ramp(values, centre - 0.5 - width / 2, centre - 0.5 + width / 2, greys)
 
 
 def _look_up(item: Elements, values: Numbers, seen: NDArray[np.bool_]) -> tuple[Numbers, Numbers] | None:

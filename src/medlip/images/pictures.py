@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from medlip.errors import MedLIPError
-from medlip.images.display import LUMINANCE, stretch
+from medlip.images.display import LUMINANCE, Deep, stretch, stretch_deep
 from medlip.images.orientation import Turn
 from medlip.images.size import check_size
 
+Number = TypeVar("Number", np.uint8, np.uint16)
 FORMATS = ("PNG", "JPEG", "TIFF")
 STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION = 0x0112  # of EXIF: 1 upright; the other seven turn by quarters and mirror
@@ -29,16 +31,25 @@ def read_picture(content: bytes, notes: list[str]) -> NDArray[np.uint8]:
     Raises:
         MedLIPError: it is too small or too large, or of a kind that can't be shown.
     """
-    try:
-        picture = Image.open(BytesIO(content), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise MedLIPError("claims too many pixels, over the limit. Shrink it, or leave it out.") from error
-    with picture:
-        check_size(*picture.size)
+    with _open(content) as picture:
         deep = ";16" in str(picture.tile[0][3]) and picture.mode in ("RGB", "RGBA", "LA", "RGBX")
         if deep:  # Pillow drops their lower bits
             return _upright(picture, from_array(_deep_colour(content, str(picture.format))), notes)
         return from_picture(picture, notes)
+
+
+def read_deep(content: bytes, notes: list[str]) -> Deep:
+    """Return the pixels of a PNG, JPEG or TIFF file: grey of 16 bits with the window it is shown through, others as 8 bits.
+
+    Raises:
+        MedLIPError: as `read_picture` does.
+    """
+    with _open(content) as picture:
+        if picture.mode.startswith("I;16"):
+            values = np.asarray(picture)
+            deep = stretch_deep(values.astype(values.dtype.newbyteorder("="), copy=False))
+            return deep._replace(numbers=_upright(picture, deep.numbers, notes))
+    return Deep.of_bytes(read_picture(content, notes))
 
 
 def from_picture(picture: Image.Image, notes: list[str]) -> NDArray[np.uint8]:
@@ -77,6 +88,15 @@ def from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     return stretch(values, None if seen.all() else seen)
 
 
+def _open(content: bytes) -> ImageFile:
+    try:
+        picture = Image.open(BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise MedLIPError("claims too many pixels, over the limit. Shrink it, or leave it out.") from error
+    check_size(*picture.size)
+    return picture
+
+
 def _grey(picture: Image.Image) -> NDArray[np.uint8]:
     if picture.mode == "1" or picture.mode.startswith(("I", "F")):
         return from_array(np.asarray(picture))
@@ -99,7 +119,7 @@ def _deep_colour(content: bytes, format: str) -> NDArray[Any]:
     return np.asarray(pixels.permute(1, 2, 0).numpy())
 
 
-def _upright(picture: Image.Image, pixels: NDArray[np.uint8], notes: list[str]) -> NDArray[np.uint8]:
+def _upright(picture: Image.Image, pixels: NDArray[Number], notes: list[str]) -> NDArray[Number]:
     turn = _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
     if turn is None:
         return pixels

@@ -17,6 +17,8 @@ right on the image's left, where the file says how it lies.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ from PIL import Image
 
 from medlip.errors import MedLIPError
 from medlip.images import dicom, pictures
+from medlip.images.display import Deep
 from medlip.images.elements import Elements
 from medlip.images.kind import unfit_for, view_of
 from medlip.images.orientation import Turn
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 _HEAD = 132  # bytes that tell a format
+_NAMELESS = "the image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,22 @@ class XRay:
     @property
     def not_frontal(self) -> str:
         """What says that this is no frontal chest X-ray: `unfit`, or the lateral view; "" when nothing does."""
-        return ", ".join(filter(None, (self.unfit, "the view is lateral" if self.view == "lateral" else "")))
+        return _not_frontal(self.unfit, self.view)
+
+
+@dataclass(frozen=True, slots=True)
+class DeepXRay:
+    """An image at the depth of its file, and what its file says of it.
+
+    Attributes:
+        image: its numbers and window.
+        notes: as of an `XRay`.
+        not_frontal: as of an `XRay`.
+    """
+
+    image: Deep
+    notes: tuple[str, ...] = ()
+    not_frontal: str = ""
 
 
 def read_image(path: str | Path) -> Pixels:
@@ -84,18 +103,51 @@ def read_xray(source: str | Path | bytes | Dataset | Image.Image | NDArray[Any])
             broken, compressed in a way that no installed decoder knows, without an image, of several frames, of one value
             only, under 16 pixels wide or high, or over 100 million pixels.
     """
-    name = str(source) if isinstance(source, (str, Path)) else "the image"
+    with _naming(str(source) if isinstance(source, (str, Path)) else _NAMELESS):
+        xray = _read(source)
+        _require_contrast(xray.pixels)
+        return xray
+
+
+def read_deep(content: bytes) -> DeepXRay:
+    """Read the bytes of a file as `read_xray` does, at the depth at which it is stored, for whoever sets the window.
+
+    Grey DICOM and pictures of up to 16 bits are given without loss; others as the 8 bits that `read_xray` gives.
+
+    Raises:
+        MedLIPError: as `read_xray` does.
+    """
+    with _naming(_NAMELESS):
+        format = _format(content[:_HEAD])
+        if format == "DICOM":
+            elements = dicom.parse(content)
+            image, notes = dicom.read_deep(elements), elements.notes
+            not_frontal = _not_frontal(unfit_for(elements), view_of(elements))
+        elif format == "picture":
+            notes = []
+            image, not_frontal = pictures.read_deep(content, notes), ""
+        else:
+            raise _neither(content)
+        _require_contrast(image.numbers)
+        return DeepXRay(image, tuple(notes), not_frontal)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Say of which image an error is, whatever a decoder raises."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a decoder's warning neither names the file nor tells what to do
-            xray = _read(source)
+            yield
     except MedLIPError as error:
         raise MedLIPError(f"{name}: {error}") from error
     except Exception as error:  # decoders raise anything at broken input, and may quote it
         raise MedLIPError(f"{name}: broken or truncated ({type(error).__name__}). Get the file again.") from error
-    if xray.pixels.min() == xray.pixels.max():
-        raise MedLIPError(f"{name}: every pixel has the same value, so there is no image to see. Leave the file out.")
-    return xray
+
+
+def _require_contrast(pixels: NDArray[Any]) -> None:
+    if pixels.min() == pixels.max():
+        raise MedLIPError("every pixel has the same value, so there is no image to see. Leave the file out.")
 
 
 def looks_like_image(path: Path) -> bool:
@@ -115,6 +167,10 @@ def resize_short_side(pixels: Pixels, size: int) -> Pixels:
         return pixels
     target = max(size, round(width * factor)), max(size, round(height * factor))
     return np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0))
+
+
+def _not_frontal(unfit: str, view: str) -> str:
+    return ", ".join(filter(None, (unfit, "the view is lateral" if view == "lateral" else "")))
 
 
 def _read(source: str | Path | bytes | Dataset | Image.Image | NDArray[Any]) -> XRay:
@@ -150,17 +206,22 @@ def _format(head: bytes) -> str:
 
 
 def _read_content(content: bytes) -> XRay:
-    head = content[:_HEAD]
-    format = _format(head)
+    format = _format(content[:_HEAD])
     if format == "picture":
         notes: list[str] = []
         return XRay(pictures.read_picture(content, notes), tuple(notes))
     if format == "DICOM":
         return _read_dicom(dicom.parse(content))
+    raise _neither(content)
+
+
+def _neither(content: bytes) -> MedLIPError:
+    """Return what is said of a file of another format."""
+    head = content[:_HEAD]
     if not head.strip(b"\0"):
-        raise MedLIPError("holds no data. Get the file again.")
+        return MedLIPError("holds no data. Get the file again.")
     what = "a web page or other text" if head.lstrip()[:1] in b"<{" else "some other format"
-    raise MedLIPError(f"is neither PNG, JPEG nor DICOM, nor TIFF, but {what}. Get the image itself, or convert it to PNG.")
+    return MedLIPError(f"is neither PNG, JPEG nor DICOM, nor TIFF, but {what}. Get the image itself, or convert it to PNG.")
 
 
 def _read_dicom(elements: Elements) -> XRay:

@@ -90,16 +90,20 @@ class Traced(NamedTuple):
     Attributes:
         fact: what was read.
         section: name of the section.
+        sentence_span: where its sentence stands in the report: offsets of the first character and behind the last one.
         clause: words of the clause that the finding stands in.
         cue: words that made it absent or uncertain, empty where it is plainly stated.
+        cue_span: where they stand in the report; None without them.
         presence_rule: the rule of `words/rules.yaml` that gave the presence.
         place_rule: the rule of `words/rules.yaml` that gave the anatomy.
     """
 
     fact: Fact
     section: str
+    sentence_span: tuple[int, int]
     clause: str
     cue: str
+    cue_span: tuple[int, int] | None
     presence_rule: str
     place_rule: str
 
@@ -194,9 +198,13 @@ class Extractor:
         placed, _, _ = self._placed(clean.text, divided(clean.text, self._layout))
         traced = []
         for fact, (mention, sentence, said, section), rule in self._facts(placed, clean, text, []):
+            whole = clean.span(sentence.start, sentence.end)
             clause = sentence.text[slice(*said.span(mention.clause_start, mention.clause_end))]
-            cue = sentence.text[slice(*said.span(mention.cue_start, mention.cue_end))] if mention.cue_start >= 0 else ""
-            traced.append(Traced(fact, section, clause, cue, mention.presence_rule, rule))
+            cue, cue_span = "", None
+            if mention.cue_start >= 0:
+                first, last = said.span(mention.cue_start, mention.cue_end)
+                cue, cue_span = sentence.text[first:last], clean.span(sentence.start + first, sentence.start + last)
+            traced.append(Traced(fact, section, whole, clause, cue, cue_span, mention.presence_rule, rule))
         return tuple(traced)
 
     def _placed(self, text: str, found: Sequence[Section]) -> tuple[list[Placed], list[str], int]:

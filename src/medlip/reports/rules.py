@@ -41,14 +41,14 @@ def explained(traced: Iterable[Traced]) -> str:
     """Return for the terminal how each fact was read: section, sentence, clause, cue and rules."""
     says: Mapping[tuple[str, str], str] = {(rule.part, rule.name): rule.says for rule in rules()}
     shown = []
-    for fact, section, clause, cue, presence_rule, place_rule in traced:
-        lines = [f"{fact.pathology} @ {fact.anatomy}: {fact.presence}"]
-        lines.append(f"  section   {section}")
-        lines.append(f"  sentence  {' '.join(fact.sentence.split())}")
-        if clause != fact.sentence:
-            lines.append(f"  clause    {clause}")
-        lines.append(f"  cue       {cue or 'none'}")
-        lines.append(f"  presence  {presence_rule}: {says['presence', presence_rule]}")
-        lines.append(f"  place     {place_rule}: {says['place', place_rule]}")
+    for one in traced:
+        lines = [f"{one.fact.pathology} @ {one.fact.anatomy}: {one.fact.presence}"]
+        lines.append(f"  section   {one.section}")
+        lines.append(f"  sentence  {' '.join(one.fact.sentence.split())}")
+        if one.clause != one.fact.sentence:
+            lines.append(f"  clause    {one.clause}")
+        lines.append(f"  cue       {one.cue or 'none'}")
+        lines.append(f"  presence  {one.presence_rule}: {says['presence', one.presence_rule]}")
+        lines.append(f"  place     {one.place_rule}: {says['place', one.place_rule]}")
         shown.append("\n".join(lines))
     return "\n\n".join(shown) or "No fact was read."

@@ -52,6 +52,27 @@ def bench_predict(
     return _measured(measure(recipe, image_size, batch, device=device, seed=seed))
 
 
+def bench_serve(
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="Recipe of the model, which stays untrained.", metavar="RECIPE")
+    ] = "medslip-phantom",
+    image_size: ImageSize = 512,
+    batch: Batch = 16,
+    clients: Annotated[int, typer.Option("--clients", help="Clients that ask at once.", min=1, metavar="N")] = 32,
+    requests: Annotated[int, typer.Option("--requests", help="Requests in all.", min=1, metavar="N")] = 2000,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> Answer:
+    """Time a server with many clients, and the bare model.
+
+    Clients of this machine send PNGs of --image-size pixels to be read; in turn with them, the model answers tensors. Also
+    says how much memory the server takes, and how that grows: with --requests 10000, a soak test.
+    """
+    from medlip.app.server.bench import bench_serve as measure
+
+    return _measured(measure(recipe, image_size, batch, clients=clients, requests=requests, device=device, seed=seed))
+
+
 def bench_facts(
     reports: Annotated[int, typer.Option("--reports", help="Reports to generate.", min=1, metavar="N")] = 20_000,
     graphs: Annotated[int, typer.Option("--graphs", help="RadGraph graphs to generate.", min=1, metavar="N")] = 5_000,

@@ -29,5 +29,6 @@ def demo(
     asked = "" if method == "medslip" else f" --method {method}"
     metrics = run_demo(out, scale, f"medlip demo --out {out}{asked}" + (" --quick" if quick else ""), device)
     files = {"report": out / "report.html", "run": out / "run"}
-    text = f"{describe_results(metrics)}\n\nReport: {files['report']}\nRun:    {files['run']}"
+    found = f"Report: {files['report']}\nRun:    {files['run']}\nTry it: medlip serve {files['run']}"
+    text = f"{describe_results(metrics)}\n\n{found}"
     return Answer({**metrics.model_dump(mode="json"), **files}, text, notes=metrics.notes)
