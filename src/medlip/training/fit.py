@@ -24,7 +24,8 @@ from medlip.errors import MedLIPError
 from medlip.files import write_atomic, writing
 from medlip.methods import Method, build_method, save_method
 from medlip.methods.base import EmbedsReports, HasEncoder
-from medlip.nn.device import resolve_device
+from medlip.nn.batch_norm import synchronize_statistics
+from medlip.nn.device import resolve_device, why_not_compiled
 from medlip.training.average import WeightAverage
 from medlip.training.callbacks import Checkpoint, Finite, Log, Validate, loggers
 from medlip.training.gradients import Balance, LogGradients
@@ -76,6 +77,7 @@ def fit(
     *,
     validation: Store | None = None,
     resume: bool = False,
+    extend: bool = False,
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
 ) -> Fitted:
@@ -91,8 +93,9 @@ def fit(
         store: prepared studies; all of it is learned from, so select the training split before.
         out: folder of the run.
         validation: studies whose losses are measured after every epoch.
-        resume: go on where an interrupted run stopped, bit by bit as if it had not (with several processes the dropout of
-            all but the main one starts anew, and so does that of a GPU if the run goes on elsewhere).
+        resume: go on where an interrupted run stopped, bit by bit as if it had not (if it goes on elsewhere, the dropout of
+            a GPU starts anew; with another number of processes, a note says what differs).
+        extend: let it go on for more epochs than it was begun for, at the rates of a training of that length.
         device: to train on, see `medlip.nn.device.resolve_device`.
         callbacks: what else is to happen after each step, such as a logger of your own; in every process.
 
@@ -129,7 +132,10 @@ def fit(
             settings.checkpoint_minutes,
             settings.keep,
             {name: part for name, part in parts.items() if part},
+            extend=extend,
         )
+        if not ranks.is_main_process:
+            torch.manual_seed(settings.seed + ranks.process_index)  # the weights are equal, dropout is not to be
         if resumes:
             checkpoint.restore(training)
         if ranks.is_main_process:  # not before the checkpoint was found to be of this recipe and this data
@@ -138,10 +144,10 @@ def fit(
             else:
                 for file in (METRICS, NOT_FINITE):
                     (out / file).unlink(missing_ok=True)
-            write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode())
-            fingerprint(store).anonymous().save(out / SEEN)
-        else:
-            torch.manual_seed(settings.seed + ranks.process_index)  # the weights are equal, dropout is not to be
+            with writing(out / MANIFEST):
+                write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode())
+            with writing(out / SEEN):
+                fingerprint(store).anonymous().save(out / SEEN)
         validate = _validate(recipe, method, validation, log, average)
         watching = [
             Finite(out / NOT_FINITE, settings.on_nan),
@@ -190,9 +196,15 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
         lambda: (" ".join(sentences) for sentences in store.column("sentences")),
     )
     notes = [note for note in (str(LEARNED[method.learns_from](store)), _cut(method, store)) if note]
-    batches = training_batches(recipe, method, store, ranks.process_index, ranks.num_processes)
+    batches = training_batches(recipe, method, store, ranks)
     steps = settings.epochs * len(batches)
     divided = settings.accumulate > 1 and method.divide(settings.accumulate)
+    if settings.checkpointing:
+        method.recompute()
+    if settings.sync_batch_norm:
+        synchronize_statistics(method)
+    if settings.compile:
+        notes += _compile(method, ranks.device)
     training = Training(
         method.to(ranks.device),
         batches,
@@ -207,8 +219,18 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
     return method, training, notes
 
 
-def training_batches(recipe: Recipe, method: Method, store: Store, rank: int = 0, ranks: int = 1) -> TrainingBatches:
-    """Return the batches of a store that a method is trained on, see `TrainingBatches`."""
+def _compile(method: Method, device: torch.device) -> list[str]:
+    """Compile the image encoder, where there is one and it can be; return what to know otherwise."""
+    if not isinstance(method, HasEncoder):
+        return [f"training.compile: method {method.name!r} has no image encoder to compile"]
+    if why := why_not_compiled(device):
+        return [f"training.compile: nothing is compiled, for this machine can't ({why}). Trained as it is"]
+    method.encoder.compile()
+    return []
+
+
+def training_batches(recipe: Recipe, method: Method, store: Store, ranks: Accelerator) -> TrainingBatches:
+    """Return the batches of a store that a method is trained on in one of several processes, see `TrainingBatches`."""
     return TrainingBatches(
         store,
         method.preprocessing,
@@ -218,8 +240,11 @@ def training_batches(recipe: Recipe, method: Method, store: Store, rank: int = 0
         method.vocabulary,
         uncertain=recipe.facts.uncertain,
         implied=recipe.facts.implied,
-        rank=rank,
-        ranks=ranks,
+        rank=ranks.process_index,
+        ranks=ranks.num_processes,
+        rest=recipe.training.rest,
+        on_device=recipe.training.augment_on == "device",
+        pin=ranks.device.type == "cuda",
     )
 
 
