@@ -21,7 +21,7 @@ from medlip.data.mirror import mirror_anatomy, mirror_facts
 from medlip.data.store import Record, Store
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
-from medlip.images.augment import Augment, Plan, move_boxes, move_masks
+from medlip.images.augment import Augment, AugmentPlan, move_boxes, move_masks
 from medlip.images.preprocessing import Preprocessing
 from medlip.reports import Presence, UncertainPolicy, fact_matrix, mirror_sides
 from medlip.reports.facts import IGNORED
@@ -84,7 +84,7 @@ class Batch:
 
     def _part(self, rows: slice, shares: Sequence[int]) -> Batch:
         per_image = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("shares", "finish")}
-        part: dict[str, Any] = {name: value if value is None else value[rows] for name, value in per_image.items()}
+        part: Any = {name: value if value is None else value[rows] for name, value in per_image.items()}
         return Batch(**part, shares=tuple(shares) or None)
 
     def to(self, device: torch.device) -> Batch:
@@ -282,7 +282,7 @@ def evaluation_batches(
             )
             for row, record in enumerate(chunk)
         ]
-        unmoved = Plan(identity.expand(len(chunk), 2, 3), torch.zeros(len(chunk), dtype=torch.bool), torch.zeros(0))
+        unmoved = AugmentPlan(identity.expand(len(chunk), 2, 3), torch.zeros(len(chunk), dtype=torch.bool), torch.zeros(0))
         yield replace(
             _assemble(samples, unmoved, images, vocabulary),
             seeds=torch.tensor([hash((seen, row)) for row in range(len(chunk))]),
@@ -314,13 +314,13 @@ class _Sample:
     shape: tuple[int, ...]
 
 
-def _finished(augment: Augment, plan: Plan, preprocessing: Preprocessing, pixels: Tensor) -> Tensor:
+def _finished(augment: Augment, plan: AugmentPlan, preprocessing: Preprocessing, pixels: Tensor) -> Tensor:
     """Return what a model takes, (B, 3, S, S), of pixels (B, H, W)."""
     return preprocessing.standardize(augment.carry_out(plan, pixels))
 
 
 def _assemble(
-    samples: Sequence[_Sample], plan: Plan, images: Tensor, vocabulary: Vocabulary, augment: Augment | None = None
+    samples: Sequence[_Sample], plan: AugmentPlan, images: Tensor, vocabulary: Vocabulary, augment: Augment | None = None
 ) -> Batch:
     """Put samples together, whose images were moved as planned: by an augmentation, or not at all."""
     flags = [augment is not None and augment.swap_sides and mirrored for mirrored in plan.mirrored.tolist()]

@@ -34,7 +34,7 @@ class Augmented(NamedTuple):
     mirrored: Tensor
 
 
-class Plan(NamedTuple):
+class AugmentPlan(NamedTuple):
     """What is to be done to B images.
 
     Attributes:
@@ -107,13 +107,13 @@ class Augment:
         plan = self.plan(seeds)
         return Augmented(self.carry_out(plan, images), plan.transforms, plan.mirrored)
 
-    def plan(self, seeds: Sequence[int]) -> Plan:
+    def plan(self, seeds: Sequence[int]) -> AugmentPlan:
         """Draw what is to be done to images, one of each seed."""
         draws = torch.from_numpy(np.stack([np.random.default_rng(seed).random(8) for seed in seeds])).float()
         strongest = draws.new_tensor([self.contrast, self.brightness, self.tone])
-        return Plan(*self._transforms(draws[:, :5]), (2 * draws[:, 5:] - 1) * strongest)
+        return AugmentPlan(*self._transforms(draws[:, :5]), (2 * draws[:, 5:] - 1) * strongest)
 
-    def carry_out(self, plan: Plan, images: Tensor) -> Tensor:
+    def carry_out(self, plan: AugmentPlan, images: Tensor) -> Tensor:
         """Return uint8 images (B, H, W), on whatever device, as planned: float32 (B, size, size) in [0, 1]."""
         transforms, intensities = (part.to(images.device, non_blocking=True) for part in (plan.transforms, plan.intensities))
         output = resample(images, transforms, self.size).div_(255)

@@ -460,6 +460,14 @@ class HasStreams(ABC):
         """Return where the queries of each stream look: {"pathology": (B, P, h, w), "anatomy": (B, A, h, w)}."""
 
 
+class HasAttention(ABC):
+    """A method whose queries attend to locations."""
+
+    @abstractmethod
+    def attention(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Return how queries attend to locations of images (B, 3, S, S), by stream, layer and head: (B, q, N), rows of 1."""
+
+
 class MatchesSentences(ABC):
     """A method that says which patches of an image each sentence of its report goes to."""
 

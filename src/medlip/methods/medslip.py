@@ -218,7 +218,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         present: Mapping[str, PresentQueries],
     ) -> dict[str, Tensor]:
         config = self.config
-        answers = {"pathology": output.pathology, "anatomy": output.anatomy}
+        answers = self.streams_of(output)
         states = {stream: upcast(read.states) for stream, read in answers.items()}
         logits = {stream: upcast(read.logits) for stream, read in answers.items()}
         by_query = {"pathology": adjacency.transpose(1, 2), "anatomy": adjacency}  # (B, q, partners)
@@ -254,6 +254,10 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
     def pathology_queries(self, output: MeDSLIPOutput) -> Queries:
         """Return what the pathologies' queries read."""
         return output.pathology
+
+    def streams_of(self, output: MeDSLIPOutput) -> Mapping[str, Queries]:
+        """Return what both streams' queries read."""
+        return {"pathology": output.pathology, "anatomy": output.anatomy}
 
     def places(self, output: MeDSLIPOutput, columns: Sequence[int]) -> Tensor:
         """Return the probability (B, C, A) that each of C queries is present in each anatomy.
@@ -295,8 +299,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
     @torch.inference_mode()
     def stream_maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return where the queries of each stream look: cross-attention, {"pathology": (B, P, h, w), "anatomy": …}."""
-        output = self(images)
-        streams = {"pathology": output.pathology, "anatomy": output.anatomy}
+        streams = self.streams_of(self(images))
         return {name: read.maps("attention", range(read.logits.shape[1])) for name, read in streams.items()}
 
     def timed_parts(self, batch: Batch) -> Mapping[str, Pass]:

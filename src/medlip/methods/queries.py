@@ -24,6 +24,7 @@ from medlip.methods.base import (
     AnswersAtOnce,
     EmbedsReports,
     EncoderConfig,
+    HasAttention,
     HasEncoder,
     HasGraph,
     HasReleasedWeights,
@@ -290,7 +291,7 @@ class QueryGraph(nn.Module):
         return found.present, maps.view(*maps.shape[:2], *found.grid), self.method.places(output, everything)
 
 
-class QueryMethod(AnswersAtOnce, HasEncoder, HasGraph, HasReleasedWeights, TellsPlaces, EmbedsReports):
+class QueryMethod(AnswersAtOnce, HasEncoder, HasAttention, HasGraph, HasReleasedWeights, TellsPlaces, EmbedsReports):
     """A method whose questions are the embedded texts of P pathologies and A anatomies.
 
     It encodes an image once, reads it with all of the vocabulary's queries and those of the open prompts, and answers
@@ -381,6 +382,20 @@ class QueryMethod(AnswersAtOnce, HasEncoder, HasGraph, HasReleasedWeights, Tells
     @abstractmethod
     def pathology_queries(self, output: Any) -> Queries:
         """Return what the pathologies' queries, and the open ones behind them, read: part of what `forward` gave."""
+
+    def streams_of(self, output: Any) -> Mapping[str, Queries]:
+        """Return what the queries of every stream read: part of what `forward` gave."""
+        return {"pathology": self.pathology_queries(output)}
+
+    @torch.inference_mode()
+    def attention(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Return how queries attend to locations, by stream, layer and head."""
+        return {
+            f"{stream}, layer {layer}, head {head}": weights
+            for stream, read in self.streams_of(self(images)).items()
+            for layer, trace in enumerate(read.traces, 1)
+            for head, weights in enumerate(trace.attention.unbind(1), 1)
+        }
 
     @abstractmethod
     def places(self, output: Any, columns: Sequence[int]) -> Tensor:

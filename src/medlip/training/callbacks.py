@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 from warnings import warn
@@ -61,6 +62,34 @@ def loggers() -> tuple[Logger, ...]:
     """Return all loggers: those registered, and those of other packages (entry points `medlip.loggers`)."""
     offered = list(entry_points("medlip.loggers"))
     return (*_LOGGERS, *(logger for logger in cast("list[Logger]", offered) if logger not in _LOGGERS))
+
+
+class TensorBoard:
+    """A logger that writes for TensorBoard: every number by its name.
+
+    Args:
+        writer: what `torch.utils.tensorboard` writes with.
+    """
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def log(self, step: int, values: Mapping[str, object]) -> None:
+        """Write the numbers of a step."""
+        for name, value in values.items():
+            for part, number in value.items() if isinstance(value, Mapping) else ((None, value),):
+                if isinstance(number, int | float):
+                    self._writer.add_scalar(name if part is None else f"{name}/{part}", number, step)
+        self._writer.flush()
+
+
+def tensorboard(folder: Path) -> list[Logger]:
+    """Return a logger for TensorBoard that writes into a folder; none where it isn't installed."""
+    try:
+        module = import_module("torch.utils.tensorboard")
+    except ImportError:
+        return []
+    return [TensorBoard(module.SummaryWriter(str(folder)))]
 
 
 class Log(Callback):

@@ -18,7 +18,7 @@ from medlip.nn.device import random_state, set_random_state
 from medlip.training.loop import Training
 from medlip.training.recipe import Recipe
 
-UNBINDING = ("keep", "checkpoint_minutes", "log_gradients", "on_nan", "checkpointing")
+UNBINDING = ("keep", "checkpoint_minutes", "log_gradients", "on_nan", "checkpointing", "sample_maps")
 """Settings of the loop that may be others when a training goes on: no weight depends on them."""
 
 

@@ -27,11 +27,12 @@ from medlip.methods.base import EmbedsReports, HasEncoder
 from medlip.nn.batch_norm import synchronize_statistics
 from medlip.nn.device import resolve_device, why_not_compiled
 from medlip.training.average import WeightAverage
-from medlip.training.callbacks import Checkpoint, Finite, Log, Validate, loggers
+from medlip.training.callbacks import Checkpoint, Finite, Log, Validate, loggers, tensorboard
 from medlip.training.gradients import Balance, LogGradients
 from medlip.training.loop import Callback, Group, Training, processes
 from medlip.training.schedule import Steps, WarmupCosine
 from medlip.training.start import start_from
+from medlip.training.watch import SAMPLES, Alarm, GradientAlarm, SampleMaps, Watch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from medlip.training.recipe import Recipe, TrainingSection
 
 MODEL, CHECKPOINT, METRICS, MANIFEST = "model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "run.json"
-SEEN, NOT_FINITE = "seen.npz", "not_finite.jsonl"
+SEEN, NOT_FINITE, TENSORBOARD = "seen.npz", "not_finite.jsonl", "tensorboard"
 LEARNED: Mapping[str, Callable[[Store], Supervision]] = {
     "facts": require_facts,
     "sentences": require_sentences,
@@ -121,7 +122,8 @@ def fit(
         if ranks.is_main_process:
             for note in notes:
                 print(f"note: {note}", file=sys.stderr)
-        log = Log(out / METRICS, loggers())
+        log = Log(out / METRICS, [*loggers(), *(tensorboard(out / TENSORBOARD) if ranks.is_main_process else ())])
+        alarm = Alarm(log)
         average = WeightAverage(method, settings.ema) if settings.ema else None
         encoder = _encoder(method)
         balance = Balance(settings.balance, settings.balance_every, encoder, log.write) if settings.balance else None
@@ -152,10 +154,16 @@ def fit(
         watching = [
             Finite(out / NOT_FINITE, settings.on_nan),
             balance,
-            LogGradients(settings.log_gradients, encoder, log.write) if settings.log_gradients else None,
+            LogGradients(settings.log_gradients, encoder, log.write, GradientAlarm(alarm))
+            if settings.log_gradients
+            else None,
             average,
             log,
             validate,
+            Watch(method, log, alarm),
+            SampleMaps(out / SAMPLES, method, validation, settings.sample_maps)
+            if settings.sample_maps and validation is not None
+            else None,
             checkpoint,
         ]
         first, began = training.step, time.monotonic()

@@ -75,6 +75,7 @@ class TrainingSection(_Section):
         augment_on: where images are augmented: on the `host`, or on the `device` that trains.
         sync_batch_norm: take batch normalization's statistics over the batches of all processes.
         log_gradients: steps between two measurements of the gradient norm of each loss term; 0 for none.
+        sample_maps: validation images of which maps are kept after every epoch, without the images themselves; 0 for none.
         balance: share of each named loss term in the encoder's gradient, to be held throughout; None for fixed weights.
         balance_every: steps between two adjustments of the balance.
         on_nan: `stop` at a batch whose loss is not finite, or `skip` it.
@@ -102,6 +103,7 @@ class TrainingSection(_Section):
     augment_on: Literal["host", "device"] = "host"
     sync_batch_norm: bool = False
     log_gradients: int = Field(0, ge=0)
+    sample_maps: int = Field(0, ge=0)
     balance: dict[str, PositiveFloat] | None = None
     balance_every: int = Field(20, ge=1)
     on_nan: Literal["stop", "skip"] = "stop"
