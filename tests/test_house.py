@@ -259,6 +259,9 @@ def test_machine_paths_are_told_from_relative_ones() -> None:
     assert not any(MACHINE_PATH.search(text) for text in ("../work/x", "runs/tmp/x", "https://host.org/home/x", "RUN/root/"))
 
 
+PLAIN_LOADERS = {"yaml.BaseLoader", "_Loader"}  # the latter that of recipes
+
+
 def _unsafe_loads(source: str) -> list[int]:
     """List the lines that may run what a file says: unpickled content, YAML with objects."""
     found = []
@@ -268,7 +271,7 @@ def _unsafe_loads(source: str) -> list[int]:
             unsafe = (
                 (name.endswith("torch.load") and settings.get("weights_only") != "True")
                 or (name.endswith("np.load") and settings.get("allow_pickle", "False") != "False")
-                or (name == "yaml.load" and (len(node.args) < 2 or ast.unparse(node.args[1]) != "_Loader"))  # of recipes
+                or (name == "yaml.load" and not ({*map(ast.unparse, node.args), *settings.values()} & PLAIN_LOADERS))
             )
             if unsafe or name.startswith("pickle.load") or name == "yaml.unsafe_load":
                 found.append(node.lineno)

@@ -75,10 +75,10 @@ def _panels(log: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Curve]
     at = [line["step"] for line in steps]
     for term in steps[0]["losses"] if steps else ():
         values = [_value(line["losses"].get(term)) for line in steps]
-        validated = [(line["step"], _value(line["validation"].get(term))) for line in checks]
+        validated = [_value(line["validation"].get(term)) for line in checks]
         curves = [Curve("", at, values, "faint"), Curve("running mean", at, smooth(values))]
         if validated:
-            curves.append(Curve("validation", *zip(*validated, strict=True), "o"))
+            curves.append(Curve("validation", [line["step"] for line in checks], validated, "o"))
         yield term.replace("_", " "), curves
     for name in ("lr", "images_per_second"):
         yield name.replace("_", " "), [Curve("", at, [_value(line.get(name)) for line in steps])]
@@ -114,7 +114,7 @@ def _drawn(heat: np.ndarray[Any, np.dtype[np.float32]]) -> str:
     from matplotlib import colormaps
 
     colours = colormaps["inferno"](relative(heat))[..., :3]
-    cells = np.kron((255 * colours).astype(np.uint8), np.ones((CELL, CELL, 1), np.uint8))
+    cells = (255 * colours).astype(np.uint8).repeat(CELL, 0).repeat(CELL, 1)
     return jpeg(picture(cells))
 
 
