@@ -1,12 +1,14 @@
 """A device for tests: tensors on `FAR` are computed on the CPU, but are as strictly apart from it as those on a GPU.
 
-Inside `far_device()`, an operation that mixes tensors of both fails, as on a GPU; numbers (0-d tensors) may be mixed.
+Inside `far_device()`, an operation that mixes tensors of both fails, as on a GPU; numbers (0-d tensors) may be mixed. Inside
+`waits()`, it is noted where the host would have to wait for a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import extract_stack
 from typing import Any
 
 import torch
@@ -25,6 +27,8 @@ class _Module(_DummyBackendModule):
 _setup_privateuseone_for_python_backend("far", _Module())
 FAR = torch.device("far:0")
 CPU = torch.device("cpu")
+ASKS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "bincount", "is_nonzero"}
+_noted: list[list[str]] = []
 
 
 class _Far(Tensor):
@@ -73,6 +77,8 @@ def _compute(function: Any, arguments: Any, settings: dict[str, Any]) -> Any:
     into = function is torch.ops.aten.copy_.default
     if far and near and not into and function is not torch.ops.aten._to_copy.default:
         raise RuntimeError(f"{function}: tensors on {FAR} and on the CPU, of shapes {[tuple(t.shape) for t in tensors]}")
+    if far and _noted and (why := _why_waited(function, arguments, settings)):
+        _noted[-1].append(f"{why} at {_caller()}")
     wanted = settings.get("device")
     goes_far = bool(far)
     if wanted is not None:
@@ -86,6 +92,34 @@ def _compute(function: Any, arguments: Any, settings: dict[str, Any]) -> Any:
         return found
     known = {id(tensor.near): tensor for tensor in far}  # an operation in place gives back the tensor itself
     return tree_map(lambda leaf: known.get(id(leaf), _Far(leaf)) if isinstance(leaf, Tensor) else leaf, found)
+
+
+def _why_waited(function: Any, arguments: Any, settings: dict[str, Any]) -> str:
+    """Say why the host would wait for a GPU in an operation on tensors that are there, "" where it wouldn't."""
+    name = function.overloadpacket.__name__
+    if name in ASKS:
+        return name
+    if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+        return "boolean index" if any(index is not None and index.dtype == torch.bool for index in arguments[1]) else ""
+    leaves = isinstance(arguments[0], _Far) and torch.device(settings.get("device") or FAR).type != FAR.type
+    if name == "_to_copy" and leaves:
+        return "copy to the host"
+    return "copy to the host" if name == "copy_" and not isinstance(arguments[0], _Far) else ""
+
+
+def _caller() -> str:
+    frames = [frame for frame in extract_stack() if "/medlip/" in frame.filename]
+    return f"{frames[-1].filename.rpartition('/medlip/')[2]}:{frames[-1].lineno}" if frames else "a test"
+
+
+@contextmanager
+def waits() -> Iterator[list[str]]:
+    """List what a GPU would be waited for inside: numbers that are read, boolean indices, copies to the host."""
+    _noted.append([])
+    try:
+        yield _noted[-1]
+    finally:
+        _noted.pop()
 
 
 @contextmanager

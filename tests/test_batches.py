@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def batches(store: Store, **options: object) -> TrainingBatches:
     augment = options.pop("augment", Augment(32))
-    return TrainingBatches(store, PREPROCESSING, augment, 16, 3, VOCABULARY, **options)  # type: ignore[arg-type]
+    size = options.pop("batch_size", 16)
+    return TrainingBatches(store, PREPROCESSING, augment, size, 3, VOCABULARY, **options)  # type: ignore[arg-type]
 
 
 def ids(epoch: Iterator[Batch]) -> list[str]:
@@ -76,10 +78,53 @@ def test_a_store_beyond_the_memory_goes_through_in_shuffled_windows(store: Store
     assert len(set(first)) == 1 and order[:20] != sorted(order[:20])
 
 
-def test_processes_share_the_store_without_overlap(store: Store) -> None:
-    shares = [batches(store, rank=rank, ranks=2) for rank in range(2)]
-    first, second = (set(ids(share.epoch(0))) for share in shares)
-    assert not first & second and len(shares[0]) == len(shares[1]) == 64 // 16
+@pytest.mark.parametrize("settings", [{}, {"cache_bytes": 40 * (40**2 + 3825)}, {"rest": "keep"}], ids=str)
+def test_several_processes_take_their_parts_of_the_batches_that_one_would(store: Store, settings: dict[str, Any]) -> None:
+    alone = batches(store, **settings, batch_size=9)
+    shares = [batches(store, **settings, batch_size=3, rank=rank, ranks=3) for rank in range(3)]
+    assert {len(share) for share in shares} == {len(alone)}
+    for epoch, start in ((0, 0), (1, 2)):
+        together = zip(*(share.epoch(epoch, start) for share in shares), strict=True)
+        for whole, parts in zip(alone.epoch(epoch, start), together, strict=True):
+            assert whole.ids == tuple(id_ for part in parts for id_ in part.ids)
+            assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
+            assert torch.equal(whole.seeds, torch.cat([part.seeds for part in parts]))
+            sizes = tuple(map(len, parts))
+            assert {part.shares for part in parts} == {sizes if len(set(sizes)) > 1 else None}
+
+
+@pytest.mark.parametrize(("batch_size", "ranks"), [(16, 1), (7, 2), (5, 3), (11, 9), (200, 4)])
+def test_an_epoch_can_give_every_image_once(store: Store, batch_size: int, ranks: int) -> None:
+    settings = {"batch_size": batch_size, "ranks": ranks, "rest": "keep"}
+    orders = []
+    for epoch in (0, 1):
+        given = [batches(store, rank=rank, **settings) for rank in range(ranks)]
+        each = [list(share.epoch(epoch)) for share in given]
+        assert {len(some) for some in each} == {len(given[0])}  # gradients are exchanged at each step
+        assert all(len(batch) for some in each for batch in some)
+        orders.append([id_ for some in each for batch in some for id_ in batch.ids])
+        assert sorted(orders[-1]) == sorted(store.column("id"))
+    assert orders[0] != orders[1]
+
+
+def test_a_batch_in_parts_has_every_image_once_in_as_many_parts_everywhere(store: Store) -> None:
+    given = [batches(store, batch_size=9, ranks=2, rank=rank, rest="keep") for rank in range(2)]
+    for both in zip(*(share.epoch(0) for share in given), strict=True):
+        parts = [batch.parts(4) for batch in both]
+        assert len(parts[0]) == len(parts[1])
+        for batch, some in zip(both, parts, strict=True):
+            assert batch.ids == tuple(id_ for part in some for id_ in part.ids)
+        for pair in zip(*parts, strict=True):
+            sizes = tuple(map(len, pair))
+            assert {part.shares or (sizes[0],) * 2 for part in pair} == {sizes}
+
+
+def test_images_made_on_the_device_are_those_of_the_host(store: Store) -> None:
+    host, device = (next(batches(store, on_device=on).epoch(0)) for on in (False, True))
+    assert device.images.dtype == torch.uint8
+    finished = device.to(torch.device("cpu"))
+    assert torch.equal(finished.images, host.images)
+    assert torch.equal(finished.facts, host.facts)
 
 
 def test_a_thread_ahead_changes_nothing_and_hands_on_errors(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +132,7 @@ def test_a_thread_ahead_changes_nothing_and_hands_on_errors(store: Store, monkey
     made = batches(store)
     epoch = made.epoch(0)
     next(epoch)
-    monkeypatch.setattr(made, "_batch", lambda samples, epoch: (_ for _ in ()).throw(MedLIPError("broken shard")))
+    monkeypatch.setattr(made, "_batch", lambda *given: (_ for _ in ()).throw(MedLIPError("broken shard")))
     with pytest.raises(MedLIPError, match="broken shard"):
         list(epoch)
 

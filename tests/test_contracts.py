@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from medlip.methods import Method, build_method, load_method, method_names, regi
 from medlip.methods.base import (
     EmbedsReports,
     HasEncoder,
+    HasReference,
     HasStreams,
-    HasTimedPasses,
     MatchesSentences,
     MethodConfig,
     PredictsPatches,
@@ -68,7 +68,7 @@ def make_batch(seed: int = 0, silent: bool = False) -> Batch:
     reports = ((),) * 4 if silent else REPORTS
     nothing: Any = ((),) * 4
     return Batch(images, facts, ("a",) * 4, ("a",) * 4, ("",) * 4, reports, ({},) * 4, nothing, nothing,
-                 torch.zeros(4, dtype=torch.bool), seed)  # fmt: skip
+                 torch.zeros(4, dtype=torch.bool), 4 * seed + torch.arange(4))  # fmt: skip
 
 
 @dataclass
@@ -260,12 +260,15 @@ def test_an_encoder_taken_out_of_a_method_works_by_itself(case: Case) -> None:
     assert [level.shape[1] for level in features.pyramid] == encoder.widths
 
 
-def test_timed_passes_are_a_step_and_parts_of_it(case: Case) -> None:
-    method = able(case, HasTimedPasses)
-    step, parts = method.timed_passes(case.images, REPORTS, torch.Generator().manual_seed(0))
-    assert parts
-    for tensors in (step(), *(part() for part in parts.values())):
-        assert any(tensor.requires_grad for tensor in tensors)
+def test_what_a_step_is_timed_beside_is_learned_from(case: Case) -> None:
+    parts = case.method.timed_parts(make_batch().to(case.images.device))
+    assert ("encoder" in parts) == isinstance(case.method, HasEncoder)
+    assert all(any(tensor.requires_grad for tensor in part()) for part in parts.values())
+
+
+def test_the_plain_form_of_the_losses_gives_the_same(case: Case) -> None:
+    method, batch = able(case, HasReference), make_batch(seed=1).to(case.images.device)
+    torch.testing.assert_close(method.reference_losses(batch), method.losses(batch), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -384,14 +387,14 @@ def recipe_settings(name: str, text_encoder: str) -> dict[str, Any]:
 
 
 def work(rank: int, folder: str, text_encoder: str) -> None:
-    """Take steps of every recipe's model in two processes, of which one finds nothing to learn from in the second step."""
+    """Take three steps of every recipe's model in two processes, one of which finds nothing to learn from in the second."""
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=300))
     try:
         for name in recipe_files():
             method = make(recipe_settings(name, text_encoder)).train()
             model = DistributedDataParallel(Losses(method))
-            for step, silent in enumerate((False, rank == 1)):
-                batch = replace(make_batch(seed=2 * step + rank, silent=silent), seed=step)
+            for step, silent in enumerate((False, rank == 1, False)):
+                batch = make_batch(seed=2 * step + rank, silent=silent)
                 terms = model(batch)
                 torch.stack([method.loss_weights[key] * term for key, term in terms.items()]).sum().backward()
                 unused = [key for key, parameter in method.named_parameters() if parameter.grad is None]

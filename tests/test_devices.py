@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 
-from far import FAR, far_device
+from far import FAR, far_device, waits
 from medlip.data.batch import TrainingBatches
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
@@ -21,7 +22,7 @@ from medlip.methods import build_method, method_names
 from medlip.methods.base import HasEncoder
 from medlip.nn.device import autocast, device_of, resolve_device, resolve_precision
 from medlip.training import load_recipe, load_run
-from medlip.training.loop import Group, Training, processes
+from medlip.training.loop import Callback, Group, Training, processes
 from medlip.training.schedule import Shaped, Steps
 
 PACKAGE = Path(__file__).parents[1] / "src" / "medlip"
@@ -111,20 +112,79 @@ def test_mixing_devices_fails_on_the_far_one_too() -> None:
             far.numpy()
 
 
-@pytest.mark.parametrize("name", method_names())
-def test_every_method_trains_where_it_is(name: str, phantom_store: Path) -> None:
-    changes = ["image.size=32", "method.backbone=resnet10t", "method.weights=null", "training.seed=3"]
-    recipe, train = load_recipe(f"{name}-phantom", changes), Store.open(phantom_store).select("train").take(range(8))
+class SecondStep(Callback):
+    """Notes what would be waited for in the second step: the first one may build what is kept."""
+
+    def __init__(self) -> None:
+        self.stack, self.found = ExitStack(), list[str]()
+
+    def after_step(self, training: Training) -> None:
+        self.stack.close()
+        assert {term.device for term in training.terms.values()} == {FAR}
+        if training.step == 1:
+            self.found = self.stack.enter_context(waits())
+
+
+def train(name: str, store: Store, device: torch.device, callbacks: Sequence[Callback], *settings: str) -> None:
+    """Train a method in small for two steps."""
+    changes = ["image.size=32", "method.backbone=resnet10t", "method.weights=null", *settings]
+    recipe, train = load_recipe(f"{name}-phantom", changes), store.select("train").take(range(8))
     texts = [" ".join(sentences) for sentences in train.column("sentences")]
     method = build_method(recipe.method, train.vocabulary, recipe.make_preprocessing(), lambda: texts)
-    batches = TrainingBatches(train, method.preprocessing, recipe.make_augment(), 4, 0, train.vocabulary, ahead=0)
-    with far_device(), processes(FAR) as ranks:
-        method.to(FAR)
-        assert method.device == FAR
+    batches = TrainingBatches(
+        train, method.preprocessing, recipe.make_augment(), 4, 0, train.vocabulary, ahead=0, on_device=True
+    )
+    with processes(device) as ranks:
+        method.to(device)
         groups = [Group(list(method.parameters()), 1e-3, 0.0)]
-        training = Training(method, batches, ranks, groups, schedule=Shaped(), budget=Steps(1))
-        training.run("learning")
-        assert all(term.device == FAR for term in training.terms.values())
+        training = Training(method, batches, ranks, groups, schedule=Shaped(), budget=Steps(2), clip=1.0)
+        training.run("learning", callbacks)
+
+
+ASKING = {"mlip": ("method.local=transport",)}  # its transport asks after every iteration whether it is done
+SILENT = {"mlip": ("method.local=attention",)}
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_trains_where_it_is_and_waits_for_nothing(name: str, phantom_store: Path) -> None:
+    second = SecondStep()
+    with far_device():
+        train(name, Store.open(phantom_store), FAR, [second], *SILENT.get(name, ()))
+    assert second.found == []
+
+
+def test_only_transport_asks_an_accelerator_whether_it_is_done(phantom_store: Path) -> None:
+    second = SecondStep()
+    with far_device():
+        train("mlip", Store.open(phantom_store), FAR, [second], *ASKING["mlip"])
+    assert second.found
+    assert {found.partition(" at ")[2].partition(":")[0] for found in second.found} == {"nn/transport.py"}
+
+
+def test_what_waits_does_not_go_unseen() -> None:
+    with far_device(), waits() as found:
+        values = torch.arange(4.0).to(FAR)
+        values[values > 1], values.nonzero(), values.sum().item(), values.cpu()
+        values[torch.tensor([0, 1]).to(FAR)], values.where(values > 1, 0)
+    assert [what.partition(" at ")[0] for what in found] == [
+        "boolean index",
+        "nonzero",
+        "_local_scalar_dense",
+        "copy to the host",
+    ]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", method_names())
+def test_a_gpu_is_not_waited_for_in_a_step(name: str, phantom_store: Path) -> None:
+    class NoWaiting(Callback):
+        def after_step(self, training: Training) -> None:
+            torch.cuda.set_sync_debug_mode("error" if training.step == 1 else "default")
+
+    try:
+        train(name, Store.open(phantom_store), torch.device("cuda"), [NoWaiting()], *SILENT.get(name, ()))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_method_is_evaluated_where_it_is(tiny_run: Path, phantom_store: Path) -> None:

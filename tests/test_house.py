@@ -22,7 +22,7 @@ FLOORS = (
     "experiments", "app",
 )  # fmt: skip
 FACE = "the package itself"  # medlip/__init__.py: it may offer what any floor holds, and no floor leans on it
-BASE = ("about", "errors", "files", "plugins", "delimited", "parallel", "tables")
+BASE = ("about", "errors", "files", "plugins", "delimited", "ray_engine", "parallel", "tables")
 HEIGHT = {name: height for height, name in enumerate((*BASE, *FLOORS, FACE, "__main__"))}
 HEAVY = ("torch", "pandas", "transformers", "matplotlib")
 
@@ -257,6 +257,37 @@ def test_nothing_in_the_repository_is_tied_to_one_machine(pattern: re.Pattern[st
 def test_machine_paths_are_told_from_relative_ones() -> None:
     assert all(MACHINE_PATH.search(text) for text in ('"/tmp/x"', "cd /work/main", "(/home/me/run)", "file:/root/a"))
     assert not any(MACHINE_PATH.search(text) for text in ("../work/x", "runs/tmp/x", "https://host.org/home/x", "RUN/root/"))
+
+
+PLAIN_LOADERS = {"yaml.BaseLoader", "_Loader"}  # the latter that of recipes
+
+
+def _unsafe_loads(source: str) -> list[int]:
+    """List the lines that may run what a file says: unpickled content, YAML with objects."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            name, settings = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+            unsafe = (
+                (name.endswith("torch.load") and settings.get("weights_only") != "True")
+                or (name.endswith("np.load") and settings.get("allow_pickle", "False") != "False")
+                or (name == "yaml.load" and not ({*map(ast.unparse, node.args), *settings.values()} & PLAIN_LOADERS))
+            )
+            if unsafe or name.startswith("pickle.load") or name == "yaml.unsafe_load":
+                found.append(node.lineno)
+    return found
+
+
+def test_nothing_is_loaded_that_could_run_code() -> None:
+    found = {module: _unsafe_loads(path.read_text(encoding="utf-8")) for module, path in _modules().items()}
+    assert {module: lines for module, lines in found.items() if lines} == {}
+    for line in (
+        "torch.load(path)",
+        "pickle.loads(content)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+    ):
+        assert _unsafe_loads(line)
 
 
 def _loaded_by(code: str) -> set[str]:

@@ -37,7 +37,7 @@ class Numbers:
 
 class Pair(SimpleNamespace):
     def __init__(self, values: Tensor) -> None:
-        super().__init__(values=values, ids=[f"image {float(values[0, 0])} {letter}" for letter in "ab"])
+        super().__init__(values=values, shares=None, ids=[f"image {float(values[0, 0])} {letter}" for letter in "ab"])
 
     def __len__(self) -> int:
         return len(self.values)

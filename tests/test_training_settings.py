@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import re
 import resource
 import signal
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +23,13 @@ from medlip.concepts import default_vocabulary
 from medlip.data.batch import evaluation_batches
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
+from medlip.images.preprocessing import Preprocessing
 from medlip.methods import build_method
 from medlip.methods.base import read_safetensors, write_safetensors
+from medlip.nn.device import peak_allocated
 from medlip.nn.vision_encoder import vision_encoder
 from medlip.training import fit, load_recipe
+from medlip.training.bench import made_up_batch
 from medlip.training.callbacks import register_logger
 from medlip.training.loop import Callback, Training
 
@@ -380,6 +386,105 @@ def test_a_run_in_parts_trains_and_resumes_bit_by_bit(run: Fit, recipe: str) -> 
     settings = ("training.accumulate=4", *(TEXT if recipe.startswith("convirt") else ()))
     whole = run("whole", *settings, recipe=recipe)
     assert same(weights(whole), weights(in_two(run, *settings, recipe=recipe)))
+
+
+def test_activations_that_are_computed_again_change_no_number(run: Fit, plain: Path) -> None:
+    settings = ("training.checkpointing=true", "method.layers=1")
+    assert same(weights(run("spared", *settings)), weights(plain))
+    text = (*TEXT, *CONTRASTS["mlip-phantom"], "training.epochs=1")
+    kept, spared = (
+        weights(run(f"mlip {on}", *text, f"training.checkpointing={on}", recipe="mlip-phantom")) for on in ("false", "true")
+    )
+    assert same(kept, spared)
+
+
+def test_computing_activations_again_saves_memory() -> None:
+    def held(checkpointing: bool) -> int:
+        settings = {"name": "medslip", "backbone": "resnet18"}
+        method = build_method(settings, default_vocabulary(), Preprocessing(64))
+        if checkpointing:
+            method.recompute()
+        batch = made_up_batch(4, 64, default_vocabulary())
+        step = lambda: torch.stack(list(method.losses(batch).values())).sum().backward()  # noqa: E731
+        return peak_allocated(step, method.device)
+
+    assert held(True) < 0.7 * held(False)
+
+
+def test_images_can_be_augmented_where_they_are_learned_from(run: Fit, plain: Path) -> None:
+    assert same(weights(run("there", "training.augment_on=device")), weights(plain))
+
+
+def test_half_precision_scales_its_losses_and_resumes_bit_by_bit(run: Fit) -> None:
+    settings = ("training.precision=fp16", "training.clip=1")
+    whole, parts = run("whole", *settings), in_two(run, *settings)
+    assert same(weights(whole), weights(parts))
+    scale = weights(parts, "checkpoint.safetensors", "scaler.")
+    assert scale["scale"] > 1
+    assert all(math.isfinite(line["loss"]) for line in lines(whole, "loss"))
+
+
+def test_without_a_compiler_it_is_said_and_trained_as_it_is(
+    run: Fit, plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError("no C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    assert same(weights(run("as it is", "training.compile=true")), weights(plain))
+    assert "training.compile: nothing is compiled, for this machine can't (no C++ compiler found)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_learns_the_same(run: Fit, plain: Path) -> None:
+    compiled = run("compiled", "training.compile=true")
+    assert lines(compiled, "loss")[-1]["loss"] == pytest.approx(lines(plain, "loss")[-1]["loss"], rel=1e-3)
+    assert weights(compiled).keys() == weights(plain).keys()
+
+
+def test_an_epoch_can_have_a_smaller_last_batch(run: Fit) -> None:
+    kept = run("kept", "training.batch_size=10", "training.rest=keep", "training.accumulate=2")
+    assert lines(kept, "loss")[-1]["step"] == 6  # 10, 10 and 4 images, twice
+
+
+def test_more_epochs_are_a_choice_and_go_on_at_the_rates_of_the_longer_training(run: Fit, plain: Path) -> None:
+    run("longer", "training.epochs=1")
+    with pytest.raises(MedLIPError, match=r"made for 1 epochs, now training\.epochs=2\. Add --extend"):
+        run("longer", resume=True)
+    with pytest.raises(MedLIPError, match=r"training\.lr was"):
+        run("longer", "training.lr=1", resume=True, extend=True)
+    longer = run("longer", resume=True, extend=True)
+    assert [line["step"] for line in lines(longer, "loss")] == [3, 6]
+    assert lines(longer, "loss")[-1]["lr"] == lines(plain, "loss")[-1]["lr"]
+    with pytest.raises(MedLIPError, match="another recipe"):
+        run("longer", "training.epochs=1", resume=True, extend=True)
+
+
+def test_half_a_line_of_metrics_is_taken_back(run: Fit, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run("torn", callbacks=[InterruptAfter(2)])
+    with (tmp_path / "torn" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    torn = run("torn", resume=True)
+    assert [line["step"] for line in lines(torn, "loss")] == [3, 6]
+
+
+@pytest.mark.skipif(not hasattr(os, "chown"), reason="files belong to no group here")
+def test_checkpoints_can_be_read_by_the_group_of_their_folder(run: Fit, tmp_path: Path) -> None:
+    mask = os.umask(0o077)
+    try:
+        done = run("run", "training.epochs=1", "training.keep=2")
+    finally:
+        os.umask(mask)
+    for file in done.glob("*.safetensors"):
+        assert file.stat().st_mode & stat.S_IRGRP
+        assert file.stat().st_gid == done.stat().st_gid
+
+
+def test_a_patch_that_does_not_divide_the_image_is_answered_with_sizes_that_do() -> None:
+    recipe = load_recipe("mlip-phantom", [*PLAIN_VISION, "image.size=100"])
+    with pytest.raises(MedLIPError, match=r"Set image\.size=96 or 112, or another method\.stride"):
+        build_method(recipe.method, default_vocabulary(), recipe.make_preprocessing(), lambda: ["A report."] * 3)
 
 
 def test_a_dry_run_says_what_a_training_takes_and_writes_nothing(

@@ -39,7 +39,7 @@ def test_no_mask_equals_all_patches_visible(encoder: VisionEncoder) -> None:
 
 def test_hidden_patches_do_not_leak(encoder: VisionEncoder) -> None:
     images = torch.randn(2, 3, 32, 32)
-    visible = draw_visible(2, patches(encoder), 0.5, torch.Generator().manual_seed(1))
+    visible = draw_visible(torch.rand(2, patches(encoder), generator=torch.Generator().manual_seed(1)), 0.5)
     hidden = ~visible_map(visible, patches(encoder)).view(2, 1, *encoder.patch_grid(32))
     other = images + 5 * hidden.repeat_interleave(encoder.stride, 2).repeat_interleave(encoder.stride, 3)
     torch.testing.assert_close(encoder(other, visible).tokens, encoder(images, visible).tokens)
@@ -61,13 +61,13 @@ def test_tokens_come_in_the_order_asked_for(encoder: VisionEncoder) -> None:
 
 
 def test_masks_are_seeded_distinct_and_of_the_right_size() -> None:
-    first, again = (draw_visible(4, 49, 0.75, torch.Generator().manual_seed(3)) for _ in range(2))
+    first, again = (draw_visible(torch.rand(4, 49, generator=torch.Generator().manual_seed(3)), 0.75) for _ in range(2))
     assert torch.equal(first, again)
     assert first.shape == (4, 12)
     assert all(len(set(row.tolist())) == 12 for row in first)
     assert not torch.equal(first[0], first[1])
-    assert draw_visible(1, 4, 0.99, torch.Generator()).shape == (1, 1)
-    assert draw_visible(1, 10, 0.9, torch.Generator()).shape == (1, 1)
+    assert draw_visible(torch.rand(1, 4), 0.99).shape == (1, 1)
+    assert draw_visible(torch.rand(1, 10), 0.9).shape == (1, 1)
 
 
 def test_positions_tell_all_patches_apart() -> None:

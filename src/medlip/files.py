@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import glob
 from pathlib import Path
 
@@ -18,6 +19,14 @@ def matches(pattern: str) -> list[Path]:
     """Return the files and folders that a path or pattern names, in order: a path that there is stands for itself."""
     # Path.glob takes no absolute pattern
     return [Path(pattern)] if Path(pattern).exists() else [Path(found) for found in sorted(glob(pattern, recursive=True))]  # noqa: PTH207
+
+
+def share_with_group(path: Path) -> None:
+    """Let the group that a file's folder belongs to read the file, as far as this user may decide that."""
+    with suppress(OSError):
+        os.chown(path, -1, path.parent.stat().st_gid)
+    with suppress(OSError):
+        path.chmod(path.stat().st_mode | stat.S_IRGRP)
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -136,7 +136,7 @@ def test_a_contrast_weighs_both_directions() -> None:
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_error_of_hidden_patches_is_its_reference(normalize: bool) -> None:
     images, predicted = torch.randn(3, 3, 12, 12).double(), torch.randn(3, 9, 16).double()
-    visible = draw_visible(3, 9, 0.5, torch.Generator().manual_seed(0))
+    visible = draw_visible(torch.rand(3, 9, generator=torch.Generator().manual_seed(0)), 0.5)
     ours = prediction_errors(predicted, images, visible, 4, normalize)
     torch.testing.assert_close(ours, reference_prediction_errors(predicted, images, visible, 4, normalize))
 

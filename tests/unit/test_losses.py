@@ -22,6 +22,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def keys(present, seed=0):
+    return torch.rand(present.shape, generator=generator(seed))
+
+
 def adjacency(seed, values=(-1, 0, 1)):
     return torch.tensor(values)[torch.randint(len(values), (B, A, P), generator=generator(seed))]
 
@@ -53,14 +57,14 @@ def test_protocl_equals_its_reference(seed):
     present = adjacency(seed).transpose(1, 2) == 1
     present = present[present.any(2)]
     states, partners = normal(len(present), D, seed=seed), normal(A, D, seed=seed + 10)
-    negatives = losses.draw_negatives(present, torch.eye(A, dtype=torch.bool), 3, generator(seed))
+    negatives = losses.draw_negatives(present, torch.eye(A, dtype=torch.bool), 3, keys(present, seed))
     ours = losses.protocl_loss(states, partners, present, negatives)
     torch.testing.assert_close(ours, reference_protocl_loss(states, partners, present, negatives))
 
 
 def test_a_random_prototype_is_one_of_the_positives():
     present = torch.tensor([[True, False, True, False], [False, True, False, False]])
-    drawn = torch.stack([losses.draw_positive(present, generator(seed)) for seed in range(50)])
+    drawn = torch.stack([losses.draw_positive(present, keys(present, seed)) for seed in range(50)])
     assert set(drawn[:, 0].tolist()) == {0, 2}
     assert set(drawn[:, 1].tolist()) == {1}
 
@@ -103,9 +107,9 @@ def test_unmentioned_pairs_count_as_absent_only_on_request():
 def test_negatives_are_drawn_without_replacement_and_repeat_with_their_seed():
     present = torch.rand(40, 20, generator=generator()) < 0.2
     unfit = torch.eye(20, dtype=torch.bool)
-    drawn = losses.draw_negatives(present, unfit, 7, generator(1))
-    assert torch.equal(drawn, losses.draw_negatives(present, unfit, 7, generator(1)))
-    assert not torch.equal(drawn, losses.draw_negatives(present, unfit, 7, generator(2)))
+    drawn = losses.draw_negatives(present, unfit, 7, keys(present, 1))
+    assert torch.equal(drawn, losses.draw_negatives(present, unfit, 7, keys(present, 1)))
+    assert not torch.equal(drawn, losses.draw_negatives(present, unfit, 7, keys(present, 2)))
     for row, negatives in zip(present, drawn, strict=True):
         chosen = negatives[negatives >= 0]
         assert len(chosen) == min(7, int((~row).sum())) == len(set(chosen.tolist()))
@@ -114,7 +118,7 @@ def test_negatives_are_drawn_without_replacement_and_repeat_with_their_seed():
 
 def test_a_row_without_fit_negatives_still_has_a_finite_loss():
     present = torch.ones(1, 4, dtype=torch.bool)
-    negatives = losses.draw_negatives(present, torch.eye(4, dtype=torch.bool), 3, generator())
+    negatives = losses.draw_negatives(present, torch.eye(4, dtype=torch.bool), 3, keys(present))
     assert (negatives == -1).all()
     assert losses.protocl_loss(normal(1, D), normal(4, D), present, negatives).item() == 0
 
@@ -134,8 +138,8 @@ def test_one_random_position_is_a_prototype_of_one():
     present = torch.rand(5, A, generator=generator()) < 0.4
     present[:, 0] = True
     states, partners = normal(5, D), normal(A, D, seed=1)
-    positive = losses.draw_positive(present, generator())
-    negatives = losses.draw_negatives(present, torch.eye(A, dtype=torch.bool), 3, generator())
+    positive = losses.draw_positive(present, keys(present))
+    negatives = losses.draw_negatives(present, torch.eye(A, dtype=torch.bool), 3, keys(present))
     expected = reference_protocl_loss(states, partners, one_hot(positive, A).bool(), negatives)
     torch.testing.assert_close(losses.protocl_loss(states, partners, present, negatives, positive), expected)
 

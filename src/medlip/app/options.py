@@ -68,14 +68,24 @@ Seed = Annotated[int, typer.Option("--seed", help="Random seed.", metavar="N")]
 Workers = Annotated[
     int | None, typer.Option("--workers", help="Number of processes. Default: one per core.", min=0, metavar="N")
 ]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="What does the work: processes of this machine, or a Ray cluster."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address", help="Ray cluster: auto, or HOST:PORT. Default: one is started on this machine.", metavar="ADDRESS"
+    ),
+]
 Batch = Annotated[int, typer.Option("--batch", help="Images computed at a time.", min=1, metavar="N")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     typer.Option("--device", help="Device to compute on; auto uses a GPU if available."),
 ]
 Precision = Annotated[
-    Literal["auto", "fp32", "bf16"],
-    typer.Option("--precision", help="Numerical precision; bf16 is mixed precision, auto uses it where it is fast."),
+    Literal["auto", "fp32", "bf16", "fp16"],
+    typer.Option("--precision", help="Numerical precision; bf16 and fp16 are mixed, auto uses bf16 where it is fast."),
 ]
 Plugin = Annotated[
     list[str] | None,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from itertools import islice
-from typing import TypeVar, cast
+from functools import partial
+from itertools import islice, pairwise
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,12 +21,14 @@ from medlip.data.mirror import mirror_anatomy, mirror_facts
 from medlip.data.store import Record, Store
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
-from medlip.images.augment import Augment, Augmented, move_boxes, move_masks
+from medlip.images.augment import Augment, AugmentPlan, move_boxes, move_masks
 from medlip.images.preprocessing import Preprocessing
 from medlip.reports import Presence, UncertainPolicy, fact_matrix, mirror_sides
 from medlip.reports.facts import IGNORED
 
 T = TypeVar("T")
+Rest = Literal["drop", "keep"]
+"""What becomes of the images that an epoch leaves over beside whole batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,12 @@ class Batch:
         boxes: in pixels of `images`; boxes that left the image are gone. Empty unless asked for.
         masks: (S, S). Empty unless asked for.
         mirrored: bool (B,).
-        seed: for what a loss draws at random: another for every batch, the same whenever the batch comes again.
+        seeds: int64 (B,), on the host: for what a loss draws at random for each image; another in every epoch, the same
+            whenever the epoch comes again, whatever else is in the batch.
+        host_facts: the facts as they are on the host, None where `facts` are: what is looked up there needs no waiting for
+            an accelerator.
+        shares: images of each process in this step, where not all have as many; else None.
+        finish: makes `images` of what is in their place on the way to a device, uint8 (B, H, W); else None.
     """
 
     images: Tensor
@@ -57,35 +65,48 @@ class Batch:
     boxes: tuple[tuple[Box, ...], ...]
     masks: tuple[tuple[Mask, ...], ...]
     mirrored: Tensor
-    seed: int = 0
+    seeds: Tensor
+    host_facts: Tensor | None = None
+    shares: tuple[int, ...] | None = None
+    finish: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def parts(self, count: int) -> list[Batch]:
-        """Return the batch in `count` parts of B / count images, each with a seed of its own."""
-        size = len(self) // count
-        return [
-            self._part(slice(start, start + size), hash((self.seed, start)) % 2**63) for start in range(0, len(self), size)
-        ]
+        """Return the batch, once its images are finished, in `count` parts as equal as can be.
 
-    def _part(self, rows: slice, seed: int) -> Batch:
-        values = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "seed"}
-        return Batch(**values, seed=seed)
+        There are fewer parts where a process has fewer images.
+        """
+        count = min(count, *(self.shares or (len(self),)))
+        edges = [_split(images, count) for images in (len(self), *(self.shares or ()))]
+        return [self._part(slice(*own), [end - start for start, end in others]) for own, *others in zip(*edges, strict=True)]
+
+    def _part(self, rows: slice, shares: Sequence[int]) -> Batch:
+        per_image = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("shares", "finish")}
+        part: Any = {name: value if value is None else value[rows] for name, value in per_image.items()}
+        return Batch(**part, shares=tuple(shares) or None)
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with images and facts on a device."""
-        return replace(
-            self, images=self.images.to(device, non_blocking=True), facts=self.facts.to(device, non_blocking=True)
-        )
+        """Return the batch with images, which are finished there, and facts on a device."""
+        images, facts = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.facts))
+        images = images if self.finish is None else self.finish(images)
+        host_facts = self.facts if self.host_facts is None else self.host_facts
+        return replace(self, images=images, facts=facts, host_facts=host_facts, finish=None)
+
+
+def _split(images: int, parts: int) -> list[tuple[int, int]]:
+    """Return where each of several parts of so many images starts and ends."""
+    return list(pairwise(images * part // parts for part in range(parts + 1)))
 
 
 class TrainingBatches:
     """Augmented batches of a store, epoch by epoch, each in an order of its own.
 
     The order and every sample's augmentation follow from seed, epoch and store alone, so an epoch goes on at any batch as if
-    it had never stopped. Decoded images stay in memory while they fit into `cache_bytes`; a larger store goes through memory
-    in windows of that size, shuffled over the windows and inside each. A thread works ahead of the training step.
+    it had never stopped; and several processes take their parts of the batches that one would take. Decoded images stay in
+    memory while they fit into `cache_bytes`; a larger store goes through memory in windows of that size, shuffled over the
+    windows and inside each. A thread works ahead of the training step.
     """
 
     def __init__(
@@ -104,6 +125,9 @@ class TrainingBatches:
         ranks: int = 1,
         ahead: int = 2,
         cache_bytes: int = 4 << 30,
+        rest: Rest = "drop",
+        on_device: bool = False,
+        pin: bool = False,
     ) -> None:
         """Set up batches.
 
@@ -111,14 +135,18 @@ class TrainingBatches:
             store: what to train on, such as `store.select("train")`.
             preprocessing: of the model; its size is the augmentation's.
             augment: makes the images of a batch.
-            batch_size: images a batch; a rest below it is left out of the epoch.
+            batch_size: images a batch and process.
             seed: of order and augmentation.
             vocabulary: of the facts; must be the store's.
             uncertain: what an uncertain fact counts as.
             implied: whether absences that follow from a normal statement count as absent.
             regions: whether batches carry boxes and masks.
-            rank: of this process among `ranks` that train together; each has its own share of the store.
+            rank: of this process among `ranks` that train together; each has its part of every batch.
             ranks: number of such processes.
+            rest: what becomes of the images that an epoch leaves over beside whole batches: `drop` them, which are others in
+                every epoch, or `keep` them as a last, smaller batch (a larger one, if they are fewer than processes).
+            on_device: make the images of a batch where it is moved `to`, rather than on the host.
+            pin: keep batches in memory that an accelerator can fetch by itself.
             ahead: batches made ahead by a thread; 0 for none.
             cache_bytes: memory for decoded images, part of what the order follows from when the store is larger.
 
@@ -132,19 +160,17 @@ class TrainingBatches:
             )
         self.store, self.preprocessing, self.augment, self.vocabulary = store, preprocessing, augment, vocabulary
         self.batch_size, self.seed, self.uncertain, self.implied = batch_size, seed, uncertain, implied
-        self.regions, self.ahead = regions, ahead
+        self.regions, self.ahead, self.rank, self.ranks = regions, ahead, rank, ranks
+        self.on_device, self.pin = on_device, pin
         self.side = min(store.size, 2 * augment.size)
-        groups = store.groups()
-        self._groups = groups[rank::ranks]
-        # Every rank takes as many steps as the one with the smallest share: gradients are exchanged at each.
-        self._steps = min(sum(map(len, groups[other::ranks])) for other in range(ranks)) // batch_size
+        self._groups, self._images = store.groups(), len(store)
+        self._steps, left = divmod(self._images, batch_size * ranks)
+        self._keeps = rest == "keep" and (left >= ranks or (left > 0 and self._steps > 0))
+        self._steps += self._keeps and left >= ranks
         if not self._steps:
-            raise MedLIPError(
-                f"{store.root}: {len(store)} images are fewer than a batch of {batch_size} on each of {ranks} processes. "
-                "Use a smaller batch."
-            )
+            raise MedLIPError(_too_few(store, batch_size, ranks, rest))
         cells = len(vocabulary.anatomies) * len(vocabulary.pathologies)
-        self._window_size = max(batch_size, cache_bytes // (self.side**2 + cells))
+        self._window_size = max(batch_size * ranks, cache_bytes // (self.side**2 + cells))
         self._window: tuple[list[int], dict[int, _Sample]] = [], {}
 
     def __len__(self) -> int:
@@ -153,30 +179,44 @@ class TrainingBatches:
     @property
     def cached_bytes(self) -> int:
         """Memory that decoded images take."""
-        return self.side**2 * min(self._window_size, sum(map(len, self._groups)))
+        return self.side**2 * min(self._window_size, self._images)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from batch `start` on."""
-        samples = self._samples(epoch, start * self.batch_size)
-        batches = (self._batch(list(islice(samples, self.batch_size)), epoch) for _ in range(start, self._steps))
+        samples = self._samples(epoch, start)
+        batches = (
+            self._batch(list(islice(samples, self._shares(step)[self.rank])), epoch, self._shares(step))
+            for step in range(start, self._steps)
+        )
         return _ahead(batches, self.ahead) if self.ahead else batches
 
-    def _samples(self, epoch: int, skip: int) -> Iterator[_Sample]:
-        """Yield the epoch's samples in order, from sample `skip` on; windows that lie before it are not read."""
+    def _shares(self, step: int) -> list[int]:
+        """Return how many images of a step each process has."""
+        whole = self.batch_size * self.ranks
+        images = self._images - step * whole if self._keeps and step == self._steps - 1 else whole
+        return [end - start for start, end in _split(images, self.ranks)]
+
+    def _samples(self, epoch: int, start: int) -> Iterator[_Sample]:
+        """Yield this process's samples of the epoch in order, from step `start` on; no others are decoded."""
+        mine = [np.zeros(0, np.int64)]
+        for step in range(start, self._steps):
+            shares = self._shares(step)
+            first = step * self.batch_size * self.ranks + sum(shares[: self.rank])
+            mine.append(np.arange(first, first + shares[self.rank]))
+        places, passed = np.concatenate(mine), 0
         random = np.random.default_rng((self.seed, epoch))
         for groups in self._windows(random):
             rows = np.concatenate([self._groups[group] for group in groups])
-            order = rows[random.permutation(len(rows))]
-            if skip >= len(order):
-                skip -= len(order)
-                continue
-            window = self._load(groups)
-            yield from (window[index] for index in order[skip:])
-            skip = 0
+            rows = rows[random.permutation(len(rows))]
+            own = rows[places[(places >= passed) & (places < passed + len(rows))] - passed].tolist()
+            passed += len(rows)
+            if own:
+                window = self._load(groups, own)
+                yield from (window[row] for row in own)
 
     def _windows(self, random: np.random.Generator) -> list[list[int]]:
         """Divide the groups into windows that fit into memory, shuffled unless one window holds all."""
-        if sum(map(len, self._groups)) <= self._window_size:
+        if self._images <= self._window_size:
             return [list(range(len(self._groups)))]
         windows: list[list[int]] = [[]]
         room = self._window_size
@@ -188,12 +228,13 @@ class TrainingBatches:
             room -= len(self._groups[group])
         return windows
 
-    def _load(self, groups: list[int]) -> dict[int, _Sample]:
+    def _load(self, groups: list[int], rows: Sequence[int]) -> dict[int, _Sample]:
         if self._window[0] != groups:
-            self._window = [], {}  # let go of the old one before the new one is read
-            rows = (int(row) for group in groups for row in self._groups[group])
-            self._window = groups, {row: self._sample(row) for row in rows}
-        return self._window[1]
+            self._window = groups, {}
+        window = self._window[1]
+        missing = set(rows) - window.keys()
+        window.update({row: self._sample(row) for group in groups for row in self._groups[group].tolist() if row in missing})
+        return window
 
     def _sample(self, row: int) -> _Sample:
         record = self.store[row]
@@ -207,12 +248,17 @@ class TrainingBatches:
         shape = record.image.shape
         return _Sample(row, torch.from_numpy(pixels), matrix, replace(record, image=_NO_PIXELS, facts=(), implied=()), shape)
 
-    def _batch(self, samples: Sequence[_Sample], epoch: int) -> Batch:
-        seeds = [(self.seed << 64) + (epoch << 32) + sample.row for sample in samples]
-        augmented = self.augment(torch.stack([sample.pixels for sample in samples]), seeds)
-        images = self.preprocessing.normalise(augmented.images)
-        batch = _assemble(samples, augmented, images, self.vocabulary, self.augment.swap_sides)
-        return replace(batch, seed=hash((self.seed, epoch, samples[0].row)) % 2**63)
+    def _batch(self, samples: Sequence[_Sample], epoch: int, shares: Sequence[int]) -> Batch:
+        plan = self.augment.plan([(self.seed << 64) + (epoch << 32) + sample.row for sample in samples])
+        finish = partial(_finished, self.augment, plan, self.preprocessing)
+        images = torch.stack([sample.pixels for sample in samples])
+        batch = replace(
+            _assemble(samples, plan, images if self.on_device else finish(images), self.vocabulary, self.augment),
+            seeds=torch.tensor([hash((self.seed, epoch, sample.row)) for sample in samples]),
+            shares=tuple(shares) if len(set(shares)) > 1 else None,
+            finish=finish if self.on_device else None,
+        )
+        return replace(batch, images=batch.images.pin_memory(), facts=batch.facts.pin_memory()) if self.pin else batch
 
 
 def evaluation_batches(
@@ -226,7 +272,7 @@ def evaluation_batches(
     """Yield the records of a store in order, not augmented, with their boxes and masks; the last batch may be smaller."""
     vocabulary = store.vocabulary
     identity = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
-    records = iter(store)
+    records, seen = iter(store), 0
     while chunk := list(islice(records, batch_size)):
         images = torch.cat([preprocessing(torch.from_numpy(record.image)[None]) for record in chunk])
         facts = [[*record.facts, *(record.implied if implied else ())] for record in chunk]
@@ -236,8 +282,24 @@ def evaluation_batches(
             )
             for row, record in enumerate(chunk)
         ]
-        unmoved = Augmented(images, identity.expand(len(chunk), 2, 3), torch.zeros(len(chunk), dtype=torch.bool))
-        yield _assemble(samples, unmoved, images, vocabulary)
+        unmoved = AugmentPlan(identity.expand(len(chunk), 2, 3), torch.zeros(len(chunk), dtype=torch.bool), torch.zeros(0))
+        yield replace(
+            _assemble(samples, unmoved, images, vocabulary),
+            seeds=torch.tensor([hash((seen, row)) for row in range(len(chunk))]),
+        )
+        seen += len(chunk)
+
+
+def _too_few(store: Store, batch_size: int, ranks: int, rest: Rest) -> str:
+    """Say why there is no step, and what to set."""
+    have = f"{store.root}: {len(store)} images"
+    if ranks > len(store):
+        return f"{have} are fewer than the {ranks} processes. Start at most {len(store)}."
+    each = f" on each of {ranks} processes" if ranks > 1 else ""
+    return (
+        f"{have} are fewer than a batch of {batch_size}{each}. Set training.batch_size={len(store) // ranks} or less, or "
+        "training.rest=keep."
+    )
 
 
 _NO_PIXELS = np.zeros((0, 0), np.uint8)
@@ -252,18 +314,24 @@ class _Sample:
     shape: tuple[int, ...]
 
 
+def _finished(augment: Augment, plan: AugmentPlan, preprocessing: Preprocessing, pixels: Tensor) -> Tensor:
+    """Return what a model takes, (B, 3, S, S), of pixels (B, H, W)."""
+    return preprocessing.standardize(augment.carry_out(plan, pixels))
+
+
 def _assemble(
-    samples: Sequence[_Sample], augmented: Augmented, images: Tensor, vocabulary: Vocabulary, swap_sides: bool = True
+    samples: Sequence[_Sample], plan: AugmentPlan, images: Tensor, vocabulary: Vocabulary, augment: Augment | None = None
 ) -> Batch:
-    flags = [swap_sides and mirrored for mirrored in augmented.mirrored.tolist()]
-    size = images.shape[-1]
+    """Put samples together, whose images were moved as planned: by an augmentation, or not at all."""
+    flags = [augment is not None and augment.swap_sides and mirrored for mirrored in plan.mirrored.tolist()]
+    size = images.shape[-1] if augment is None else augment.size
     records = [sample.record for sample in samples]
     facts = [
         mirror_facts(sample.facts, vocabulary) if flag else sample.facts for sample, flag in zip(samples, flags, strict=True)
     ]
     moved = [
         _move_regions(sample, transform, size, vocabulary if flag else None)
-        for sample, transform, flag in zip(samples, augmented.transforms, flags, strict=True)
+        for sample, transform, flag in zip(samples, plan.transforms, flags, strict=True)
     ]
     return Batch(
         images=images,
@@ -278,7 +346,8 @@ def _assemble(
         labels=tuple(record.labels for record in records),
         boxes=tuple(boxes for boxes, _ in moved),
         masks=tuple(masks for _, masks in moved),
-        mirrored=augmented.mirrored,
+        mirrored=plan.mirrored,
+        seeds=torch.zeros(len(samples), dtype=torch.int64),
     )
 
 

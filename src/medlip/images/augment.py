@@ -34,6 +34,20 @@ class Augmented(NamedTuple):
     mirrored: Tensor
 
 
+class AugmentPlan(NamedTuple):
+    """What is to be done to B images.
+
+    Attributes:
+        transforms: as of `Augmented`.
+        mirrored: likewise.
+        intensities: float32 (B, 3): changes of contrast, brightness and tone.
+    """
+
+    transforms: Tensor
+    mirrored: Tensor
+    intensities: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Augment:
     """Random mirror, crop, rotation, shift, contrast, brightness and tone, seeded for each sample.
@@ -90,15 +104,23 @@ class Augment:
                 f"augmentation: got {images.dtype} images of shape {tuple(images.shape)} and {len(seeds)} seeds; "
                 "give uint8 (B, H, W) and one seed for each image."
             )
+        plan = self.plan(seeds)
+        return Augmented(self.carry_out(plan, images), plan.transforms, plan.mirrored)
+
+    def plan(self, seeds: Sequence[int]) -> AugmentPlan:
+        """Draw what is to be done to images, one of each seed."""
         draws = torch.from_numpy(np.stack([np.random.default_rng(seed).random(8) for seed in seeds])).float()
-        transforms, mirrored = self._transforms(draws[:, :5])
+        strongest = draws.new_tensor([self.contrast, self.brightness, self.tone])
+        return AugmentPlan(*self._transforms(draws[:, :5]), (2 * draws[:, 5:] - 1) * strongest)
+
+    def carry_out(self, plan: AugmentPlan, images: Tensor) -> Tensor:
+        """Return uint8 images (B, H, W), on whatever device, as planned: float32 (B, size, size) in [0, 1]."""
+        transforms, intensities = (part.to(images.device, non_blocking=True) for part in (plan.transforms, plan.intensities))
         output = resample(images, transforms, self.size).div_(255)
-        contrast, brightness, tone = (
-            (2 * draws[:, 5:] - 1) * draws.new_tensor([self.contrast, self.brightness, self.tone])
-        ).T
+        contrast, brightness, tone = intensities.T
         output.sub_(0.5).mul_(1 + contrast[:, None, None]).add_(0.5 + brightness[:, None, None]).clamp_(0, 1)
         bend = (1 - output).mul_(tone[:, None, None]).add_(1)
-        return Augmented(output.mul_(bend).clamp_(0, 1), transforms, mirrored)
+        return output.mul_(bend).clamp_(0, 1)
 
     def _transforms(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Turn draws (B, 5) in [0, 1) into output-to-input transforms (B, 2, 3) and mirror flags (B,)."""
@@ -125,7 +147,7 @@ def resample(images: Tensor, transforms: Tensor, size: int) -> Tensor:
             images[:, None], (min(height, 2 * size), min(width, 2 * size)), mode="bilinear", antialias=True
         )[:, 0]
     pixels = images.float()[:, None]
-    steps = (torch.arange(size, dtype=torch.float32) * 2 + 1) / size - 1
+    steps = (torch.arange(size, dtype=torch.float32, device=images.device) * 2 + 1) / size - 1
     # Not affine_grid: its matrix product may round differently with the number of samples, and it is slower.
     columns = transforms[:, None, None, :, 0] * steps[:, None]
     rows = transforms[:, None, None, :, 1] * steps[:, None]
@@ -133,7 +155,7 @@ def resample(images: Tensor, transforms: Tensor, size: int) -> Tensor:
     if max(height, width) <= 1.25 * size:
         return grid_sample(pixels, grid, align_corners=False)[:, 0]
     quarter = transforms[:, None, None, :, :2] / (2 * size)
-    output = torch.zeros(len(images), size, size)
+    output = torch.zeros(len(images), size, size, device=images.device)
     for x in (-1, 1):
         for y in (-1, 1):
             shift = x * quarter[..., 0] + y * quarter[..., 1]

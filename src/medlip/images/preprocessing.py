@@ -79,9 +79,11 @@ class Preprocessing:
                 f"preprocessing: intensities go from {low:.4g} to {high:.4g}; give floats in [0, 1] that are not normalised "
                 "yet, or uint8 images to the Preprocessing itself."
             )
-        mean = images.new_tensor(self.mean)[:, None, None]
-        std = images.new_tensor(self.std)[:, None, None]
-        return (images[:, None] - mean) / std
+        return self.standardize(images)
+
+    def standardize(self, images: Tensor) -> Tensor:
+        """Return `normalise` of images that are known to be of this size and in [0, 1]: an accelerator need not be asked."""
+        return torch.stack([(images - mean) / std for mean, std in zip(self.mean, self.std, strict=True)], 1)
 
     def to_dict(self) -> dict[str, object]:
         """Return plain data for a checkpoint."""

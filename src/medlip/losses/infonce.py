@@ -33,16 +33,16 @@ def info_nce(
     """
     if logits.ndim != 2 or logits.shape[0] != logits.shape[1]:
         raise MedLIPError(f"logits are {tuple(logits.shape)}. Pass (B, B), each image with each report, in one order.")
+    weights = torch.ones_like(logits[:, 0]) if weights is None else weights
+    rows = columns = logits
     if present is not None:
-        logits = logits[present][:, present]
-        weights = None if weights is None else weights[present]
-    if not len(logits):
-        return logits.sum()
-    matching = logits.diagonal()
-    losses = to_reports * logits.logsumexp(1) + (1 - to_reports) * logits.logsumexp(0) - matching
-    if weights is None:
-        return losses.mean()
-    return (weights * losses).sum() / weights.sum()
+        lowest = torch.finfo(logits.dtype).min  # not -inf, of which a batch without any pair would make NaN
+        rows, columns = logits.masked_fill(~present, lowest), logits.masked_fill(~present[:, None], lowest)
+        weights = weights * present
+    losses = to_reports * rows.logsumexp(1) + (1 - to_reports) * columns.logsumexp(0) - logits.diagonal()
+    if present is not None:
+        losses = losses.masked_fill(~present, 0)
+    return (weights * losses).sum() / weights.sum().clamp(min=torch.finfo(logits.dtype).tiny)
 
 
 def reference_info_nce(logits: Tensor, weights: Tensor, to_reports: float = 0.5) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medlip.errors import MedLIPError
 from medlip.losses.means import weighted_mean
+from medlip.nn.gather import total
 from medlip.reports.facts import NOT_MENTIONED
 
 
@@ -70,7 +71,8 @@ def pair_loss(logits: Tensor, adjacency: Tensor, unmentioned: float = 1.0) -> Te
     weights = stated + unmentioned * (adjacency == NOT_MENTIONED)
     targets = adjacency.clamp(min=0).to(logits.dtype)
     costs = weights * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return costs.sum() / stated.sum().clamp(min=1) * stated.any()
+    cost, pairs = total(torch.stack([costs.sum(), stated.sum()])).unbind()
+    return cost / pairs.clamp(min=1) * (pairs > 0)
 
 
 def reference_icl_loss(anatomies: Tensor, pathologies: Tensor, adjacency: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medlip.errors import MedLIPError
+from medlip.losses.means import weighted_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +73,14 @@ def protocl_loss(
             f"states {tuple(states.shape)}, partners {tuple(partners.shape)}, present {tuple(present.shape)} and negatives "
             f"{tuple(negatives.shape)} don't fit. Pass (R, d), (k, d), (R, k) and (R, n)."
         )
-    if not len(states):
-        return states.sum() * 0
     similarity = scale.similarity(states, partners)
     if positive is None:
         logit = (similarity * present).sum(1) / present.sum(1)
     else:
         logit = similarity.gather(1, positive[:, None]).squeeze(1)
     others = similarity.gather(1, negatives.clamp(min=0)).masked_fill(negatives < 0, float("-inf"))
-    return (torch.cat([logit[:, None], others], 1).logsumexp(1) - logit).mean()
+    costs = torch.cat([logit[:, None], others], 1).logsumexp(1) - logit
+    return weighted_mean(costs, torch.ones_like(costs))
 
 
 def reference_protocl_loss(states: Tensor, partners: Tensor, present: Tensor, negatives: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def reference_protocl_loss(states: Tensor, partners: Tensor, present: Tensor, ne
     return torch.stack(terms).mean()
 
 
-def draw_negatives(present: Tensor, unfit: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def draw_negatives(present: Tensor, unfit: Tensor, count: int, keys: Tensor) -> Tensor:
     """Draw partners to tell a prototype from, without replacement.
 
     Args:
@@ -101,17 +101,16 @@ def draw_negatives(present: Tensor, unfit: Tensor, count: int, generator: torch.
         unfit: bool (k, k), True where a partner (column) says nearly the same as another (row), so that it is no fair
             negative for rows present there.
         count: how many to draw.
-        generator: makes the draw repeatable.
+        keys: (R, k) in [0, 1), drawn at random: the partners with the highest are taken.
 
     Returns:
         (R, count) partner indices, -1 where a row has fewer fit partners than that.
     """
     barred = present | ((present.float() @ unfit.float()) > 0)
-    keys = torch.rand(present.shape, generator=generator).to(present.device).masked_fill(barred, -1)
-    drawn = keys.topk(min(count, keys.shape[1]), dim=1)
+    drawn = keys.masked_fill(barred, -1).topk(min(count, keys.shape[1]), dim=1)
     return drawn.indices.masked_fill(drawn.values < 0, -1)
 
 
-def draw_positive(present: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one of the partners with which each row is present: bool (R, k) -> (R,) indices."""
-    return torch.rand(present.shape, generator=generator).to(present.device).masked_fill(~present, -1).argmax(1)
+def draw_positive(present: Tensor, keys: Tensor) -> Tensor:
+    """Draw one of the partners with which each row is present: bool (R, k), keys (R, k) in [0, 1) -> (R,) indices."""
+    return keys.masked_fill(~present, -1).argmax(1)

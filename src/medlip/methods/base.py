@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
-from medlip.files import writing
+from medlip.files import share_with_group, writing
 from medlip.images.preprocessing import Preprocessing
 from medlip.nn.device import device_of
 from medlip.nn.pairs import at_least_float32
+from medlip.nn.parts import Recomputing
 from medlip.nn.report_encoder import Cut
 from medlip.plugins import entry_points
 
@@ -63,6 +64,24 @@ class Answers:
         if self.maps is not None:
             return self.maps[image, list(columns)]
         return None if self.draw is None else self.draw(image, columns)
+
+
+Pass = Callable[[], Sequence[Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSettings:
+    """What of a method is usually timed.
+
+    Attributes:
+        backbone: of the image encoder.
+        batch: images a step.
+        settings: of the method, beside backbone and seed.
+    """
+
+    backbone: str = "resnet50"
+    batch: int = 8
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +174,7 @@ class Method(nn.Module, ABC):
         preprocessing: how images become its input; it travels with the weights.
         open_prompts: whether it can be asked for any text, rather than for pathologies of its vocabulary alone.
         map_rules: by which its maps can be made; the first, where nothing else is chosen.
+        bench: what of it is usually timed.
         learns_from: what of reports it can't do without: "facts", "sentences", or "" for neither.
         seen: fingerprints of what it was trained on, None where that is not known.
         made_by: recipe, seed, data and versions of its training, None where they are not known.
@@ -163,6 +183,7 @@ class Method(nn.Module, ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
+    bench: ClassVar[BenchSettings] = BenchSettings()
     learns_from: ClassVar[Literal["facts", "sentences", ""]] = ""
     open_prompts: ClassVar[bool] = True
     map_rules: ClassVar[tuple[str, ...]] = ("as the method gives it",)
@@ -180,7 +201,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the named, unweighted loss terms of a batch; what is drawn follows from `batch.seed`."""
+        """Return the named, unweighted loss terms of a batch; what is drawn for an image follows from its seed alone."""
 
     @abstractmethod
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -207,6 +228,23 @@ class Method(nn.Module, ABC):
             training then takes the mean of the parts' losses, which do for losses that compare nothing within a batch.
         """
         return False
+
+    def timed_parts(self, batch: Batch) -> Mapping[str, Pass]:
+        """Return by name the forward passes beside which a training step on a batch is timed.
+
+        `encoder` is the image encoder on whole images; a method may count what always follows it in, and add passes of its
+        own. One without an encoder has none.
+        """
+        if not isinstance(self, HasEncoder):
+            return {}
+        encoder = self.encoder
+        return {"encoder": lambda: [encoder(batch.images).tokens]}
+
+    def recompute(self) -> None:
+        """Compute activations again in the backward pass, to save memory, in all networks that can, from now on."""
+        for part in self.modules():
+            if isinstance(part, Recomputing):
+                part.recompute()
 
     @property
     def device(self) -> torch.device:
@@ -422,6 +460,14 @@ class HasStreams(ABC):
         """Return where the queries of each stream look: {"pathology": (B, P, h, w), "anatomy": (B, A, h, w)}."""
 
 
+class HasAttention(ABC):
+    """A method whose queries attend to locations."""
+
+    @abstractmethod
+    def attention(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Return how queries attend to locations of images (B, 3, S, S), by stream, layer and head: (B, q, N), rows of 1."""
+
+
 class MatchesSentences(ABC):
     """A method that says which patches of an image each sentence of its report goes to."""
 
@@ -472,44 +518,12 @@ class ShowsSamples(ABC):
         """Return pictures of an image (3, S, S) with its report's sentences; none where there is nothing to show."""
 
 
-Pass = Callable[[], Sequence[Tensor]]
-
-
-@dataclass(frozen=True, slots=True)
-class BenchSettings:
-    """What of a method is usually timed.
-
-    Attributes:
-        backbone: of the image encoder.
-        batch: images a step.
-        settings: of the method, beside backbone and seed.
-    """
-
-    backbone: str = "resnet50"
-    batch: int = 8
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-class HasTimedPasses(ABC):
-    """A method whose training step can be timed beside parts of it.
-
-    Attributes:
-        bench: what is usually timed.
-    """
-
-    bench: ClassVar[BenchSettings] = BenchSettings()
+class HasReference(ABC):
+    """A method whose losses are also written plainly: what its fast ones are held against, in numbers and in time."""
 
     @abstractmethod
-    def timed_passes(
-        self, images: Tensor, reports: Sequence[Sequence[str]], generator: torch.Generator
-    ) -> tuple[Pass, Mapping[str, Pass]]:
-        """Return the forward pass of a training step, which gives its loss terms, and by name those of parts of it.
-
-        Args:
-            images: (B, 3, S, S).
-            reports: of each image, as sentences.
-            generator: of whatever else is drawn.
-        """
+    def reference_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what `losses` returns, but for rounding, in the plainest form."""
 
 
 def on_one_scale(adds: Tensor, present: Tensor) -> Tensor:
@@ -696,6 +710,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
                 raise OSError(str(error)) from error
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
+            share_with_group(partial)
             partial.replace(path)
     finally:
         with suppress(OSError):  # half a file only takes up room

@@ -74,7 +74,7 @@ class ConVIRT(ImageTextMethod):
     def loss_terms(self, images: Tensor, reports: Sequence[Sequence[str]]) -> dict[str, Tensor]:
         """Return the contrast of images (B, 3, S, S) and their reports, given as sentences; one without any is left out."""
         pooled, texts = self._whole(self.encoder(images).tokens), self.encode_reports(reports)
-        present = torch.tensor([any(report) for report in reports], device=images.device)
+        present = torch.tensor([any(report) for report in reports]).to(images.device, non_blocking=True)
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
             logits = gather(pooled) @ gather(texts).T / self.config.temperature
             return {"contrast": info_nce(logits, present=gather(present), to_reports=self.config.image_to_text)}

@@ -129,7 +129,7 @@ class GLoRIA(ImageTextMethod):
 
     def _words(self, encoded: EncodedReports) -> tuple[Tensor, Tensor]:
         """Return words (B, M, d) of length 1, each the mean of its pieces, and which are there (B, M)."""
-        words, real = pool(encoded.tokens, encoded.words, max(1, int(encoded.words.max()) + 1))
+        words, real = pool(encoded.tokens, encoded.words, max(1, encoded.most_words))
         return normalize(upcast(self.project_word(words)), dim=-1) * real[..., None], real
 
     def _words_of(self, sides: Sides) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,7 +18,6 @@ from medlip.methods.base import (
     AnswersAtOnce,
     EmbedsReports,
     HasEncoder,
-    HasTimedPasses,
     MethodConfig,
     Pass,
     WhichMaps,
@@ -82,7 +81,7 @@ class SeenImages:
     grid: tuple[int, int]
 
 
-class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports, HasTimedPasses):
+class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
     """An image encoder and a report encoder that are trained together.
 
     An image is encoded once, and everything is answered from that: a method only says how it sees images (`see`), and what
@@ -147,12 +146,14 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports, HasTimedPasses):
         return self.encoder.from_earlier(state, "encoder.")
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the terms of a batch; in training a report may be a few of its sentences, drawn with the batch's seed."""
-        reports: Sequence[Sequence[str]] = batch.sentences
-        if self.training:
-            generator = torch.Generator().manual_seed(batch.seed)
-            reports = draw_sentences(reports, self.config.max_sentences, False, generator)
-        return self.loss_terms(batch.images, reports)
+        """Return the terms of a batch; in training a report may be a few of its sentences, drawn by its image's seed."""
+        return self.loss_terms(batch.images, self.drawn_sentences(batch))
+
+    def drawn_sentences(self, batch: Batch) -> Sequence[Sequence[str]]:
+        """Return what is learned from of each report."""
+        if not self.training:
+            return batch.sentences
+        return draw_sentences(batch.sentences, self.config.max_sentences, False, batch.seeds.tolist())
 
     def divide(self, parts: int) -> bool:
         """Encode images and reports in parts; they are still told from those of the whole batch.
@@ -238,14 +239,11 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports, HasTimedPasses):
         """Return what speaks for (C, d) and against (C, d) each prompt, its texts encoded as whole reports."""
         return self.prompts.embed("reports", self.sides(prompts), lambda texts: self.encode_reports([[t] for t in texts]))
 
-    def timed_passes(
-        self, images: Tensor, reports: Sequence[Sequence[str]], generator: torch.Generator
-    ) -> tuple[Pass, Mapping[str, Pass]]:
-        """Return the losses, and `networks`: image and text encoder."""
-        drawn = draw_sentences(reports, self.config.max_sentences, False, generator)
-        return lambda: list(self.loss_terms(images, drawn).values()), {
-            "networks": lambda: [self.encoder(images).tokens, self.text(drawn).tokens]
-        }
+    def timed_parts(self, batch: Batch) -> Mapping[str, Pass]:
+        """Return `encoder`, and `networks`: image and text encoder."""
+        reports = self.drawn_sentences(batch)
+        networks = {"networks": lambda: [self.encoder(batch.images).tokens, self.text(reports).tokens]}
+        return {**super().timed_parts(batch), **networks}
 
     def report_vectors(self, encoded: EncodedReports) -> Tensor:
         """Return what stands for each report, (B, text width), before any projection.

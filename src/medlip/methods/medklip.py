@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from medlip.losses import draw_negatives, draw_positive, existence_labels, existence_loss, protocl_loss
+from medlip.losses import existence_labels, existence_loss, protocl_loss
 from medlip.methods.base import Pass, register, upcast
 from medlip.methods.queries import Located, Queries, QueryConfig, QueryMethod
 from medlip.methods.released import RELEASED_BACKBONE, released_decoder
@@ -93,34 +93,23 @@ class MedKLIP(QueryMethod):
             need_attention=need_attention,
         )
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return both terms of a batch; positions are drawn with its seed."""
-        return self.loss_terms(batch.images, batch.facts, torch.Generator().manual_seed(batch.seed))
-
-    def loss_terms(self, images: Tensor, adjacency: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Return the named loss terms, unweighted.
-
-        Args:
-            images: (B, 3, S, S).
-            adjacency: (B, A, P): 1 present, 0 absent, -1 not mentioned, -2 to be ignored; left unchanged.
-            generator: draws the positions; None: one seeded with the settings' seed.
-        """
+    def loss_terms(
+        self, images: Tensor, adjacency: Tensor, *, seeds: Tensor | None = None, host_facts: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return both terms, unweighted, as `QueryMethod.loss_terms` says."""
         config = self.config
         output = self(images, need_attention=False)
-        generator = generator or torch.Generator().manual_seed(config.seed)
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
             labels = existence_labels(adjacency, 1)
             terms = {"exist": existence_loss(upcast(output.logits), labels, config.unmentioned)}
             if self.position is not None:
-                present = adjacency.transpose(1, 2) == 1  # (B, P, A)
-                rows = present.any(2)
-                present = present[rows]
+                present = self.present_queries(adjacency, seeds, host_facts)["pathology"]
                 terms["position"] = protocl_loss(
-                    self.position(self.dropout(self.contrasted(upcast(output.states)))[rows]),
+                    self.position(present.of(self.dropout(self.contrasted(upcast(output.states))))),
                     self.texts("anatomy"),
-                    present,
-                    draw_negatives(present, self.get_buffer("unfit_pathology"), config.negatives, generator),
-                    draw_positive(present, generator),
+                    present.partners,
+                    present.negatives(self.get_buffer("unfit_pathology"), config.negatives),
+                    present.positives(),
                     self.contrast_scale,
                 )
         return terms
@@ -142,6 +131,7 @@ class MedKLIP(QueryMethod):
         likely = self.likeness(output.states[:, columns], self.position, "anatomy")
         return present * likely.softmax(-1)
 
-    def timed_parts(self, images: Tensor) -> Mapping[str, Pass]:
-        """Return `networks`: backbone and query decoder."""
-        return {"networks": lambda: [self(images, need_attention=False).states]}
+    def timed_parts(self, batch: Batch) -> Mapping[str, Pass]:
+        """Return `encoder`, and `networks`: backbone and query decoder."""
+        networks = {"networks": lambda: [self(batch.images, need_attention=False).states]}
+        return {**super().timed_parts(batch), **networks}

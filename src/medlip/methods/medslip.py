@@ -14,17 +14,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from medlip.losses import (
-    draw_negatives,
-    draw_positive,
-    existence_labels,
-    existence_loss,
-    icl_loss,
-    pair_loss,
-    protocl_loss,
-)
-from medlip.methods.base import BenchSettings, HasStreams, Pass, register, upcast
-from medlip.methods.queries import Located, Queries, QueryConfig, QueryMethod
+from medlip.errors import MedLIPError
+from medlip.losses import existence_labels, existence_loss, icl_loss, pair_loss, protocl_loss
+from medlip.methods.base import BenchSettings, HasReference, HasStreams, Pass, register, upcast
+from medlip.methods.medslip_plain import plain_losses
+from medlip.methods.queries import Located, PresentQueries, Queries, QueryConfig, QueryMethod
 from medlip.methods.released import RELEASED_BACKBONE, released_decoder
 from medlip.nn.disentangler import Disentangler, Gate
 from medlip.nn.place_field import PlaceField
@@ -118,7 +112,7 @@ class MeDSLIPOutput:
 
 
 @register
-class MeDSLIP(QueryMethod, HasStreams):
+class MeDSLIP(QueryMethod, HasStreams, HasReference):
     """The two-stream model.
 
     Args:
@@ -202,67 +196,59 @@ class MeDSLIP(QueryMethod, HasStreams):
             )
         return MeDSLIPOutput(**read)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the five terms of a batch (fewer where the settings switch some off)."""
-        generator = torch.Generator().manual_seed(batch.seed)
-        return self.loss_terms(batch.images, batch.facts, generator=generator)
-
     def loss_terms(
         self,
         images: Tensor,
         adjacency: Tensor,
         negatives_pathology: Tensor | None = None,
         negatives_anatomy: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        *,
+        seeds: Tensor | None = None,
+        host_facts: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return the named loss terms, unweighted.
+        """Return the five terms (fewer where the settings switch some off), unweighted.
 
         Args:
             images: (B, 3, S, S).
             adjacency: (B, A, P): 1 present, 0 absent, -1 not mentioned, -2 to be ignored; left unchanged.
             negatives_pathology: (B, P, 1 + n) anatomies that pathology queries are told from, slot 0 ignored; drawn if None.
             negatives_anatomy: (B, A, 1 + n) pathologies, likewise.
-            generator: draws the partners; None: one seeded with the settings' seed.
+            seeds: as of `QueryMethod.loss_terms`.
+            host_facts: likewise.
         """
         output = self(images, need_attention=False)
-        tie = self._tie(output, range(adjacency.shape[2]))
-        generator = generator or torch.Generator().manual_seed(self.config.seed)
+        tie = self._tie(output, cast("Sequence[int]", slice(None)))
+        given = {"pathology": negatives_pathology, "anatomy": negatives_anatomy}
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
-            return self._loss_terms(output, tie, adjacency, negatives_pathology, negatives_anatomy, generator)
+            present = self.present_queries(adjacency, seeds, host_facts) if self.contrast is not None else {}
+            return self._loss_terms(output, tie, adjacency, given, present)
 
     def _loss_terms(
         self,
         output: MeDSLIPOutput,
         tie: Tensor | None,
         adjacency: Tensor,
-        negatives_pathology: Tensor | None,
-        negatives_anatomy: Tensor | None,
-        generator: torch.Generator,
+        given: Mapping[str, Tensor | None],
+        present: Mapping[str, PresentQueries],
     ) -> dict[str, Tensor]:
         config = self.config
-        queries = {"pathology": output.pathology, "anatomy": output.anatomy}
-        states = {stream: upcast(read.states) for stream, read in queries.items()}
-        logits = {stream: upcast(read.logits) for stream, read in queries.items()}
+        answers = self.streams_of(output)
+        states = {stream: upcast(read.states) for stream, read in answers.items()}
+        logits = {stream: upcast(read.logits) for stream, read in answers.items()}
         by_query = {"pathology": adjacency.transpose(1, 2), "anatomy": adjacency}  # (B, q, partners)
-        given = {"pathology": negatives_pathology, "anatomy": negatives_anatomy}
         terms = {
             f"exist_{stream}": existence_loss(logits[stream], existence_labels(by_query[stream], 2), config.unmentioned)
             for stream in STREAMS
         }
         if self.contrast is not None:
             for stream, other in zip(STREAMS, reversed(STREAMS), strict=True):
-                present = by_query[stream] == 1
-                rows = present.any(2)  # (B, q): queries that are present somewhere
-                present = present[rows]
-                negatives = given[stream]
+                queries, negatives = present[stream], given[stream]
                 terms[f"protocl_{stream}"] = protocl_loss(
-                    self.contrast[stream](self.dropout(self.contrasted(states[stream]))[rows]),
+                    self.contrast[stream](queries.of(self.dropout(self.contrasted(states[stream])))),
                     self.texts(other),
-                    present,
-                    draw_negatives(present, self.get_buffer(f"unfit_{stream}"), config.negatives, generator)
-                    if negatives is None
-                    else negatives[rows][:, 1:],
-                    draw_positive(present, generator) if config.prototype == "random" else None,
+                    queries.partners,
+                    self.negatives(stream, queries) if negatives is None else queries.of(negatives)[:, 1:],
+                    queries.positives() if config.prototype == "random" else None,
                     self.contrast_scale,
                 )
         if self.pair_bias is not None:
@@ -271,9 +257,27 @@ class MeDSLIP(QueryMethod, HasStreams):
             terms["icl"] = icl_loss(states["anatomy"], states["pathology"], adjacency, float(config.icl == "all"))
         return terms
 
+    def negatives(self, stream: str, queries: PresentQueries) -> Tensor:
+        """Draw what present queries of a stream are told from: (R, n) indices of the other stream's concepts."""
+        return queries.negatives(self.get_buffer(f"unfit_{stream}"), self.config.negatives)
+
+    def reference_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms by plain decoders and losses, see `medlip.methods.medslip_plain`.
+
+        Raises:
+            MedLIPError: the settings tie places to the evidence, of which there is no plain form.
+        """
+        if self.config.tied:
+            raise MedLIPError("there is no plain form of tied places to compare with. Set tied: false.")
+        return plain_losses(self, batch)
+
     def pathology_queries(self, output: MeDSLIPOutput) -> Queries:
         """Return what the pathologies' queries read."""
         return output.pathology
+
+    def streams_of(self, output: MeDSLIPOutput) -> Mapping[str, Queries]:
+        """Return what both streams' queries read."""
+        return {"pathology": output.pathology, "anatomy": output.anatomy}
 
     def places(self, output: MeDSLIPOutput, columns: Sequence[int]) -> Tensor:
         """Return the probability (B, C, A) that each of C queries is present in each anatomy.
@@ -324,13 +328,12 @@ class MeDSLIP(QueryMethod, HasStreams):
     @torch.inference_mode()
     def stream_maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return where the queries of each stream look: cross-attention, {"pathology": (B, P, h, w), "anatomy": …}."""
-        output = self(images)
-        streams = {"pathology": output.pathology, "anatomy": output.anatomy}
+        streams = self.streams_of(self(images))
         return {name: read.maps("attention", range(read.logits.shape[1])) for name, read in streams.items()}
 
-    def timed_parts(self, images: Tensor) -> Mapping[str, Pass]:
+    def timed_parts(self, batch: Batch) -> Mapping[str, Pass]:
         """Return `encoder`: the backbone, the mask and the projections of both streams."""
-        return {"encoder": lambda: list(self._locations(self.encoder(images).tokens).values())}
+        return {"encoder": lambda: list(self.see(batch.images).locations.values())}
 
     def _locations(self, features: Tensor) -> dict[str, Tensor]:
         """Return what each stream reads of features (B, N, features): its share, projected, (B, N, width)."""

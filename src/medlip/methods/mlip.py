@@ -30,6 +30,7 @@ from medlip.losses import (
     reconstruction_integrity,
     similarity_integrity,
 )
+from medlip.losses.means import weighted_mean
 from medlip.methods.base import (
     BenchSettings,
     MatchesSentences,
@@ -42,6 +43,7 @@ from medlip.methods.base import (
 )
 from medlip.methods.image_text import ImageTextConfig, ImageTextMethod, SeenImages
 from medlip.methods.texts import Sides, add_distractors, draw_sentences, is_sentence
+from medlip.nn.draws import branch, image_seeds, uniform
 from medlip.nn.gather import gather, gather_padded
 from medlip.nn.image_decoder import ImageDecoder
 from medlip.nn.patches import draw_visible, join_patches, patch_pixels, visible_map
@@ -208,19 +210,23 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of a batch (fewer where the settings switch some off)."""
-        config, generator = self.config, torch.Generator().manual_seed(batch.seed)
-        reports: Sequence[Sequence[str]] = batch.sentences
-        if self.training:
-            reports = draw_sentences(reports, config.max_sentences, config.shuffle, generator)
-            reports = add_distractors(reports, config.distractors, generator)
-        return self.loss_terms(batch.images, reports, generator=generator)
+        return self.loss_terms(batch.images, self.drawn_sentences(batch), seeds=batch.seeds)
+
+    def drawn_sentences(self, batch: Batch) -> Sequence[Sequence[str]]:
+        """Return what is learned from of each report, with the distractors that are put in."""
+        if not self.training:
+            return batch.sentences
+        config, seeds = self.config, batch.seeds.tolist()
+        drawn = draw_sentences(batch.sentences, config.max_sentences, config.shuffle, seeds)
+        return add_distractors(drawn, config.distractors, seeds)
 
     def loss_terms(
         self,
         images: Tensor,
         reports: Sequence[Sequence[str]],
         visible: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        *,
+        seeds: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the named loss terms, unweighted.
 
@@ -228,18 +234,21 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
             images: (B, 3, S, S).
             reports: of each image, as sentences; a pair without any takes no part in the contrasts.
             visible: (B, n) patches that stay visible; drawn if None.
-            generator: draws them; None: one seeded with the settings' seed.
+            seeds: int64 (B,), of that draw; None: those that follow from the settings' seed.
         """
         config = self.config
         if visible is None and config.mask_ratio:
-            generator = generator or torch.Generator().manual_seed(config.seed)
-            visible = draw_visible(len(images), self.patches, config.mask_ratio, generator).to(images.device)
+            visible = self._draw_visible(images, image_seeds(config.seed, len(images)) if seeds is None else seeds)
         tokens = self.encoder(images, visible).tokens
         patches, texts = self.project(tokens), self.encode_texts(reports)
         predicted = self.decoder(tokens, visible) if self.decoder is not None and visible is not None else None
         full = self._full_patches(images) if config.compares else None
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
             return self._loss_terms(images, visible, patches, texts, predicted, full)
+
+    def _draw_visible(self, images: Tensor, seeds: Tensor) -> Tensor:
+        keys = uniform(branch(seeds.to(images.device, non_blocking=True), 0), self.patches)
+        return draw_visible(keys, self.config.mask_ratio)
 
     def _loss_terms(
         self,
@@ -268,7 +277,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         if config.matches:
             terms["local"] = self._local(normalize(patches, dim=-1), texts, weights, paired)
         if errors is not None:
-            terms["reconstruction"] = errors.mean()
+            terms["reconstruction"] = weighted_mean(errors, torch.ones_like(errors))
         return terms
 
     def _local(self, patches: Tensor, texts: MLIPTexts, weights: Tensor | None, paired: Tensor) -> Tensor:
@@ -276,8 +285,8 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         if config.local == "pair":
             similarities = texts.sentences @ patches.transpose(1, 2)
             plans = self._plans(similarities, texts.real)
-            costs = gather((plans * (1 - similarities)).sum((1, 2)))[paired]
-            factors = torch.ones_like(costs) if weights is None else weights[paired]
+            costs = gather((plans * (1 - similarities)).sum((1, 2)))
+            factors = paired.to(costs.dtype) if weights is None else weights * paired
             return (factors * costs).sum() / factors.sum().clamp(min=1e-6)
         sentences, real = gather_padded(texts.sentences), gather_padded(texts.real)
         if config.local == "attention":
@@ -412,8 +421,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         if self.decoder is None:
             raise MedLIPError("this model has no image decoder: train with lambda_reconstruction and mask_ratio above 0.")
         patch, patches = self.encoder.stride, self.patches
-        generator = torch.Generator().manual_seed(seed)
-        visible = draw_visible(len(images), patches, self.config.mask_ratio, generator).to(images.device)
+        visible = self._draw_visible(images, image_seeds(seed, len(images)))
         predicted = upcast(self.decoder(self.encoder(images, visible).tokens, visible))
         if self.config.normalize_pixels:
             target = patch_pixels(images, patch)
@@ -443,16 +451,14 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
             pictures += [SamplePicture(sentence, "map", plan) for sentence, plan in shown if plan.any()]
         return pictures
 
-    def timed_passes(
-        self, images: Tensor, reports: Sequence[Sequence[str]], generator: torch.Generator
-    ) -> tuple[Pass, Mapping[str, Pass]]:
-        """Return the losses, and two parts of the step.
+    def timed_parts(self, batch: Batch) -> Mapping[str, Pass]:
+        """Return `encoder`, on whole images, and two more parts of the step.
 
         `trained_networks`: image encoder (on visible patches), text encoder and image decoder; `networks`: these, and the
         pass of the full image that the estimator of semantic integrity takes.
         """
-        ratio = self.config.mask_ratio
-        visible = draw_visible(len(images), self.patches, ratio, generator).to(images.device) if ratio else None
+        images, reports = batch.images, self.drawn_sentences(batch)
+        visible = self._draw_visible(images, batch.seeds) if self.config.mask_ratio else None
 
         def trained_networks() -> list[Tensor]:
             tokens = self.encoder(images, visible).tokens
@@ -466,10 +472,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
                     self.encoder(images)
             return trained_networks()
 
-        return lambda: list(self.loss_terms(images, reports, visible).values()), {
-            "networks": networks,
-            "trained_networks": trained_networks,
-        }
+        return {**super().timed_parts(batch), "networks": networks, "trained_networks": trained_networks}
 
     def _embed_sentences(self, texts: Sequence[str]) -> Tensor:
         return self.encode_texts([[text] for text in texts]).sentences[:, 0]

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -17,18 +17,17 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.losses.prototype import ContrastScale
+from medlip.losses.prototype import ContrastScale, draw_negatives, draw_positive
 from medlip.methods.base import (
     CLINICAL_BERT,
     Answers,
     AnswersAtOnce,
     EmbedsReports,
     EncoderConfig,
+    HasAttention,
     HasEncoder,
     HasGraph,
     HasReleasedWeights,
-    HasTimedPasses,
-    Pass,
     TellsPlaces,
     WhichMaps,
     initialize,
@@ -40,9 +39,13 @@ from medlip.methods.base import (
 )
 from medlip.methods.released import ReleasedNames, released_name, released_settings, rename_released
 from medlip.nn.device import autocast_dtype
+from medlip.nn.draws import branch, image_seeds, uniform
 from medlip.nn.query_decoder import LayerTrace, Opening, QueryDecoder, norm_gradient
 from medlip.nn.text import TextBank, text_encoder
 from medlip.reports import extract_facts, resolve
+
+if TYPE_CHECKING:
+    from medlip.data.batch import Batch
 
 T = TypeVar("T")
 MapRule = Literal["contribution", "attention", "gradient"]
@@ -210,6 +213,35 @@ class Located:
     grid: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class PresentQueries:
+    """The R queries of a stream that are present somewhere in their images.
+
+    Attributes:
+        images: (R,) index of the image.
+        queries: (R,) index of the query.
+        partners: bool (R, k), with which of the other stream's concepts it is present.
+        seeds: int64 (R,) of what is drawn for it.
+    """
+
+    images: Tensor
+    queries: Tensor
+    partners: Tensor
+    seeds: Tensor
+
+    def of(self, values: Tensor) -> Tensor:
+        """Return their rows (R, ...) of (B, q, ...)."""
+        return values[self.images, self.queries]
+
+    def negatives(self, unfit: Tensor, count: int) -> Tensor:
+        """Draw partners (R, count) that they are told from, see `draw_negatives`."""
+        return draw_negatives(self.partners, unfit, count, uniform(branch(self.seeds, 0), self.partners.shape[1]))
+
+    def positives(self) -> Tensor:
+        """Draw one partner (R,) of each."""
+        return draw_positive(self.partners, uniform(branch(self.seeds, 1), self.partners.shape[1]))
+
+
 class Remembered(Generic[T]):
     """What was made of tensors, until one of them changes."""
 
@@ -259,7 +291,7 @@ class QueryGraph(nn.Module):
         return found.present, maps.view(*maps.shape[:2], *found.grid), self.method.places(output, everything)
 
 
-class QueryMethod(AnswersAtOnce, HasEncoder, HasGraph, HasReleasedWeights, TellsPlaces, EmbedsReports, HasTimedPasses):
+class QueryMethod(AnswersAtOnce, HasEncoder, HasAttention, HasGraph, HasReleasedWeights, TellsPlaces, EmbedsReports):
     """A method whose questions are the embedded texts of P pathologies and A anatomies.
 
     It encodes an image once, reads it with all of the vocabulary's queries and those of the open prompts, and answers
@@ -350,6 +382,20 @@ class QueryMethod(AnswersAtOnce, HasEncoder, HasGraph, HasReleasedWeights, Tells
     @abstractmethod
     def pathology_queries(self, output: Any) -> Queries:
         """Return what the pathologies' queries, and the open ones behind them, read: part of what `forward` gave."""
+
+    def streams_of(self, output: Any) -> Mapping[str, Queries]:
+        """Return what the queries of every stream read: part of what `forward` gave."""
+        return {"pathology": self.pathology_queries(output)}
+
+    @torch.inference_mode()
+    def attention(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Return how queries attend to locations, by stream, layer and head."""
+        return {
+            f"{stream}, layer {layer}, head {head}": weights
+            for stream, read in self.streams_of(self(images)).items()
+            for layer, trace in enumerate(read.traces, 1)
+            for head, weights in enumerate(trace.attention.unbind(1), 1)
+        }
 
     @abstractmethod
     def places(self, output: Any, columns: Sequence[int]) -> Tensor:
@@ -510,28 +556,38 @@ class QueryMethod(AnswersAtOnce, HasEncoder, HasGraph, HasReleasedWeights, Tells
         state = self.encoder.from_earlier(state, "encoder.")
         return {name: tensor for name, tensor in state.items() if name.split(".")[0] not in unused}
 
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of a batch; partners are drawn for each image by its seed."""
+        return self.loss_terms(batch.images, batch.facts, seeds=batch.seeds, host_facts=batch.host_facts)
+
     @abstractmethod
-    def loss_terms(self, images: Tensor, adjacency: Tensor) -> dict[str, Tensor]:
+    def loss_terms(
+        self, images: Tensor, adjacency: Tensor, *, seeds: Tensor | None = None, host_facts: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return the named loss terms, unweighted.
 
         Args:
             images: (B, 3, S, S).
             adjacency: (B, A, P): 1 present, 0 absent, -1 not mentioned, -2 to be ignored; left unchanged.
+            seeds: int64 (B,) of what is drawn for each image; None: those that follow from the settings' seed.
+            host_facts: the adjacency on the host, where it is elsewhere and the host is not to wait for it.
         """
 
-    @abstractmethod
-    def timed_parts(self, images: Tensor) -> Mapping[str, Pass]:
-        """Return parts of a training step by name, for `timed_passes`."""
-
-    def timed_passes(
-        self, images: Tensor, reports: Sequence[Sequence[str]], generator: torch.Generator
-    ) -> tuple[Pass, Mapping[str, Pass]]:
-        """Return the losses on about 12 random facts a study, and parts of the step."""
-        shape = (len(images), len(self.vocabulary.anatomies), len(self.vocabulary.pathologies))
-        mentioned = torch.rand(shape, generator=generator) < 12 / (shape[1] * shape[2])
-        facts = torch.where(mentioned, torch.randint(0, 2, shape, generator=generator), -1).to(torch.int8)
-        facts = facts.to(images.device)
-        return lambda: list(self.loss_terms(images, facts).values()), self.timed_parts(images)
+    def present_queries(
+        self, adjacency: Tensor, seeds: Tensor | None, host_facts: Tensor | None
+    ) -> dict[str, PresentQueries]:
+        """Return, by stream, what a contrast of partners compares; arguments as of `loss_terms`."""
+        known = adjacency if host_facts is None else host_facts
+        seeds = image_seeds(self.config.seed, len(adjacency)) if seeds is None else seeds
+        found = {}
+        for number, stream in enumerate(("pathology", "anatomy")):
+            facts, looked_up = (matrix.transpose(1, 2) if stream == "pathology" else matrix for matrix in (adjacency, known))
+            places = (looked_up == 1).any(2).nonzero()  # the host knows how many without asking an accelerator
+            images, queries = places.to(adjacency.device, non_blocking=True).unbind(1)
+            of_stream = branch(seeds, number).to(adjacency.device, non_blocking=True)
+            own = branch(of_stream[images], queries)
+            found[stream] = PresentQueries(images, queries, facts[images, queries] == 1, own)
+        return found
 
     def contrasted(self, states: Tensor) -> Tensor:
         """Return states as the contrast of partners sees them: without their gradient where the settings say so."""

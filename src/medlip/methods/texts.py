@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from random import Random
 
 import torch
 from torch import Tensor
@@ -96,25 +97,23 @@ class PromptBank:
         return torch.stack(positive), torch.stack(negative)
 
 
-def add_distractors(reports: Sequence[Sequence[str]], share: float, generator: torch.Generator) -> Sequence[Sequence[str]]:
-    """Put sentences that no image shows into reports, at random places, until they are `share` of all."""
+def add_distractors(reports: Sequence[Sequence[str]], share: float, seeds: Sequence[int]) -> Sequence[Sequence[str]]:
+    """Put sentences that no image shows into reports, at random places, until they are `share` of all; each by its seed."""
     if not share:
         return reports
     mixed = []
-    for report in reports:
-        added = round(len(report) * share / (1 - share))
-        chosen = torch.randint(len(DISTRACTORS), (added,), generator=generator).tolist()
-        both = [*report, *(DISTRACTORS[index] for index in chosen)]
-        mixed.append([both[index] for index in torch.randperm(len(both), generator=generator).tolist()])
+    for report, seed in zip(reports, seeds, strict=True):
+        random = Random(seed)
+        both = [*report, *random.choices(DISTRACTORS, k=round(len(report) * share / (1 - share)))]
+        random.shuffle(both)
+        mixed.append(both)
     return mixed
 
 
-def draw_sentences(
-    reports: Sequence[Sequence[str]], most: int, shuffle: bool, generator: torch.Generator
-) -> list[list[str]]:
-    """Return at most `most` sentences of each report (0: all), drawn at random; in their own order unless shuffled."""
+def draw_sentences(reports: Sequence[Sequence[str]], most: int, shuffle: bool, seeds: Sequence[int]) -> list[list[str]]:
+    """Return at most `most` sentences of each report (0: all), drawn by its seed; in their own order unless shuffled."""
     drawn = []
-    for report in reports:
-        order = torch.randperm(len(report), generator=generator)[: most or None].tolist()
+    for report, seed in zip(reports, seeds, strict=True):
+        order = Random(seed).sample(range(len(report)), min(most or len(report), len(report)))
         drawn.append([report[index] for index in (order if shuffle else sorted(order))])
     return drawn

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
-from collections.abc import Mapping
-from itertools import chain
+import time
+from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate, chain
 from typing import Literal
 
 import torch
@@ -13,8 +15,9 @@ from torch import Tensor, nn
 
 from medlip.errors import MedLIPError
 
-Precision = Literal["auto", "fp32", "bf16"]
-"""How networks compute: in full, in mixed precision, or `auto`: mixed where the device is fast at it."""
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+"""How networks compute: in full, in mixed precision, or `auto`: bf16 where the device is fast at it, else in full."""
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
@@ -62,12 +65,43 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def peak_allocated(work: Callable[[], object], device: torch.device) -> int:
+    """Return the most bytes of tensors that a piece of work holds at once, beyond those that there were before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes to stderr that there is no GPU
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    assert profiler.profiler is not None
+    changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    held: Iterable[int] = accumulate((event.nbytes() for event in changes), initial=0)
+    return max(held)
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return how many floating-point operations a second a device manages in its best matrix product."""
+    best = 0.0
+    for side in (512, 1024) if device.type == "cpu" else (4096, 8192):
+        first, second = torch.randn(2, side, side, device=device).to(dtype)
+        for _ in range(4):
+            synchronize(device)
+            began = time.perf_counter()
+            first @ second
+            synchronize(device)
+            best = max(best, 2 * side**3 / (time.perf_counter() - began))
+    return best
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Return the device on which a module computes: that of its first parameter or buffer."""
     return next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
     """Return the precision in which a device computes: `auto` is bf16 where that is fast, else fp32.
 
     A processor without instructions for bfloat16 emulates it, and takes about ten times as long as in float32.
@@ -83,7 +117,23 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Return a context in which networks compute in `precision`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=resolve_precision(precision, device) == "bf16")
+    resolved = resolve_precision(precision, device)
+    mixed = torch.bfloat16 if resolved == "fp32" else _DTYPES[resolved]
+    return torch.autocast(device.type, mixed, enabled=resolved != "fp32")
+
+
+def compute_dtype(device: torch.device, precision: Precision) -> torch.dtype:
+    """Return the type in which networks compute most in a precision."""
+    return _DTYPES[resolve_precision(precision, device)]
+
+
+def why_not_compiled(device: torch.device) -> str:
+    """Return why `torch.compile` can't be used on a device, "" where it can: a small function is compiled to see."""
+    try:
+        torch.compile(lambda values: values.sin() + 1)(torch.ones(8, device=device))
+    except Exception as error:  # whatever is missing: a C++ compiler, Python's headers, Triton, support of the platform
+        return str(error).strip().splitlines()[0][:200] or type(error).__name__
+    return ""
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -8,10 +8,11 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from medlip.nn.parts import Recomputing, recompute_blocks
 from medlip.nn.patches import sine_cosine_positions
 
 
-class ImageDecoder(nn.Module):
+class ImageDecoder(nn.Module, Recomputing):
     """A small transformer that fills in a mask token wherever a patch is hidden.
 
     Args:
@@ -32,6 +33,10 @@ class ImageDecoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.pixels = nn.Linear(width, patch * patch)
         nn.init.normal_(self.mask_token, std=0.02)
+
+    def recompute(self) -> None:
+        """Compute the activations of each block again in the backward pass."""
+        recompute_blocks(self.blocks)
 
     def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
         """Predict every patch from the visible ones.

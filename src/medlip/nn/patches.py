@@ -6,10 +6,18 @@ import torch
 from torch import Tensor
 
 
-def draw_visible(batch: int, patches: int, ratio: float, generator: torch.Generator) -> Tensor:
-    """Draw which patches of each of B images stay visible: (B, n), rising, n = patches * (1 - ratio) but at least 1."""
-    keep = max(1, int(patches * (1 - ratio) + 1e-6))
-    return torch.rand(batch, patches, generator=generator).argsort(1)[:, :keep].sort(1).values
+def draw_visible(keys: Tensor, ratio: float) -> Tensor:
+    """Draw which of the N patches of each of B images stay visible.
+
+    Args:
+        keys: (B, N), drawn at random: the patches with the lowest stay.
+        ratio: share that is hidden.
+
+    Returns:
+        (B, n), rising, n = N * (1 - ratio) but at least 1.
+    """
+    keep = max(1, int(keys.shape[1] * (1 - ratio) + 1e-6))
+    return keys.argsort(1)[:, :keep].sort(1).values
 
 
 def visible_map(visible: Tensor, patches: int) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medlip.nn.parts import Recomputing, recompute_blocks
+
 
 @dataclass(frozen=True, slots=True)
 class LayerTrace:
@@ -52,7 +54,7 @@ class Opening:
     mask: Tensor | None
 
 
-class QueryDecoder(nn.Module):
+class QueryDecoder(nn.Module, Recomputing):
     """Self-attention among queries, cross-attention to image locations, feed-forward; repeated.
 
     Keys and values of all layers are projected from the locations in one product, since the locations stay the same from
@@ -105,14 +107,17 @@ class QueryDecoder(nn.Module):
         keys_values = keys_values.permute(2, 3, 0, 4, 1, 5)  # (L, 2, B, heads, N, width / heads)
 
         states = opening.states.expand(batch, -1, -1)
-        asks = opening.asks.expand(batch, -1, -1, -1)
+        asks: Tensor | None = opening.asks.expand(batch, -1, -1, -1)
         traces: list[LayerTrace] = []
-        for depth, (layer, (keys, values)) in enumerate(zip(layers, keys_values, strict=True)):
-            if depth:
-                states, asks = layer.ask(states, opening.mask)
-            states, trace = layer.read(states, asks, keys, values, need_attention)
+        for layer, (keys, values) in zip(layers, keys_values, strict=True):
+            states, trace = layer(states, asks, opening.mask, keys, values, need_attention)
             traces += [trace] if trace is not None else []
+            asks = None  # the first layer's were asked before any image was there
         return states, tuple(traces)
+
+    def recompute(self) -> None:
+        """Compute the activations of each layer again in the backward pass."""
+        recompute_blocks(self.layers)
 
     def contributions(self, traces: Sequence[LayerTrace], gradient: Tensor) -> Tensor:
         """Return how much each location contributed to something that is read from the queries' final states.
@@ -159,6 +164,14 @@ class DecoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.norm3 = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, states: Tensor, asks: Tensor | None, mask: Tensor | None, keys: Tensor, values: Tensor, need_attention: bool
+    ) -> tuple[Tensor, LayerTrace | None]:
+        """Update states (B, q, width): `ask`, unless what they ask is given, then `read`."""
+        if asks is None:
+            states, asks = self.ask(states, mask)
+        return self.read(states, asks, keys, values, need_attention)
 
     def ask(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Let queries look at one another: states (B, q, width), and what they ask (B, heads, q, width / heads)."""

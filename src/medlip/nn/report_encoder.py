@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from medlip.errors import MedLIPError
-from medlip.nn.parts import in_parts
+from medlip.nn.parts import Recomputing, blocks_of, in_parts, recompute_blocks
 
 WORDPIECE = "wordpiece"
 """Name of the small encoder whose vocabulary is made from the training reports."""
@@ -63,6 +63,7 @@ class EncodedReports:
         real: bool (B, M) which sentences are there; one that was cut off whole is not.
         tokens: (B, T, W) sum of the last four layers.
         words: (B, T) index of each token's word in its report, -1 for special tokens and padding.
+        most_words: number of words of the report that has most.
     """
 
     reports: Tensor
@@ -71,9 +72,10 @@ class EncodedReports:
     real: Tensor
     tokens: Tensor
     words: Tensor
+    most_words: int
 
 
-class ReportEncoder(nn.Module):
+class ReportEncoder(nn.Module, Recomputing):
     """A transformer over whole reports, with its tokenizer in its state dict: a saved model needs no file beside it.
 
     Args:
@@ -197,6 +199,10 @@ class ReportEncoder(nn.Module):
                 longer, lost = longer + (length > limit), lost + max(0, length - limit)
         return Cut(limit, count, longer, tokens, lost)
 
+    def recompute(self) -> None:
+        """Compute the activations of each layer again in the backward pass."""
+        recompute_blocks(blocks_of(self.model))
+
     def _tokens(self, reports: Sequence[Sequence[str]]) -> list[Any]:
         """Return the tokens of every sentence of every report, in order."""
         return list(
@@ -217,16 +223,21 @@ class ReportEncoder(nn.Module):
             owners[row, 1 : len(tokens) + 1] = torch.tensor(owner)
             words[row, 1 : len(tokens) + 1] = torch.tensor(word)
         device = self.about.device
-        ids, owners, words = ids.to(device), owners.to(device), words.to(device)
-        lengths = torch.tensor([len(tokens) + 2 for tokens, _, _ in rows], device=device)
-        attended = (torch.arange(length, device=device) < lengths[:, None]).long()
+        most = max((word[-1] + 1 for _, _, word in rows if word), default=0)
+        own_lengths = torch.tensor([len(tokens) + 2 for tokens, _, _ in rows])
+        is_padded = bool((own_lengths < length).any())
+        ids, owners, words, lengths = (values.to(device, non_blocking=True) for values in (ids, owners, words, own_lengths))
+        attended = torch.arange(length, device=device) < lengths[:, None] if is_padded else None
         states, first_tokens = in_parts(self._states, self.parts, ids, attended)
         sentences, real = pool(states, owners, count)
         means, _ = pool(states, owners.clamp(max=0), 1)
-        return EncodedReports(first_tokens, means[:, 0], sentences, real, states, words)
+        return EncodedReports(first_tokens, means[:, 0], sentences, real, states, words, most)
 
-    def _states(self, ids: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+    def _states(self, ids: Tensor, attended: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the sum of the last four layers (B, T, W), and the last state of the first token (B, W)."""
+        if attended is not None and self.model.config._attn_implementation == "sdpa":
+            # As the attention takes it: of one with two dimensions, transformers asks the device whether all of it is True.
+            attended = attended[:, None, None].expand(-1, -1, ids.shape[1], -1)
         output = self.model(input_ids=ids, attention_mask=attended, output_hidden_states=True)
         return torch.stack(output.hidden_states[1:][-POOLED_LAYERS:]).sum(0), output.last_hidden_state[:, 0]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import timm
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from medlip.errors import MedLIPError
-from medlip.nn.parts import in_parts
+from medlip.nn.parts import Recomputing, blocks_of, in_parts, recompute_blocks
 from medlip.nn.patches import sine_cosine_positions, take, visible_map
 from medlip.nn.pretrained import load_backbone
 
@@ -43,7 +44,7 @@ class Features:
     pyramid: tuple[Tensor, ...] = ()
 
 
-class VisionEncoder(nn.Module, ABC):
+class VisionEncoder(nn.Module, Recomputing):
     """Encodes images at locations; `vision_encoder` makes one.
 
     Attributes:
@@ -84,21 +85,13 @@ class VisionEncoder(nn.Module, ABC):
         tokens, *levels = in_parts(encode, self.parts, images, visible, second=self._statistics_kept)
         return Features(tokens, grid, tuple(levels))
 
-    @contextmanager
-    def _statistics_kept(self) -> Iterator[None]:
-        """Leave the statistics of batch normalization as they are inside."""
-        layers = self._normalizations()
-        momenta = [layer.momentum for layer in layers]
-        for layer in layers:
-            layer.momentum = 0.0
-        try:
-            yield
-        finally:
-            for layer, momentum in zip(layers, momenta, strict=True):
-                layer.momentum = momentum
+    def recompute(self) -> None:
+        """Compute the activations of each block again in the backward pass."""
+        for block in blocks_of(self):
+            recompute_blocks([block], partial(statistics_kept, block))
 
-    def _normalizations(self) -> list[nn.BatchNorm2d]:
-        return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+    def _statistics_kept(self) -> AbstractContextManager[None]:
+        return statistics_kept(self)
 
     def from_earlier(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """Return a state dict that an earlier version may have saved as this encoder has it.
@@ -123,9 +116,32 @@ class VisionEncoder(nn.Module, ABC):
         side, rest = divmod(image_size, self.stride)
         if rest:
             raise MedLIPError(
-                f"image size {image_size} is not a multiple of the stride (patch) of {self.stride} px. Change one of them."
+                f"image size {image_size} is not a multiple of the stride (patch) of {self.stride} px. Set image.size="
+                f"{side * self.stride or self.stride} or {(side + 1) * self.stride}, or another method.stride."
             )
         return side, side
+
+
+def normalizations(network: nn.Module) -> list[nn.BatchNorm2d]:
+    """Return a network's batch normalizations."""
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Leave the statistics of a network's batch normalization as they are inside."""
+    layers = normalizations(network)
+    momenta, counts = [layer.momentum for layer in layers], [layer.num_batches_tracked for layer in layers]
+    before = [None if count is None else count.clone() for count in counts]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum, count, old in zip(layers, momenta, counts, before, strict=True):
+            layer.momentum = momentum
+            if count is not None and old is not None:
+                count.copy_(old)
 
 
 def vision_encoder(
@@ -249,7 +265,7 @@ class ConvolutionalEncoder(VisionEncoder):
         """Switch between training and use, frozen statistics aside."""
         super().train(mode)
         if self.freeze_statistics:
-            for layer in self._normalizations():
+            for layer in normalizations(self):
                 layer.eval()
         return self
 

@@ -1,4 +1,4 @@
-"""How long a training step takes, beside its networks alone, measured side by side in one run."""
+"""How long a training step takes and what it holds, beside its networks alone and its plain form, measured side by side."""
 
 from __future__ import annotations
 
@@ -9,15 +9,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from medlip.concepts import default_vocabulary
-from medlip.errors import MedLIPError
+from medlip.concepts import Vocabulary, default_vocabulary
+from medlip.data.batch import Batch
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods import build_method, method_names
-from medlip.methods.base import HasTimedPasses, method_type
-from medlip.nn.device import Precision, autocast, peak_memory, resolve_device, synchronize
+from medlip.methods import build_method
+from medlip.methods.base import HasReference, method_type
+from medlip.nn.device import (
+    Precision,
+    autocast,
+    compute_dtype,
+    peak_allocated,
+    peak_memory,
+    product_rate,
+    resolve_device,
+    synchronize,
+)
 from medlip.reports import split_sentences
 from medlip.reports.generate import generated_reports
+
+FACTS = 12
+MIB = 1 << 20
 
 
 def bench_step(
@@ -34,8 +47,9 @@ def bench_step(
 ) -> dict[str, Any]:
     """Time a method's training step (forward, losses, backward, update) and, in turn, its networks alone.
 
-    Which parts stand beside the step is the method's to say (its `timed_passes`). Images are random, with about 12 facts a
-    study or reports of 40 words.
+    Which parts stand beside the step is the method's to say (its `timed_parts`). Images are random, with about 12 facts a
+    study and a report of 40 words. Where the method has a plain form of its losses (`HasReference`), a step of it, always in
+    float32, is timed as well.
 
     Args:
         method: name of the method.
@@ -49,35 +63,37 @@ def bench_step(
         device: to time, see `medlip.nn.device.resolve_device`.
 
     Returns:
-        seconds_per_step and PART_seconds (medians), ratio_to_PART (median of the ratios pair by pair) and its range,
-        images_per_second, peak_memory_mb of the GPU, else of the process, and the settings.
+        The settings, and
+
+        - seconds_per_step, PART_seconds and reference_seconds (medians), images_per_second
+        - ratio_to_PART (median of the ratios pair by pair) with its range, and speedup: that of the reference to the step
+        - flops of a step, best_flops_per_second of a matrix product in the same precision, measured in the same run, and
+          fraction_of_peak: the step's share of it
+        - step_memory_mb, PART_memory_mb and reference_peak_memory_mb: the most that each holds at once beyond weights and
+          moments, in MiB
+        - peak_memory_mb of the GPU, else of the process, before the reference ran.
 
     Raises:
-        MedLIPError: an unknown method, one without parts to be timed, or no such device.
+        MedLIPError: an unknown method or setting, or no such device.
     """
     kind = method_type(method)
-    if not issubclass(kind, HasTimedPasses):
-        able = ", ".join(method_names(HasTimedPasses))
-        raise MedLIPError(f"bench step: method {method!r} has no parts to be timed. Use one of: {able}.")
     backbone, batch = backbone or kind.bench.backbone, batch or kind.bench.batch
     settings = {**kind.bench.settings, **(settings or {})}
-    reports = [tuple(sentence.text for sentence in split_sentences(report)) for report in generated_reports(batch, seed)]
+    vocabulary, where = default_vocabulary(), resolve_device(device)
+    host = made_up_batch(batch, image_size, vocabulary, seed)
     model = build_method(
-        {"name": method, "backbone": backbone, "seed": seed, **settings},
-        default_vocabulary(),
+        {"name": method, "seed": seed, **({"backbone": backbone} if "backbone" in kind.config_type.model_fields else {})}
+        | settings,
+        vocabulary,
         Preprocessing(image_size),
-        lambda: (" ".join(report) for report in reports),
+        lambda: (" ".join(sentences) for sentences in host.sentences),
     )
-    where = resolve_device(device)
     model = model.train().to(where).to(memory_format=torch.channels_last)
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(batch, 3, image_size, image_size, generator=generator)
-    images = images.to(where).to(memory_format=torch.channels_last)
-    assert isinstance(model, HasTimedPasses)
-    losses, parts = model.timed_passes(images, reports, generator)
+    learned = host.to(where)
+    parts = model.timed_parts(learned)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
-    def run(tensors: Callable[[], Sequence[Tensor]], update: bool = False) -> float:
+    def run(tensors: Callable[[], Sequence[Tensor]], update: bool = False, precision: Precision = precision) -> float:
         began = time.perf_counter()
         with autocast(where, precision):
             results = tensors()
@@ -88,14 +104,8 @@ def bench_step(
         synchronize(where)
         return time.perf_counter() - began
 
-    times: dict[str, list[float]] = {"step": [], **{name: [] for name in parts}}
-    for repeat in range(repeats + 1):
-        timed = {"step": run(losses, update=True)} | {name: run(part) for name, part in parts.items()}
-        if repeat:  # the first pass of each warms up
-            for name, seconds in timed.items():
-                times[name].append(seconds)
-    peak = peak_memory(where)
-    seconds = statistics.median(times["step"])
+    passes: dict[str, Callable[[], float]] = {"step": lambda: run(lambda: list(model.losses(learned).values()), update=True)}
+    passes |= {name: lambda part=part: run(part) for name, part in parts.items()}  # type: ignore[misc]
     result: dict[str, Any] = {
         "method": method,
         "backbone": backbone,
@@ -106,13 +116,59 @@ def bench_step(
         "device": str(where),
         "threads": torch.get_num_threads(),
         "repeats": repeats,
-        "seconds_per_step": seconds,
     }
+    for work in passes.values():
+        work()  # warms up
+    result["peak_memory_mb"] = peak_memory(where) / MIB
+    if isinstance(model, HasReference):
+        plain = model.reference_losses
+        passes["reference"] = lambda: run(lambda: list(plain(learned).values()), update=True, precision="fp32")
+        passes["reference"]()
+    times: dict[str, list[float]] = {name: [] for name in passes}
+    for _ in range(repeats):
+        for name, work in passes.items():
+            times[name].append(work())
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+    result["seconds_per_step"] = seconds["step"]
+    result["images_per_second"] = batch / seconds["step"]
     for name in parts:
         ratios = sorted(whole / part for whole, part in zip(times["step"], times[name], strict=True))
-        result[f"{name}_seconds"] = statistics.median(times[name])
+        result[f"{name}_seconds"] = seconds[name]
         result[f"ratio_to_{name}"] = statistics.median(ratios)
         result[f"ratio_to_{name}_range"] = [ratios[0], ratios[-1]]
-    result["images_per_second"] = batch / seconds
-    result["peak_memory_mb"] = peak / 1024**2
+    if "reference" in seconds:
+        speedups = [plain / step for plain, step in zip(times["reference"], times["step"], strict=True)]
+        result |= {"reference_seconds": seconds["reference"], "speedup": statistics.median(speedups)}
+    with FlopCounterMode(display=False) as counter:
+        passes["step"]()
+    result["flops"] = counter.get_total_flops()
+    result["best_flops_per_second"] = product_rate(where, compute_dtype(where, precision))
+    result["fraction_of_peak"] = result["flops"] / seconds["step"] / result["best_flops_per_second"]
+    for name, work in passes.items():
+        key = "reference_peak_memory_mb" if name == "reference" else f"{name}_memory_mb"
+        result[key] = peak_allocated(work, where) / MIB
     return result
+
+
+def made_up_batch(images: int, image_size: int, vocabulary: Vocabulary, seed: int = 0) -> Batch:
+    """Return a batch of noise, with about 12 random facts and a report of 40 words for each image."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(images, 3, image_size, image_size, generator=generator).to(memory_format=torch.channels_last)
+    shape = (images, len(vocabulary.anatomies), len(vocabulary.pathologies))
+    stated = torch.rand(shape, generator=generator) < FACTS / (shape[1] * shape[2])
+    facts = torch.where(stated, torch.randint(0, 2, shape, generator=generator), -1).to(torch.int8)
+    reports = tuple(generated_reports(images, seed))
+    names = tuple(f"image {number}" for number in range(images))
+    return Batch(
+        images=pixels,
+        facts=facts,
+        ids=names,
+        patients=names,
+        reports=reports,
+        sentences=tuple(tuple(sentence.text for sentence in split_sentences(report)) for report in reports),
+        labels=({},) * images,
+        boxes=((),) * images,
+        masks=((),) * images,
+        mirrored=torch.zeros(images, dtype=torch.bool),
+        seeds=torch.arange(images),
+    )

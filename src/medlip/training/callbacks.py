@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 from warnings import warn
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from medlip.data.batch import Batch
 from medlip.errors import MedLIPError, MedLIPWarning
-from medlip.files import writing
+from medlip.files import write_atomic, writing
 from medlip.nn.gather import without_gather
 from medlip.plugins import entry_points
 from medlip.training.average import WeightAverage
@@ -61,6 +62,34 @@ def loggers() -> tuple[Logger, ...]:
     """Return all loggers: those registered, and those of other packages (entry points `medlip.loggers`)."""
     offered = list(entry_points("medlip.loggers"))
     return (*_LOGGERS, *(logger for logger in cast("list[Logger]", offered) if logger not in _LOGGERS))
+
+
+class TensorBoard:
+    """A logger that writes for TensorBoard: every number by its name.
+
+    Args:
+        writer: what `torch.utils.tensorboard` writes with.
+    """
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def log(self, step: int, values: Mapping[str, object]) -> None:
+        """Write the numbers of a step."""
+        for name, value in values.items():
+            for part, number in value.items() if isinstance(value, Mapping) else ((None, value),):
+                if isinstance(number, int | float):
+                    self._writer.add_scalar(name if part is None else f"{name}/{part}", number, step)
+        self._writer.flush()
+
+
+def tensorboard(folder: Path) -> list[Logger]:
+    """Return a logger for TensorBoard that writes into a folder; none where it isn't installed."""
+    try:
+        module = import_module("torch.utils.tensorboard")
+    except ImportError:
+        return []
+    return [TensorBoard(module.SummaryWriter(str(folder)))]
 
 
 class Log(Callback):
@@ -114,8 +143,17 @@ class Log(Callback):
         """Take back the lines of steps beyond this one, which come again."""
         if not self.path.exists():
             return
-        lines = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        self.path.write_text("".join(f"{line}\n" for line in lines))
+        with writing(self.path):
+            lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
+            write_atomic(self.path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a line of metrics; infinity for half a line, as a full disk leaves it."""
+    try:
+        return int(json.loads(line)["step"])
+    except ValueError:
+        return math.inf
 
 
 class Validate(Callback):
@@ -164,7 +202,7 @@ class Finite(Callback):
 
     def __init__(self, path: Path, action: Literal["stop", "skip"]) -> None:
         self.path, self.action = path, action
-        self._unseen: list[tuple[int, Batch, Mapping[str, Tensor]]] = []
+        self._unseen: list[tuple[int, Sequence[str], Mapping[str, Tensor]]] = []
         self._in_a_row = 0
 
     def before_backward(self, training: Training, batch: Batch, terms: Mapping[str, Tensor]) -> bool:
@@ -174,7 +212,7 @@ class Finite(Callback):
             MedLIPError: one is not finite, and training is to stop there; or too many batches in a row were skipped.
         """
         weighed = {name: term.detach() for name, term in terms.items() if training.weight(name)}
-        self._unseen.append((training.step + 1, batch, weighed))
+        self._unseen.append((training.step + 1, batch.ids, weighed))
         if training.device.type != "cpu" and self.action == "stop":
             return True
         fine = self._look(training)
@@ -188,21 +226,21 @@ class Finite(Callback):
 
     def _look(self, training: Training) -> bool:
         fine = True
-        for step, batch, terms in self._unseen:
+        for step, ids, terms in self._unseen:
             bad = {name: str(value) for name, term in terms.items() if not math.isfinite(value := term.item())}
             if training.any_process(bool(bad)):
                 fine = False
-                self._report(step, bad, batch)
+                self._report(step, bad, ids)
         self._unseen.clear()
         return fine
 
-    def _report(self, step: int, bad: Mapping[str, str], batch: Batch) -> None:
+    def _report(self, step: int, bad: Mapping[str, str], ids: Sequence[str]) -> None:
         if bad:
             with writing(self.path), self.path.open("a") as file:
-                file.write(json.dumps({"step": step, "terms": bad, "ids": list(batch.ids)}) + "\n")
+                file.write(json.dumps({"step": step, "terms": bad, "ids": list(ids)}) + "\n")
         which = ", ".join(f"{name} is {value}" for name, value in bad.items()) or "a term of another process is not"
-        ids = ", ".join(batch.ids[:3]) + (", …" if len(batch) > 3 else "")
-        what = f"step {step}: the loss is not finite ({which}) on a batch of {len(batch)} images ({ids}; all in {self.path})"
+        some = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+        what = f"step {step}: the loss is not finite ({which}) on a batch of {len(ids)} images ({some}; all in {self.path})"
         if self.action == "stop":
             raise MedLIPError(
                 f"{what}. Lower training.lr, set training.clip=1, or pass over such batches with training.on_nan=skip."
@@ -224,6 +262,7 @@ class Checkpoint(Callback):
         minutes: between two checkpoints, at most.
         keep: how many of the latest stay, by the step in their names; 1 for `path` alone.
         parts: what else is saved and brought back, by name.
+        extend: let a training go on for more epochs than the checkpoint's.
     """
 
     def __init__(
@@ -233,7 +272,10 @@ class Checkpoint(Callback):
         minutes: float,
         keep: int = 1,
         parts: Mapping[str, Stateful] | None = None,
+        *,
+        extend: bool = False,
     ) -> None:
+        self.extend = extend
         self.path, self.manifest, self.minutes, self.keep, self.parts = path, manifest, minutes, keep, parts or {}
         self._saved = time.monotonic()
 
@@ -244,19 +286,21 @@ class Checkpoint(Callback):
             MedLIPError: the checkpoint is broken, or belongs to another recipe or other data.
         """
         if self.path.exists():
-            load_checkpoint(self.path, training, self.manifest, self.parts)
+            load_checkpoint(self.path, training, self.manifest, self.parts, extend=self.extend)
 
     def after_step(self, training: Training) -> None:
         """Save if it is time to."""
-        due = may_save(training) and time.monotonic() - self._saved > 60 * self.minutes
-        if training.step % len(training.batches) and not training.interrupted and not due:
+        if training.step % len(training.batches) and not training.interrupted and not self._is_due(training):
             return
+        save_checkpoint(self.path, training, self.manifest, self.parts)  # every process has a part in it
         if training.processes.is_main_process:
-            save_checkpoint(self.path, training, self.manifest, self.parts)
             self._keep(training.step)
             if training.interrupted and not training.over:
                 print(f"interrupted after step {training.step:,}; to resume from: {self.path}", file=sys.stderr)
         self._saved = time.monotonic()
+
+    def _is_due(self, training: Training) -> bool:
+        return may_save(training) and training.any_process(time.monotonic() - self._saved > 60 * self.minutes)
 
     def _keep(self, step: int) -> None:
         """Give the checkpoint a second name with its step, and let go of the oldest ones that have one."""

@@ -97,8 +97,8 @@ def dry_run(recipe: Recipe, store: Store, device: str = "auto") -> DryRun:
         method, training, notes = begin(recipe, store, ranks)
         planned, images = training.batches, settings.batch_size * ranks.num_processes
         assert isinstance(planned, TrainingBatches)
-        few = store.take(range(min(len(store), 2 * settings.batch_size)))
-        training.batches, training.budget = training_batches(recipe, method, few), Steps(STEPS)
+        few = store.take(range(min(len(store), 2 * images)))
+        training.batches, training.budget = training_batches(recipe, method, few, ranks), Steps(STEPS)
         clock = _Clock()
         training.run("dry run", [*([WeightAverage(method, settings.ema)] if settings.ema else []), clock])
         learned = [parameter for parameter in method.parameters() if parameter.requires_grad]

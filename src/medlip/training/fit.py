@@ -24,13 +24,15 @@ from medlip.errors import MedLIPError
 from medlip.files import write_atomic, writing
 from medlip.methods import Method, build_method, save_method
 from medlip.methods.base import EmbedsReports, HasEncoder
-from medlip.nn.device import resolve_device
+from medlip.nn.batch_norm import synchronize_statistics
+from medlip.nn.device import resolve_device, why_not_compiled
 from medlip.training.average import WeightAverage
-from medlip.training.callbacks import Checkpoint, Finite, Log, Validate, loggers
+from medlip.training.callbacks import Checkpoint, Finite, Log, Validate, loggers, tensorboard
 from medlip.training.gradients import Balance, LogGradients
 from medlip.training.loop import Callback, Group, Training, processes
 from medlip.training.schedule import Steps, WarmupCosine
 from medlip.training.start import start_from
+from medlip.training.watch import SAMPLES, Alarm, GradientAlarm, SampleMaps, Watch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from medlip.training.recipe import Recipe, TrainingSection
 
 MODEL, CHECKPOINT, METRICS, MANIFEST = "model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "run.json"
-SEEN, NOT_FINITE = "seen.npz", "not_finite.jsonl"
+SEEN, NOT_FINITE, TENSORBOARD = "seen.npz", "not_finite.jsonl", "tensorboard"
 LEARNED: Mapping[str, Callable[[Store], Supervision]] = {
     "facts": require_facts,
     "sentences": require_sentences,
@@ -76,6 +78,7 @@ def fit(
     *,
     validation: Store | None = None,
     resume: bool = False,
+    extend: bool = False,
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
 ) -> Fitted:
@@ -91,8 +94,9 @@ def fit(
         store: prepared studies; all of it is learned from, so select the training split before.
         out: folder of the run.
         validation: studies whose losses are measured after every epoch.
-        resume: go on where an interrupted run stopped, bit by bit as if it had not (with several processes the dropout of
-            all but the main one starts anew, and so does that of a GPU if the run goes on elsewhere).
+        resume: go on where an interrupted run stopped, bit by bit as if it had not (if it goes on elsewhere, the dropout of
+            a GPU starts anew; with another number of processes, a note says what differs).
+        extend: let it go on for more epochs than it was begun for, at the rates of a training of that length.
         device: to train on, see `medlip.nn.device.resolve_device`.
         callbacks: what else is to happen after each step, such as a logger of your own; in every process.
 
@@ -118,7 +122,8 @@ def fit(
         if ranks.is_main_process:
             for note in notes:
                 print(f"note: {note}", file=sys.stderr)
-        log = Log(out / METRICS, loggers())
+        log = Log(out / METRICS, [*loggers(), *(tensorboard(out / TENSORBOARD) if ranks.is_main_process else ())])
+        alarm = Alarm(log)
         average = WeightAverage(method, settings.ema) if settings.ema else None
         encoder = _encoder(method)
         balance = Balance(settings.balance, settings.balance_every, encoder, log.write) if settings.balance else None
@@ -129,7 +134,10 @@ def fit(
             settings.checkpoint_minutes,
             settings.keep,
             {name: part for name, part in parts.items() if part},
+            extend=extend,
         )
+        if not ranks.is_main_process:
+            torch.manual_seed(settings.seed + ranks.process_index)  # the weights are equal, dropout is not to be
         if resumes:
             checkpoint.restore(training)
         if ranks.is_main_process:  # not before the checkpoint was found to be of this recipe and this data
@@ -138,18 +146,24 @@ def fit(
             else:
                 for file in (METRICS, NOT_FINITE):
                     (out / file).unlink(missing_ok=True)
-            write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode())
-            fingerprint(store).anonymous().save(out / SEEN)
-        else:
-            torch.manual_seed(settings.seed + ranks.process_index)  # the weights are equal, dropout is not to be
+            with writing(out / MANIFEST):
+                write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode())
+            with writing(out / SEEN):
+                fingerprint(store).anonymous().save(out / SEEN)
         validate = _validate(recipe, method, validation, log, average)
         watching = [
             Finite(out / NOT_FINITE, settings.on_nan),
             balance,
-            LogGradients(settings.log_gradients, encoder, log.write) if settings.log_gradients else None,
+            LogGradients(settings.log_gradients, encoder, log.write, GradientAlarm(alarm))
+            if settings.log_gradients
+            else None,
             average,
             log,
             validate,
+            Watch(method, log, alarm),
+            SampleMaps(out / SAMPLES, method, validation, settings.sample_maps)
+            if settings.sample_maps and validation is not None
+            else None,
             checkpoint,
         ]
         first, began = training.step, time.monotonic()
@@ -190,9 +204,15 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
         lambda: (" ".join(sentences) for sentences in store.column("sentences")),
     )
     notes = [note for note in (str(LEARNED[method.learns_from](store)), _cut(method, store)) if note]
-    batches = training_batches(recipe, method, store, ranks.process_index, ranks.num_processes)
+    batches = training_batches(recipe, method, store, ranks)
     steps = settings.epochs * len(batches)
     divided = settings.accumulate > 1 and method.divide(settings.accumulate)
+    if settings.checkpointing:
+        method.recompute()
+    if settings.sync_batch_norm:
+        synchronize_statistics(method)
+    if settings.compile:
+        notes += _compile(method, ranks.device)
     training = Training(
         method.to(ranks.device),
         batches,
@@ -207,8 +227,18 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
     return method, training, notes
 
 
-def training_batches(recipe: Recipe, method: Method, store: Store, rank: int = 0, ranks: int = 1) -> TrainingBatches:
-    """Return the batches of a store that a method is trained on, see `TrainingBatches`."""
+def _compile(method: Method, device: torch.device) -> list[str]:
+    """Compile the image encoder, where there is one and it can be; return what to know otherwise."""
+    if not isinstance(method, HasEncoder):
+        return [f"training.compile: method {method.name!r} has no image encoder to compile"]
+    if why := why_not_compiled(device):
+        return [f"training.compile: nothing is compiled, for this machine can't ({why}). Trained as it is"]
+    method.encoder.compile()
+    return []
+
+
+def training_batches(recipe: Recipe, method: Method, store: Store, ranks: Accelerator) -> TrainingBatches:
+    """Return the batches of a store that a method is trained on in one of several processes, see `TrainingBatches`."""
     return TrainingBatches(
         store,
         method.preprocessing,
@@ -218,8 +248,11 @@ def training_batches(recipe: Recipe, method: Method, store: Store, rank: int = 0
         method.vocabulary,
         uncertain=recipe.facts.uncertain,
         implied=recipe.facts.implied,
-        rank=rank,
-        ranks=ranks,
+        rank=ranks.process_index,
+        ranks=ranks.num_processes,
+        rest=recipe.training.rest,
+        on_device=recipe.training.augment_on == "device",
+        pin=ranks.device.type == "cuda",
     )
 
 

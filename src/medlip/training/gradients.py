@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -22,6 +22,9 @@ class Write(Protocol):
 
     def __call__(self, training: Training, **values: object) -> None:
         """Write values by name."""
+
+
+Look = Callable[[Training, Mapping[str, float]], None]
 
 
 def gradient_norms(training: Training, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, float]:
@@ -55,10 +58,11 @@ class LogGradients(Callback):
         every: steps between two measurements, the first of which is at the first step.
         parameters: that gradients are taken of, the encoder's.
         write: where to write.
+        look: takes every measurement as well.
     """
 
-    def __init__(self, every: int, parameters: Sequence[nn.Parameter], write: Write) -> None:
-        self.every, self.parameters, self.write = every, parameters, write
+    def __init__(self, every: int, parameters: Sequence[nn.Parameter], write: Write, look: Look | None = None) -> None:
+        self.every, self.parameters, self.write, self.look = every, parameters, write, look
         self._measured: dict[str, float] | None = None
 
     def before_backward(self, training: Training, batch: Batch, terms: Mapping[str, Tensor]) -> bool:
@@ -71,6 +75,8 @@ class LogGradients(Callback):
         """Write what was measured."""
         if self._measured is not None:
             self.write(training, gradient_norm=self._measured)
+            if self.look is not None:
+                self.look(training, self._measured)
             self._measured = None
 
 

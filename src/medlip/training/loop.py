@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
@@ -24,7 +26,8 @@ from torch import Tensor, nn
 from medlip.data.batch import Batch
 from medlip.errors import MedLIPError
 from medlip.nn.cpu import keep_freed_memory
-from medlip.nn.device import Precision, device_of, resolve_precision
+from medlip.nn.device import Precision, autocast, device_of, resolve_precision
+from medlip.nn.gather import uneven
 from medlip.training.progress import Pace, Progress
 from medlip.training.schedule import Budget, Schedule
 
@@ -96,10 +99,11 @@ class Training:
         batches: what it is trained on.
         processes: that train together, see `processes`.
         optimizer: AdamW.
+        scaler: of the losses in fp16, whose smallest gradients would be 0 else; None in other precisions.
         schedule: of the rates.
         budget: when it is over.
         clip: largest gradient norm; 0 for no clipping.
-        parts: in which a batch is worked through; gradients are the mean of theirs.
+        parts: in which a batch is worked through; gradients are the mean of theirs over its images.
         factors: by which named losses weigh more, or less, than the learner has it.
         step: how many are done.
         seconds: that it has taken.
@@ -124,8 +128,11 @@ class Training:
     ) -> None:
         assert isinstance(learner, nn.Module)
         self.module = learner.to(memory_format=torch.channels_last)
-        self.model: nn.Module = _Forward(learner)
+        half = resolve_precision(processes.precision, processes.device) == "fp16"
+        self.model: nn.Module = _Forward(learner, processes.device if half else None)
+        self.scaler = torch.amp.GradScaler(processes.device.type) if half else None
         self.batches, self.processes = batches, processes
+        self._control: Any = dist.new_group(backend="gloo") if processes.num_processes > 1 else None
         self.schedule, self.budget, self.clip, self.parts = schedule, budget, clip, parts
         self.factors: dict[str, float] = {}
         self._highest = [group.lr for group in groups]
@@ -168,9 +175,28 @@ class Training:
             callbacks: run after each step in this order.
 
         Raises:
+            MedLIPError: another process of the training ended.
             KeyboardInterrupt: after Ctrl-C, once the callbacks of the step have run. SIGTERM is put off likewise and then
                 does what it would have done at once. In several processes, the signal of one stops all.
         """
+        with self._together():
+            self._run(description, callbacks)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Say so if another process ended, on which the exchange of this one breaks off."""
+        try:
+            yield
+        except RuntimeError as error:
+            broken = isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection" in str(error)
+            if self._control is None or not broken:
+                raise
+            raise MedLIPError(
+                f"step {self.step + 1:,}: another process of this training ended, and says itself why, unless the system "
+                "killed it, as it does when memory runs out. Start all of them again with --resume."
+            ) from error
+
+    def _run(self, description: str, callbacks: Sequence[Callback]) -> None:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.model, optimizer = self.processes.prepare(self.model, self.optimizer)
@@ -194,7 +220,8 @@ class Training:
                 self.step += 1
                 now = time.monotonic()
                 self.seconds = before + now - began
-                self.pace += Pace(len(batch) * self.processes.num_processes, now - previous, there - previous)
+                images = sum(batch.shares or (len(batch),) * self.processes.num_processes)
+                self.pace += Pace(images, now - previous, there - previous)
                 self.interrupted = self._highest_of_all(max(received, default=0))
                 for callback in callbacks:
                     callback.after_step(self)
@@ -220,46 +247,81 @@ class Training:
                     return
 
     def _learn(self, optimizer: Any, batch: Batch, callbacks: Sequence[Callback]) -> dict[str, Tensor]:
-        found: list[dict[str, Tensor]] = []
+        found: dict[str, list[Tensor]] = defaultdict(list)
+        batch = batch.to(self.device)
         parts = batch.parts(self.parts) if self.parts > 1 else [batch]
-        for part in parts:
-            last = len(found) + 1 == self.parts
+        for number, part in enumerate(parts, 1):
+            last, share = number == len(parts), len(batch) / len(part)
             with nullcontext() if last else self.processes.no_sync(self.model):  # gradients are exchanged once a step
-                terms: dict[str, Tensor] = self.model(part.to(self.device))
-                found.append({name: term.detach() for name, term in terms.items()})
+                terms: dict[str, Tensor] = self.model(part)
+                for name, term in terms.items():
+                    found[name].append(term.detach() / share)
                 if not all(callback.before_backward(self, part, terms) for callback in callbacks):
                     optimizer.zero_grad(set_to_none=True)
-                    return found[-1]
-                total = sum(self.weight(name) * term for name, term in terms.items())
-                self.processes.backward(total / self.parts if self.parts > 1 else total)
-        if self.clip:
-            self.processes.clip_grad_norm_(self.model.parameters(), self.clip)
-        optimizer.step()
+                    return {name: term.detach() for name, term in terms.items()}
+                self._go_back(sum(self.weight(name) * term for name, term in terms.items()) / share)
+        self._update(optimizer)
         optimizer.zero_grad(set_to_none=True)
-        return (
-            found[0] if self.parts == 1 else {name: torch.stack([part[name] for part in found]).mean() for name in found[0]}
-        )
+        return {name: torch.stack(values).sum() for name, values in found.items()}
+
+    def _go_back(self, total: Any) -> None:
+        if self.scaler is None:
+            self.processes.backward(total)
+        else:
+            self.scaler.scale(total).backward()
+
+    def _update(self, optimizer: Any) -> None:
+        if self.clip:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
+            self.processes.clip_grad_norm_(self.model.parameters(), self.clip)
+        if self.scaler is None:
+            optimizer.step()
+        else:  # a step whose gradients overflow is left out, and the next ones are scaled less
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
 
     def any_process(self, here: bool) -> bool:
         """Return whether it is so in any process: all must do the same, or one would wait for the others."""
         return bool(self._highest_of_all(int(here)))
 
+    def of_all_processes(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Return tensors of the host, of the same names and shapes in every process, by rank."""
+        if self._control is None:
+            return [dict(tensors)]
+        found: list[dict[str, Tensor]] = [{} for _ in range(self.processes.num_processes)]
+        for name, tensor in tensors.items():
+            everyone = [torch.empty_like(tensor) for _ in found]
+            dist.all_gather(everyone, tensor.contiguous(), group=self._control)
+            for own, theirs in zip(found, everyone, strict=True):
+                own[name] = theirs
+        return found
+
     def _highest_of_all(self, here: int) -> int:
-        """Return the highest value of any process: all must stop after the same step, or one would wait for the others."""
-        if self.processes.num_processes == 1:
+        """Return the highest value of any process; it goes from host to host, so that no accelerator is waited for."""
+        if self._control is None:
             return here
-        return int(self.processes.gather(torch.tensor([here], device=self.processes.device)).max())
+        highest = torch.tensor(here)
+        dist.all_reduce(highest, dist.ReduceOp.MAX, group=self._control)
+        return int(highest)
 
 
 class _Forward(nn.Module):
-    """The losses as a forward pass, which is what autocast and data parallelism wrap."""
+    """The losses as a forward pass, which is what autocast and data parallelism wrap.
 
-    def __init__(self, learner: Learner) -> None:
+    Args:
+        learner: what has losses.
+        half: the device that computes networks in fp16; None in other precisions, which Accelerate sees to.
+    """
+
+    def __init__(self, learner: Learner, half: torch.device | None = None) -> None:
         super().__init__()
-        self.learner = learner
+        self.learner, self._half = learner, half
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self.learner.losses(batch)
+        with uneven(batch.shares), nullcontext() if self._half is None else autocast(self._half, "fp16"):
+            terms = self.learner.losses(batch)
+        return terms if self._half is None else {name: term.float() for name, term in terms.items()}
 
 
 @contextmanager
@@ -268,7 +330,7 @@ def processes(device: torch.device, precision: Precision = "fp32") -> Iterator[A
 
     Args:
         device: where to compute. Of several GPUs, each process of a launcher takes its own.
-        precision: `bf16` computes the networks under autocast, `fp32` does without; see `resolve_precision`.
+        precision: `bf16` and `fp16` compute the networks under autocast, `fp32` does without; see `resolve_precision`.
 
     Raises:
         MedLIPError: the device doesn't compute in that precision.
@@ -277,7 +339,8 @@ def processes(device: torch.device, precision: Precision = "fp32") -> Iterator[A
         torch.cuda.set_device(device)
     resolved = resolve_precision(precision, device)
     try:
-        accelerator = Accelerator(mixed_precision="no" if resolved == "fp32" else resolved, cpu=device.type == "cpu")
+        accelerator = Accelerator(mixed_precision="bf16" if resolved == "bf16" else "no", cpu=device.type == "cpu")
+        accelerator.precision = resolved
     except ValueError as error:
         raise MedLIPError(f"precision {precision!r} is not possible on {device} ({error}). Use fp32.") from error
     try:

@@ -18,6 +18,7 @@ from medlip.concepts import Vocabulary, default_vocabulary, load_vocabulary
 from medlip.errors import MedLIPError, did_you_mean
 from medlip.images.augment import Augment
 from medlip.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from medlip.nn.device import Precision
 from medlip.plugins import entry_points
 from medlip.reports import UncertainPolicy
 
@@ -52,13 +53,16 @@ class TrainingSection(_Section):
     Attributes:
         epochs: passes over the training split.
         batch_size: images a step and process.
+        rest: what becomes of the images that an epoch leaves over beside whole batches: `drop` them, which are others in
+            every epoch, or `keep` them as a last, smaller batch.
         lr: highest learning rate.
         final_lr: where the cosine ends.
         warmup: steps of linear warm-up.
         weight_decay: of matrices and kernels; biases and other 1-D parameters have none.
         betas: of AdamW.
         clip: largest gradient norm; 0 for no clipping.
-        precision: `bf16` computes the networks under autocast, `fp32` does without; `auto` is bf16 where that is fast.
+        precision: `bf16` and `fp16` compute the networks under autocast, fp16 with scaled losses; `fp32` does without;
+            `auto` is bf16 where that is fast.
         seed: of initial weights, order, augmentation and dropout.
         checkpoint_minutes: how often the state is saved within an epoch; it is saved after every epoch anyway.
         keep: how many of the latest checkpoints stay in the run's folder.
@@ -66,7 +70,12 @@ class TrainingSection(_Section):
         start_from: a run's folder or its model.safetensors, whose weights are the start; None for the method's own.
         ema: decay of a moving average of the weights, which is what is validated and saved; 0 for none.
         accumulate: parts in which a batch is worked through, to save memory; `batch_size` is that of the whole.
+        checkpointing: compute the activations of each block again in the backward pass, to save memory.
+        compile: compile the image encoder with `torch.compile`; without a compiler it is trained as it is.
+        augment_on: where images are augmented: on the `host`, or on the `device` that trains.
+        sync_batch_norm: take batch normalization's statistics over the batches of all processes.
         log_gradients: steps between two measurements of the gradient norm of each loss term; 0 for none.
+        sample_maps: validation images of which maps are kept after every epoch, without the images themselves; 0 for none.
         balance: share of each named loss term in the encoder's gradient, to be held throughout; None for fixed weights.
         balance_every: steps between two adjustments of the balance.
         on_nan: `stop` at a batch whose loss is not finite, or `skip` it.
@@ -74,13 +83,14 @@ class TrainingSection(_Section):
 
     epochs: int = Field(100, gt=0)
     batch_size: int = Field(64, gt=0)
+    rest: Literal["drop", "keep"] = "drop"
     lr: float = Field(1e-4, gt=0)
     final_lr: float = Field(1e-5, ge=0)
     warmup: int = Field(1000, ge=0)
     weight_decay: float = Field(0.02, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = Field(0.0, ge=0)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     seed: int = 0
     checkpoint_minutes: float = Field(10.0, gt=0)
     keep: int = Field(1, ge=1)
@@ -88,7 +98,12 @@ class TrainingSection(_Section):
     start_from: str | None = None
     ema: float = Field(0.0, ge=0, lt=1)
     accumulate: int = Field(1, ge=1)
+    checkpointing: bool = False
+    compile: bool = False
+    augment_on: Literal["host", "device"] = "host"
+    sync_batch_norm: bool = False
     log_gradients: int = Field(0, ge=0)
+    sample_maps: int = Field(0, ge=0)
     balance: dict[str, PositiveFloat] | None = None
     balance_every: int = Field(20, ge=1)
     on_nan: Literal["stop", "skip"] = "stop"
@@ -311,13 +326,23 @@ def parse_value(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def parse_override(override: str) -> tuple[str, Any]:
+    """Read "key=value", the value as in YAML.
+
+    Raises:
+        MedLIPError: there is no key, or no value.
+    """
     path, equals, value = override.partition("=")
     if not equals or not path:
         raise MedLIPError(f"--set {override}: expected key=value, such as training.epochs=5.")
+    return path, parse_value(value)
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    path, value = parse_override(override)
     *sections, key = path.split(".")
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise MedLIPError(f"--set {override}: {section} is a value and has no key {key!r}.")
-    content[key] = parse_value(value)
+    content[key] = value

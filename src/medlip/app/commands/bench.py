@@ -23,14 +23,36 @@ def bench_step(
         int | None, typer.Option("--batch", help="Images per step. Default: by method.", min=1, metavar="N")
     ] = None,
     image_size: ImageSize = 224,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting of the method, such as layers=2; repeatable.", metavar="KEY=VALUE"),
+    ] = None,
+    repeats: Annotated[int, typer.Option("--repeats", help="Steps to time of each kind.", min=1, metavar="N")] = 5,
     device: Device = "auto",
     precision: Precision = "fp32",
     seed: Seed = 0,
 ) -> Answer:
-    """Time a training step, and its networks alone."""
-    from medlip.training.bench import bench_step as measure
+    """Time a training step, its networks alone, and its plain form.
 
-    return _measured(measure(method, backbone, batch, image_size, precision=precision, seed=seed, device=device))
+    Beside the times: memory, floating-point operations, and the share of the device's best matrix product.
+    """
+    from medlip.training.bench import bench_step as measure
+    from medlip.training.recipe import parse_override
+
+    settings = dict(parse_override(change) for change in changes or ())
+    return _measured(
+        measure(
+            method,
+            backbone,
+            batch,
+            image_size,
+            settings=settings,
+            precision=precision,
+            repeats=repeats,
+            seed=seed,
+            device=device,
+        )
+    )
 
 
 def bench_predict(

@@ -28,13 +28,17 @@ def pretrain(
         typer.Option("--dry-run", help="Say what it takes (size, memory, time) after a few steps; write nothing."),
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    extend: Annotated[
+        bool,
+        typer.Option("--extend", help="With --resume, go on for more epochs than the run was begun for."),
+    ] = False,
     without: Annotated[
         Path | None,
         typer.Option("--without", help="Leave out images with these pairs (`medlip data hold-out`).", metavar="FILE"),
     ] = None,
     device: Device = "auto",
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"] | None,
+        Literal["auto", "fp32", "bf16", "fp16"] | None,
         typer.Option("--precision", help="Numerical precision, in place of the recipe's training.precision."),
     ] = None,
 ) -> Answer:
@@ -71,7 +75,7 @@ def pretrain(
         return Answer(found.to_dict(), found.describe(), notes=found.notes)
     store = training_store(data, out)
     train, validation = split(store), store.select("val") if "val" in store.splits else None
-    summary = fit(settings, train, out, validation=validation, resume=resume, device=device)
+    summary = fit(settings, train, out, validation=validation, resume=resume, extend=extend, device=device)
     text = f"{out}: {summary['steps']:,} steps in {summary['seconds']:.0f} s"
     if summary["images_per_second"] is not None and summary["data_wait_share"] is not None:
         waited = 100 * summary["data_wait_share"]
