@@ -206,7 +206,9 @@ def test_a_finding_is_found_by_any_of_its_names(reading: Reading) -> None:
 
 def test_a_reading_is_a_table_and_a_document(reading: Reading) -> None:
     table = reading.table()
-    assert list(table.columns) == ["text", "probability", "place", "place_probability", "asked"]
+    assert list(table.columns) == [
+        "text", "probability", "threshold", "calibrated", "place", "place_probability", "asked",
+    ]  # fmt: skip
     assert list(table[table.asked].text) == ASKED
     top = table.iloc[0]
     assert (top.text, top.place) == (reading.findings[0].pathology, reading.findings[0].anatomies[0].anatomy)
@@ -295,7 +297,8 @@ def predict(medlip: Callable[..., Any]) -> Callable[..., tuple[int, Any, str]]:
 
 
 Predict = Callable[..., tuple[int, Any, str]]
-KEYS = {"image", "not_frontal", "notes", "places_above", "findings", "asked", "model", "disclaimer"}
+KEYS = {"image", "not_frontal", "notes", "places_above", "calibrated", "findings", "asked", "model", "disclaimer"}
+JUDGED = {"probability", "score", "threshold", "calibrated"}
 
 
 def test_one_image_gives_a_list_of_one(predict: Predict, tiny_run: Path, xray: Path) -> None:
@@ -304,10 +307,10 @@ def test_one_image_gives_a_list_of_one(predict: Predict, tiny_run: Path, xray: P
     assert document.keys() == KEYS
     assert (document["not_frontal"], document["notes"], document["places_above"]) == ("", [], 0.01)
     assert document["image"] == str(xray)
-    assert document["findings"][0].keys() == {"pathology", "probability", "anatomies"}
+    assert document["findings"][0].keys() == {"pathology", "anatomies", *JUDGED}
     assert document["findings"][0]["anatomies"][0].keys() == {"anatomy", "probability"}
     assert [question["text"] for question in document["asked"]] == ASKED
-    assert document["asked"][0].keys() == {"text", "probability"}
+    assert document["asked"][0].keys() == {"text", *JUDGED}
 
 
 def test_a_bad_image_is_named_and_the_others_are_read(predict: Predict, tiny_run: Path, xray: Path, tmp_path: Path) -> None:

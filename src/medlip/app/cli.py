@@ -38,6 +38,7 @@ from medlip.app.commands.bench import (
     bench_supervised,
     bench_transport,
 )
+from medlip.app.commands.calibrate import calibrate
 from medlip.app.commands.compare import compare
 from medlip.app.commands.convert import convert
 from medlip.app.commands.data import check, hold_out, list_sets, overlap
@@ -254,6 +255,7 @@ _add(app, retrieve)
 _add(app, transfer, interrupted="With --out, the same command resumes after the last finished level.")
 _add(app, compare)
 _add(app, disentangle, renamed={"--images": "--probe-images"})
+_add(app, calibrate)
 _add(app, predict)
 _add(app, serve, interrupted="What was under way is finished.")
 _add(app, convert)

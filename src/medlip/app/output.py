@@ -40,15 +40,34 @@ def describe_reading(entry: Mapping[str, Any]) -> str:
         return f"{entry['image']}\n  not read: {entry['error']}"
     above = entry["places_above"]
     rows = [
-        [finding["pathology"], finding["probability"], _places(finding["anatomies"], above)]
+        [finding["pathology"], *_judged(finding, entry), _places(finding["anatomies"], above)]
         for finding in entry["findings"][:SHOWN]
-    ] + [[question["text"], question["probability"], "(asked)"] for question in entry["asked"]]
+    ] + [[question["text"], *_judged(question, entry), "(asked)"] for question in entry["asked"]]
     warned = [f"WARNING: not a frontal chest X-ray: {entry['not_frontal']}"] if entry["not_frontal"] else []
     notes = [f"note: {note}" for note in entry["notes"]]
     files = [f"overlay of {text}: {file}" for text, file in entry.get("overlays", {}).items()]
     files += [f"maps: {entry['maps']}"] if "maps" in entry else []
     model = "read by " + " ".join(filter(None, (entry["model"][key] for key in ("name", "version", "hash"))))
-    return "\n".join([entry["image"], *warned, *notes, aligned(rows), *files, model, DISCLAIMER])
+    basis = describe_basis(entry["calibrated"])
+    return "\n".join([entry["image"], *warned, *notes, aligned(rows), *files, basis, model, DISCLAIMER])
+
+
+def describe_basis(calibrated: Mapping[str, Any] | None) -> str:
+    """Say what the probabilities and thresholds of a reading rest on; `calibrated` as in its plain data."""
+    if calibrated is None:
+        return "not calibrated: probabilities are the model's scores, and every threshold is 0.5 (see `medlip calibrate`)"
+    images, data, truth, at = (calibrated[key] for key in ("images", "data", "truth", "at"))
+    return f"calibrated on {images:,} images of {data} by their {truth}, thresholds for {at}"
+
+
+def beside(probability: float, threshold: float) -> str:
+    """Write on which side of its threshold a probability lies."""
+    return f"{'>=' if probability >= threshold else '<'} {threshold:.3f}"
+
+
+def _judged(found: Mapping[str, Any], entry: Mapping[str, Any]) -> list[object]:
+    doubt = " (not calibrated)" if entry["calibrated"] and not found["calibrated"] else ""
+    return [found["probability"], beside(found["probability"], found["threshold"]) + doubt]
 
 
 def _places(anatomies: Sequence[Mapping[str, Any]], above: float | None) -> str:

@@ -85,7 +85,7 @@ class ScoreTable:
         if self._path is not None:
             self._file = self._path.open("w", encoding="utf-8", newline="")
             self._rows = csv.writer(self._file)
-            self._rows.writerow(["image", "error", "not_frontal", "model", "version", "hash", *self._texts])
+            self._rows.writerow(["image", "error", "not_frontal", "calibrated", "model", "version", "hash", *self._texts])
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -98,12 +98,13 @@ class ScoreTable:
             return
         model = [self._model.name, self._model.version, self._model.hash]
         if isinstance(reading, NotRead):
-            self._rows.writerow([reading.image, reading.error, "", *model, *[""] * len(self._texts)])
+            self._rows.writerow([reading.image, reading.error, "", "", *model, *[""] * len(self._texts)])
         else:
             found = {finding.pathology: finding.probability for finding in reading.findings}
             found |= {question.text: question.probability for question in reading.asked}
             scores = [f"{found[text]:.6g}" for text in self._texts]
-            self._rows.writerow([reading.image, "", reading.not_frontal, *model, *scores])
+            calibrated = "" if reading.calibrated is None else reading.calibrated.hash
+            self._rows.writerow([reading.image, "", reading.not_frontal, calibrated, *model, *scores])
         self._file.flush()
 
 

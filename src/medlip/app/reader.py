@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from numpy.typing import NDArray
 
-from medlip.app.reading import AnatomyProbability, Finding, Look, ModelIdentity, NotRead, Question, Reading
+from medlip.app.judge import Judge
+from medlip.app.reading import AnatomyProbability, Look, ModelIdentity, NotRead, Reading
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
+from medlip.evaluation.calibration import CALIBRATION, Calibration, OperatingPoint
 from medlip.images import XRay, read_xray
 from medlip.images.preprocessing import squash
 from medlip.methods import Method
@@ -36,10 +38,28 @@ AHEAD = 2  # images that a process decodes at a time: they may be large
 
 
 class Reader:
-    """A trained model that reads X-rays; `medlip.load(source)` makes one."""
+    """A trained model that reads X-rays; `medlip.load(source)` makes one.
 
-    def __init__(self, method: Method) -> None:
-        self.method = method.eval()
+    Attributes:
+        method: the model.
+        calibration: what its probabilities and thresholds rest on; None where it isn't calibrated.
+    """
+
+    def __init__(
+        self, method: Method, calibration: Calibration | None = None, at: OperatingPoint | str | None = None
+    ) -> None:
+        """Read with a model.
+
+        Args:
+            method: the model.
+            calibration: of the same weights.
+            at: which thresholds are used, such as "sensitivity=0.9"; None for those that it was calibrated for.
+
+        Raises:
+            MedLIPError: thresholds are asked for and there is no calibration, or `at` can't be read.
+        """
+        self.method, self.calibration = method.eval(), calibration
+        self._judge = Judge(method.vocabulary, calibration, at)
 
     @classmethod
     def open(
@@ -47,15 +67,20 @@ class Reader:
         source: str | Path,
         device: str = "auto",
         *,
+        at: OperatingPoint | str | None = None,
         text_bank: str | Path | None = None,
         text_encoder: str | None = None,
     ) -> Reader:
-        """Load a model from wherever it lies, see `medlip.training.load_run`.
+        """Load a model from wherever it lies, see `medlip.training.load_run`, with the calibration beside it.
 
         Raises:
-            MedLIPError: there is no such model, it can't be read, or the device can't be used.
+            MedLIPError: there is no such model, it can't be read, the device can't be used, or the calibration was made with
+                other weights.
         """
-        return cls(load_run(source, device, text_bank=text_bank, text_encoder=text_encoder))
+        method = load_run(source, device, text_bank=text_bank, text_encoder=text_encoder)
+        file = None if method.folder is None else method.folder / CALIBRATION
+        calibration = Calibration.load(file, method.fingerprint) if file is not None and file.exists() else None
+        return cls(method, calibration, at)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -176,13 +201,14 @@ class Reader:
         with torch.inference_mode():
             answers = self.method.answer(images, prompts, maps="later", anatomies=True)
         look = Look(self.method, images, prompts, answers)
+        unsided = self._judge.notes if answers.anatomies is not None else ()
         lost = {ask: tuple(self._lost(ask)) for ask in map(tuple, asks)}
         for row, (scored, places) in enumerate(
             zip(answers.scores.tolist(), self._places(answers, places_above), strict=True)
         ):
             scores = dict(zip(prompts, scored, strict=True))
             findings = [
-                Finding(pathology.name, scores[pathology.name], places[column])
+                self._judge.finding(pathology.name, scores[pathology.name], places[column])
                 for column, pathology in enumerate(pathologies)
                 if normal or pathology.kind == "abnormal"
             ]
@@ -191,10 +217,11 @@ class Reader:
                 image=names[row],
                 pixels=xrays[row].pixels,
                 findings=tuple(findings),
-                asked=tuple(Question(text, scores[text]) for text in asks[row]),
+                asked=tuple(self._judge.question(text, scores[text]) for text in asks[row]),
                 not_frontal=xrays[row].not_frontal,
-                notes=(*xrays[row].notes, *lost[tuple(asks[row])]),
+                notes=(*xrays[row].notes, *lost[tuple(asks[row])], *unsided),
                 places_above=None if answers.anatomies is None else places_above,
+                calibrated=self._judge.calibrated_on,
                 model=self.model,
                 _look=look,
                 _row=row,

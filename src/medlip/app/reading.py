@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from medlip.about import DISCLAIMER
+from medlip.app.output import beside, describe_basis
 from medlip.app.pages.pictures import jpeg, paint, relative
 from medlip.errors import MedLIPError, did_you_mean, name_some
 from medlip.evaluation.regions import enlarge
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from PIL.Image import Image
 
-LIKELY = 0.5
-"""Findings from this probability on are likely."""
 SHOWN = 8
 """Findings that are shown to a person at once."""
 
@@ -61,21 +60,60 @@ class AnatomyProbability:
     probability: float
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A pathology of the vocabulary, its probability in [0, 1], and where it lies: at most five places, likeliest first."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probability:
+    """How probable something is.
+
+    Attributes:
+        probability: in [0, 1]; calibrated where the calibration knows the finding, else the model's score.
+        score: what the model gives, in [0, 1].
+        threshold: from which probability on it is called present.
+        calibrated: whether probability and threshold come from a calibration.
+    """
+
+    probability: float
+    score: float
+    threshold: float
+    calibrated: bool
+
+    @property
+    def likely(self) -> bool:
+        """Whether it is called present."""
+        return self.probability >= self.threshold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding(Probability):
+    """A pathology of the vocabulary, how probable it is, and where it lies: at most five places, likeliest first."""
 
     pathology: str
-    probability: float
     anatomies: tuple[AnatomyProbability, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Any text that was asked of the image, and the probability that it holds, in [0, 1]."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question(Probability):
+    """Any text that was asked of the image, and how probable it is that it holds."""
 
     text: str
-    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedOn:
+    """What probabilities and thresholds rest on.
+
+    Attributes:
+        data: where the data came from, such as "openi".
+        hash: of the data.
+        images: how many there were.
+        truth: what counted as the truth: "labels" or "reports".
+        at: what the thresholds are for: "specificity=0.9".
+    """
+
+    data: str
+    hash: str
+    images: int
+    truth: str
+    at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +179,8 @@ class Reading:
             says no such thing; what was read then means little.
         notes: what reading the file left out, assumed or turned, and questions that are longer than the method reads.
         places_above: how probable the anatomies of the findings are at least; None from a method that doesn't tell places.
+        calibrated: what probabilities and thresholds rest on; None where the model isn't calibrated: probabilities are its
+            scores then, and every threshold is one half.
         model: which read it.
     """
 
@@ -151,6 +191,7 @@ class Reading:
     not_frontal: str
     notes: tuple[str, ...]
     places_above: float | None
+    calibrated: CalibratedOn | None
     model: ModelIdentity
     _look: Look
     _row: int
@@ -177,8 +218,8 @@ class Reading:
         raise MedLIPError(f"{name!r} {why}. Findings of this reading: {name_some(names)}")
 
     def likely(self) -> tuple[Finding, ...]:
-        """Return the findings with a probability of at least one half, or the most probable one where none has."""
-        return tuple(finding for finding in self.findings if finding.probability >= LIKELY) or self.findings[:1]
+        """Return the findings that are called present, or the most probable one where none is."""
+        return tuple(finding for finding in self.findings if finding.likely) or self.findings[:1]
 
     def maps(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return where the image shows each text, as the method gives it: float32 (n, h, w), non-negative, of all of it."""
@@ -218,15 +259,19 @@ class Reading:
         return DataFrame(values, [anatomy.name for anatomy in method.vocabulary.anatomies], pathologies)
 
     def table(self) -> DataFrame:
-        """Return findings and questions as a table, a row each: text, probability, its likeliest place, whether asked."""
+        """Return findings and questions as a table, a row each.
+
+        Columns: text, probability, threshold, calibrated, place (the likeliest) and place_probability, asked (or not).
+        """
         from pandas import DataFrame
 
         places = [finding.anatomies[0] if finding.anatomies else None for finding in self.findings]
         rows = [
-            (finding.pathology, finding.probability, place and place.anatomy, place and place.probability, False)
+            (finding.pathology, *_judged(finding), place and place.anatomy, place and place.probability, False)
             for finding, place in zip(self.findings, places, strict=True)
-        ] + [(question.text, question.probability, None, None, True) for question in self.asked]
-        return DataFrame(rows, columns=["text", "probability", "place", "place_probability", "asked"])
+        ] + [(question.text, *_judged(question), None, None, True) for question in self.asked]
+        columns = ["text", "probability", "threshold", "calibrated", "place", "place_probability", "asked"]
+        return DataFrame(rows, columns=columns)
 
     @property
     def knows_places(self) -> bool:
@@ -240,15 +285,12 @@ class Reading:
             "not_frontal": self.not_frontal,
             "notes": list(self.notes),
             "places_above": self.places_above,
+            "calibrated": None if self.calibrated is None else asdict(self.calibrated),
             "findings": [
-                {
-                    "pathology": finding.pathology,
-                    "probability": finding.probability,
-                    "anatomies": [{"anatomy": p.anatomy, "probability": p.probability} for p in finding.anatomies],
-                }
+                {"pathology": finding.pathology, **_plain(finding), "anatomies": list(map(asdict, finding.anatomies))}
                 for finding in self.findings
             ],
-            "asked": [{"text": question.text, "probability": question.probability} for question in self.asked],
+            "asked": [{"text": question.text, **_plain(question)} for question in self.asked],
             "model": asdict(self.model),
             "disclaimer": DISCLAIMER,
         }
@@ -274,21 +316,29 @@ class Reading:
         )
         warned = f"<p><b>Not a frontal chest X-ray: {escape(self.not_frontal)}</b></p>" if self.not_frontal else ""
         notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
-        rows = [
-            _table_row(finding.pathology, finding.probability, finding.anatomies[:1]) for finding in self.findings[:SHOWN]
-        ]
-        rows += [_table_row(question.text, question.probability, ()) for question in self.asked]
+        rows = [_table_row(finding.pathology, finding, finding.anatomies[:1]) for finding in self.findings[:SHOWN]]
+        rows += [_table_row(question.text, question, ()) for question in self.asked]
+        basis = describe_basis(self.to_dict()["calibrated"])
         model = " ".join(filter(None, (self.model.name, self.model.version, self.model.hash)))
         return (
             f'{warned}{notes}<div style="display:flex;gap:1em">{picture}<table>'
-            f"<tr><th>finding</th><th>probability</th><th>likeliest place</th></tr>{''.join(rows)}</table></div>"
-            f"<p>{escape(model)}. {escape(DISCLAIMER)}</p>"
+            "<tr><th>finding</th><th>probability</th><th>threshold</th><th>likeliest place</th></tr>"
+            f"{''.join(rows)}</table></div><p>{escape(basis)}</p><p>{escape(model)}. {escape(DISCLAIMER)}</p>"
         )
 
 
-def _table_row(text: str, probability: float, places: Sequence[AnatomyProbability]) -> str:
+def _plain(found: Probability) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in ("probability", "score", "threshold", "calibrated")}
+
+
+def _judged(found: Probability) -> tuple[float, float, bool]:
+    return found.probability, found.threshold, found.calibrated
+
+
+def _table_row(text: str, found: Probability, places: Sequence[AnatomyProbability]) -> str:
     place = "".join(f"{place.anatomy} {number(place.probability)}" for place in places)
-    return f"<tr><td>{escape(text)}</td><td>{number(probability)}</td><td>{escape(place)}</td></tr>"
+    cells = (escape(text), number(found.probability), escape(beside(found.probability, found.threshold)), escape(place))
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
 def _thumbnail(picture: Image) -> Image:

@@ -153,9 +153,9 @@ def _evaluate(
     with inference(method):
         for task in evaluated.values():
             task.begin(method)
-        _pass(method, selection.evaluated, list(evaluated.values()), options, f"evaluating {selection.split}")
+        ask_all(method, selection.evaluated, list(evaluated.values()), options, f"evaluating {selection.split}")
         if tuned and selection.tuning is not None and not options.on_reported:
-            _pass(method, selection.tuning, list(tuned.values()), options, "choosing thresholds")
+            ask_all(method, selection.tuning, list(tuned.values()), options, "choosing thresholds")
     results = {name: task.result(tuned.get(name), selection.rule) for name, task in evaluated.items()}
     rules: dict[str, str] = {"intervals": INTERVALS} | patients_rule(selection.evaluated.store)
     for task in evaluated.values():
@@ -195,8 +195,8 @@ def _evaluate(
     return found
 
 
-def _pass(method: Method, cohort: Cohort, side: Sequence[Task], options: EvaluationOptions, description: str) -> None:
-    """Go over the images of a side once: each is decoded once, and asked for all that any task wants."""
+def ask_all(method: Method, cohort: Cohort, side: Sequence[Task], options: EvaluationOptions, description: str) -> None:
+    """Go over the images of a side once: each is decoded once, and asked for all that any of its tasks wants."""
     needs = _needs(side)
     starts = range(0, len(cohort), options.batch_size)
     for start in track(starts, description, len(starts)):

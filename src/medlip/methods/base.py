@@ -179,6 +179,7 @@ class Method(nn.Module, ABC):
         seen: fingerprints of what it was trained on, None where that is not known.
         made_by: recipe, seed, data and versions of its training, None where they are not known.
         origin: where it was loaded from, None of one that was made here.
+        folder: of the run that it was loaded from, with what is kept beside the weights; None where there is none.
     """
 
     name: ClassVar[str]
@@ -191,6 +192,7 @@ class Method(nn.Module, ABC):
     seen: Fingerprints | None = None
     made_by: Mapping[str, Any] | None = None
     origin: Origin | None = None
+    folder: Path | None = None
 
     def __init__(self, config: MethodConfig, vocabulary: Vocabulary, preprocessing: Preprocessing) -> None:
         super().__init__()

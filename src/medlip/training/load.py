@@ -78,6 +78,7 @@ def load_run(
     else:
         raise MedLIPError(_missing(source, file))
     method.origin = Origin(name, version)
+    method.folder = path if path.is_dir() else None
     return method.to(where)
 
 

@@ -47,6 +47,14 @@ def predict(
         float,
         typer.Option("--places-above", help="Leave out less probable anatomies.", min=0, max=1, metavar="P"),
     ] = 0.01,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at",
+            help="Thresholds of a calibrated run: sensitivity=X or specificity=X. Default: as calibrated.",
+            metavar="POINT",
+        ),
+    ] = None,
     batch: Batch = 16,
     workers: Workers = None,
     device: Device = "auto",
@@ -71,7 +79,7 @@ def predict(
         raise typer.BadParameter("--json prints one document and --jsonl one per image: choose one of them.")
     if maps == "npz" and out is None:
         raise typer.BadParameter("--maps npz needs a folder for them: give --out DIR.")
-    reader = Reader.open(run, device, text_bank=text_bank, text_encoder=text_encoder)
+    reader = Reader.open(run, device, at=at, text_bank=text_bank, text_encoder=text_encoder)
     found = ImageArguments(images)
     every = iter(found)
     first = list(islice(every, FEW + 1))
