@@ -120,7 +120,7 @@ def test_every_finding_shows_inside_its_mask_and_hardly_outside(severity: float)
     for finding in every_finding(severity):
         case = PhantomCase("M", 60, "PA", (finding,))
         seen, (region,) = render(case, 11, 0, SIZE)
-        bare, _ = render(case, 11, 0, SIZE, without=0)
+        bare, _ = render(case, 11, 0, SIZE, without=[0])
         change = np.abs(seen.astype(int) - bare)
         assert region.any(), finding
         assert change[region].mean() > 6, finding
@@ -136,7 +136,7 @@ def test_leaving_a_finding_out_keeps_the_others() -> None:
         (PhantomFinding("nodule", "left_upper_lung", 0.5, 1), PhantomFinding("effusion", "right_pleural", 0.7, -1)),
     )
     _, (nodule, effusion) = render(two, 4, 0, SIZE)
-    _, (left,) = render(two, 4, 0, SIZE, without=0)
+    _, (left,) = render(two, 4, 0, SIZE, without=[0])
     assert np.array_equal(left, effusion)
     assert nodule.any()
 

@@ -29,6 +29,7 @@ import typer
 
 from medlip.app.answer import Answer
 from medlip.app.commands.ablate import ablate
+from medlip.app.commands.audit import audit
 from medlip.app.commands.bench import (
     bench_facts,
     bench_predict,
@@ -51,9 +52,12 @@ from medlip.app.commands.predict import predict
 from medlip.app.commands.prepare import prepare
 from medlip.app.commands.pretrain import pretrain
 from medlip.app.commands.push import card, push
-from medlip.app.commands.recipes import list_recipes, show
+from medlip.app.commands.recipes import list_recipes
+from medlip.app.commands.recipes import show as show_recipe
+from medlip.app.commands.reproduce import reproduce
 from medlip.app.commands.retrieve import retrieve
 from medlip.app.commands.serve import serve
+from medlip.app.commands.show import show
 from medlip.app.commands.transfer import transfer
 from medlip.app.options import Json, Plugin
 from medlip.app.output import to_json
@@ -244,17 +248,20 @@ _add(data, list_sets, "list")
 _add(data, check)
 _add(data, overlap)
 _add(data, hold_out, "hold-out")
+_add(app, show)
 _add(app, facts)
 app.add_typer(recipes, name="recipes")
 _add(recipes, list_recipes, "list")
-_add(recipes, show)
+_add(recipes, show_recipe, "show")
 _add(app, pretrain, interrupted="Add --resume to the same command to resume.")
 _add(app, ablate, interrupted=RESUMES, renamed={"--jobs": "--workers"})
 _add(app, evaluate, renamed={"--images": "--split-list"})
 _add(app, retrieve)
 _add(app, transfer, interrupted="With --out, the same command resumes after the last finished level.")
 _add(app, compare)
+_add(app, reproduce, interrupted=RESUMES)
 _add(app, disentangle, renamed={"--images": "--probe-images"})
+_add(app, audit)
 _add(app, calibrate)
 _add(app, predict)
 _add(app, serve, interrupted="What was under way is finished.")

@@ -43,13 +43,18 @@ def describe_reading(entry: Mapping[str, Any]) -> str:
         [finding["pathology"], *_judged(finding, entry), _places(finding["anatomies"], above)]
         for finding in entry["findings"][:SHOWN]
     ] + [[question["text"], *_judged(question, entry), "(asked)"] for question in entry["asked"]]
-    warned = [f"WARNING: not a frontal chest X-ray: {entry['not_frontal']}"] if entry["not_frontal"] else []
+    warned = [f"WARNING: {describe_doubts(entry['doubts'])}"] if entry["doubts"] else []
     notes = [f"note: {note}" for note in entry["notes"]]
     files = [f"overlay of {text}: {file}" for text, file in entry.get("overlays", {}).items()]
     files += [f"maps: {entry['maps']}"] if "maps" in entry else []
     model = "read by " + " ".join(filter(None, (entry["model"][key] for key in ("name", "version", "hash"))))
     basis = describe_basis(entry["calibrated"])
     return "\n".join([entry["image"], *warned, *notes, aligned(rows), *files, basis, model, DISCLAIMER])
+
+
+def describe_doubts(doubts: Sequence[str]) -> str:
+    """Say why an image is not to be relied on."""
+    return f"what is read here may mean little: {'; '.join(doubts)}"
 
 
 def describe_basis(calibrated: Mapping[str, Any] | None) -> str:

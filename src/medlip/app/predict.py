@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from medlip.app.reader import BATCH, PLACES_ABOVE, Reader
-from medlip.app.reading import NotRead, Reading
+from medlip.app.reading import MapScale, NotRead, Reading
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +34,9 @@ def predict_all(
     places_above: float = PLACES_ABOVE,
     *,
     maps: MapFiles = "png",
+    scale: MapScale = "absolute",
     table: Path | None = None,
+    strict: bool = False,
     batch_size: int = BATCH,
     workers: int = 0,
 ) -> Iterator[dict[str, Any]]:
@@ -48,7 +50,9 @@ def predict_all(
         places_above: anatomies of a finding that are less probable than this are left out.
         maps: `png`, overlays of likely findings and of all questions, named under `overlays`; or `npz`, the maps of all
             findings and questions as numbers, named under `maps`.
+        scale: of the overlays: a finding of low probability is faint, or every map by its own minimum and maximum.
         table: CSV file for the probabilities, a row an image, written as they come.
+        strict: leave out images that there are doubts about.
         batch_size: images that are encoded at a time.
         workers: processes that decode files; 0 for none beside this one.
 
@@ -56,13 +60,15 @@ def predict_all(
         MedLIPError: a question can't be answered.
     """
     files = MapFolder(out) if out is not None and maps != "none" else None
-    readings = reader.read_many(images, ask, batch_size=batch_size, workers=workers, places_above=places_above)
+    readings = reader.read_many(
+        images, ask, batch_size=batch_size, workers=workers, strict=strict, places_above=places_above
+    )
     with ScoreTable(table, reader, ask) as scores:
         for reading in readings:
             scores.add(reading)
             entry = reading.to_dict()
             if files is not None and isinstance(reading, Reading):
-                entry |= {"overlays": files.overlays(reading)} if maps == "png" else {"maps": files.numbers(reading)}
+                entry |= {"overlays": files.overlays(reading, scale)} if maps == "png" else {"maps": files.numbers(reading)}
             yield entry
 
 
@@ -85,7 +91,7 @@ class ScoreTable:
         if self._path is not None:
             self._file = self._path.open("w", encoding="utf-8", newline="")
             self._rows = csv.writer(self._file)
-            self._rows.writerow(["image", "error", "not_frontal", "calibrated", "model", "version", "hash", *self._texts])
+            self._rows.writerow(["image", "error", "doubts", "calibrated", "model", "version", "hash", *self._texts])
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -104,7 +110,7 @@ class ScoreTable:
             found |= {question.text: question.probability for question in reading.asked}
             scores = [f"{found[text]:.6g}" for text in self._texts]
             calibrated = "" if reading.calibrated is None else reading.calibrated.hash
-            self._rows.writerow([reading.image, "", reading.not_frontal, calibrated, *model, *scores])
+            self._rows.writerow([reading.image, "", "; ".join(reading.doubts), calibrated, *model, *scores])
         self._file.flush()
 
 
@@ -123,11 +129,15 @@ class MapFolder:
         self.folder = folder
         self._taken = {_folded(file.name) for file in folder.iterdir()}
 
-    def overlays(self, reading: Reading) -> dict[str, str]:
-        """Save heat maps over an image, of likely findings and all that was asked; return their paths by text."""
+    def overlays(self, reading: Reading, scale: MapScale = "absolute") -> dict[str, str]:
+        """Save heat maps over an image, with their legend, of likely findings and all that was asked.
+
+        Returns:
+            Their paths by text.
+        """
         asked = (question.text for question in reading.asked)
         texts = list(dict.fromkeys([*(finding.pathology for finding in reading.likely()), *asked]))
-        pictures = [_png(reading.overlay(text)) for text in texts]
+        pictures = [_png(reading.overlay(text, scale, legend=True)) for text in texts]
         names = self._save(reading, lambda image: _different([f"{image}-{_plain(text)}" for text in texts]), pictures)
         return {text: str(self.folder / name) for text, name in zip(texts, names, strict=True)}
 

@@ -17,7 +17,6 @@ from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.evaluation.calibration import CALIBRATION, Calibration, OperatingPoint
 from medlip.images import XRay, read_xray
-from medlip.images.preprocessing import squash
 from medlip.methods import Method
 from medlip.methods.base import Answers, EmbedsReports
 from medlip.parallel import outcomes
@@ -60,6 +59,7 @@ class Reader:
         """
         self.method, self.calibration = method.eval(), calibration
         self._judge = Judge(method.vocabulary, calibration, at)
+        self._usual = None if calibration is None else calibration.appearance
 
     @classmethod
     def open(
@@ -101,25 +101,30 @@ class Reader:
         image: Source,
         ask: str | Sequence[str] = (),
         *,
+        strict: bool = False,
         normal: bool = False,
         places_above: float = PLACES_ABOVE,
     ) -> Reading:
         """Read one X-ray.
 
-        What a file says of itself is passed on: `Reading.not_frontal` where it is no frontal chest X-ray (it is answered all
-        the same), and `Reading.notes`.
+        What speaks against relying on it is in `Reading.doubts`: no frontal chest X-ray, by its file or by its looks, or a
+        poor one. It is answered all the same, unless `strict`.
 
         Args:
             image: a PNG, JPEG, TIFF or DICOM file, or the bytes of one; an array, grey (H, W) or with channels; a picture of
                 Pillow; a pydicom data set; or an X-ray that `read_xray` gave.
             ask: a question or several: names or synonyms of the vocabulary, or any other text.
+            strict: refuse an image that there are doubts about.
             normal: also give the statements that are no abnormality ("clear", "intact" ...) among the findings.
             places_above: anatomies of a finding that are less probable than this, in [0, 1], are left out.
 
         Raises:
-            MedLIPError: this is no readable image, or a question is empty or can't be answered by this model.
+            MedLIPError: this is no readable image, there are doubts about it and `strict` is set, or a question is empty or
+                can't be answered by this model.
         """
         (reading,) = self._read([_name(image)], [_decode(image)], [_questions(ask)], normal, places_above)
+        if strict and reading.doubts:
+            raise MedLIPError(_refused(reading))
         return reading
 
     def read_together(self, xrays: Sequence[XRay], asks: Sequence[Sequence[str]]) -> list[Reading]:
@@ -142,6 +147,7 @@ class Reader:
         *,
         batch_size: int = BATCH,
         workers: int = 0,
+        strict: bool = False,
         normal: bool = False,
         places_above: float = PLACES_ABOVE,
     ) -> Iterator[Reading | NotRead]:
@@ -154,6 +160,7 @@ class Reader:
             ask: questions for every image, as for `read`.
             batch_size: images that are encoded at a time.
             workers: processes that decode files; 0 for none beside this one.
+            strict: as for `read`: what there are doubts about is a `NotRead`.
             normal: as for `read`.
             places_above: as for `read`.
 
@@ -162,7 +169,8 @@ class Reader:
         """
         if batch_size < 1:
             raise MedLIPError(f"batch_size={batch_size}: give the number of images that are read at a time, 1 or more.")
-        return self._stream(images, _questions(ask), batch_size, workers, normal, places_above)
+        read = self._stream(images, _questions(ask), batch_size, workers, normal, places_above)
+        return map(_refuse_doubted, read) if strict else read
 
     def _stream(
         self,
@@ -193,11 +201,9 @@ class Reader:
         """Read a batch: every image is encoded once, for all that is asked of it and for its maps."""
         if not xrays:
             return
-        preprocessing, pathologies = self.method.preprocessing, self.vocabulary.pathologies
+        pathologies = self.vocabulary.pathologies
         prompts = tuple(dict.fromkeys(chain((pathology.name for pathology in pathologies), *asks)))
-        # Each is squashed by itself, for sizes differ; the rest is done at once.
-        squashed = [squash(torch.tensor(xray.pixels)[None], preprocessing.size) for xray in xrays]
-        images = preprocessing(torch.cat(squashed)).to(self.method.device)
+        images = self.method.preprocessing.of_images(xray.pixels for xray in xrays).to(self.method.device)
         with torch.inference_mode():
             answers = self.method.answer(images, prompts, maps="later", anatomies=True)
         look = Look(self.method, images, prompts, answers)
@@ -215,14 +221,14 @@ class Reader:
             findings.sort(key=lambda finding: -finding.probability)
             yield Reading(
                 image=names[row],
-                pixels=xrays[row].pixels,
+                xray=xrays[row],
                 findings=tuple(findings),
                 asked=tuple(self._judge.question(text, scores[text]) for text in asks[row]),
-                not_frontal=xrays[row].not_frontal,
                 notes=(*xrays[row].notes, *lost[tuple(asks[row])], *unsided),
                 places_above=None if answers.anatomies is None else places_above,
                 calibrated=self._judge.calibrated_on,
                 model=self.model,
+                _usual=self._usual,
                 _look=look,
                 _row=row,
             )
@@ -253,6 +259,14 @@ def _questions(ask: str | Sequence[str]) -> tuple[str, ...]:
     if any(not text.strip() for text in questions):
         raise MedLIPError("a question is empty: ask for a pathology by name, or describe what to look for.")
     return questions
+
+
+def _refuse_doubted(read: Reading | NotRead) -> Reading | NotRead:
+    return NotRead(read.image, _refused(read)) if isinstance(read, Reading) and read.doubts else read
+
+
+def _refused(reading: Reading) -> str:
+    return f"{reading.image or 'the image'}: refused: {'; '.join(reading.doubts)}. Read it without strict, with a warning."
 
 
 def _name(image: Source) -> str:

@@ -6,17 +6,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from medlip.about import DISCLAIMER
-from medlip.app.output import beside, describe_basis
-from medlip.app.pages.pictures import jpeg, paint, relative
+from medlip.app.output import beside, describe_basis, describe_doubts
+from medlip.app.pages.pictures import jpeg, paint, relative, with_legend
 from medlip.errors import MedLIPError, did_you_mean, name_some
+from medlip.evaluation.calibration import Appearance
 from medlip.evaluation.regions import enlarge
+from medlip.images import XRay
 from medlip.methods import Method
 from medlip.methods.base import Answers
 from medlip.tables import number
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from PIL.Image import Image
 
+MapScale = Literal["absolute", "relative"]
+"""What colours of a map stand for: probabilities, or the lowest and the highest place of this map alone."""
 SHOWN = 8
 """Findings that are shown to a person at once."""
 
@@ -172,12 +176,11 @@ class Reading:
 
     Attributes:
         image: its file as it was given, "" for anything else.
-        pixels: uint8 (H, W), bright where the body is dense.
+        xray: the image, and what its file says of it.
         findings: pathologies, the most probable first.
         asked: the questions in the order in which they were asked.
-        not_frontal: what the file says that this is instead of a frontal chest X-ray ("the modality is CT"), "" where it
-            says no such thing; what was read then means little.
-        notes: what reading the file left out, assumed or turned, and questions that are longer than the method reads.
+        notes: what reading the file left out, assumed or turned, questions that are longer than the method reads, and
+            findings whose side is not named.
         places_above: how probable the anatomies of the findings are at least; None from a method that doesn't tell places.
         calibrated: what probabilities and thresholds rest on; None where the model isn't calibrated: probabilities are its
             scores then, and every threshold is one half.
@@ -185,16 +188,40 @@ class Reading:
     """
 
     image: str
-    pixels: NDArray[np.uint8]
+    xray: XRay
     findings: tuple[Finding, ...]
     asked: tuple[Question, ...]
-    not_frontal: str
     notes: tuple[str, ...]
     places_above: float | None
     calibrated: CalibratedOn | None
     model: ModelIdentity
+    _usual: Appearance | None
     _look: Look
     _row: int
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The image: uint8 (H, W), bright where the body is dense."""
+        return self.xray.pixels
+
+    @property
+    def absolute_maps(self) -> bool:
+        """Whether maps are on the scale of probabilities, unless asked for otherwise."""
+        return self._look.method.absolute_maps
+
+    @property
+    def not_frontal(self) -> str:
+        """What the file says that this is instead of a frontal chest X-ray ("the modality is CT"); "" where it doesn't."""
+        return self.xray.not_frontal
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why what was read may mean little.
+
+        It is no frontal chest X-ray, doesn't look like one, is a poor one, or unlike those that the model was calibrated on.
+        """
+        far = self._usual is not None and not self.xray.not_frontal and self._usual.is_far(self.pixels)
+        return (*self.xray.doubts, *(("unlike the images that the model was calibrated on",) if far else ()))
 
     def finding(self, name: str) -> Finding:
         """Return one of the findings.
@@ -217,6 +244,12 @@ class Reading:
         )
         raise MedLIPError(f"{name!r} {why}. Findings of this reading: {name_some(names)}")
 
+    def _found(self, text: str) -> Probability | None:
+        """Return the finding or question of a text, if there is one."""
+        pathology = self._look.method.vocabulary.find_pathology(text)
+        named = (finding for finding in self.findings if pathology is not None and finding.pathology == pathology.name)
+        return next(named, next((question for question in self.asked if question.text == text), None))
+
     def likely(self) -> tuple[Finding, ...]:
         """Return the findings that are called present, or the most probable one where none is."""
         return tuple(finding for finding in self.findings if finding.likely) or self.findings[:1]
@@ -225,21 +258,37 @@ class Reading:
         """Return where the image shows each text, as the method gives it: float32 (n, h, w), non-negative, of all of it."""
         return self._look.maps(self._row, texts)
 
-    def heat_map(self, text: str) -> NDArray[np.float32]:
+    def heat_map(self, text: str, scale: MapScale = "absolute") -> NDArray[np.float32]:
         """Return where the image shows `text`, in the image's own pixels: float32 (H, W), from 0 to 1.
 
-        Where the method's maps are on one scale the highest place has the finding's probability, so that an improbable
-        finding is dark; any other map is scaled by its own minimum and maximum.
+        On the absolute scale the highest place has the finding's probability, so that an improbable finding is dark. A map
+        of a method whose maps aren't on one scale is always scaled by its own minimum and maximum.
 
         Args:
             text: a finding by name, or any other text.
+            scale: "absolute", or "relative": by its own minimum and maximum, whatever the probability.
         """
         large = enlarge(self.maps([text])[0], self.pixels.shape)
-        return large.astype(np.float32) if self._look.method.absolute_maps else relative(large)
+        if scale == "relative" or not self.absolute_maps:
+            return relative(large)
+        found = self._found(text)
+        factor = found.probability / found.score if found is not None and found.score > 0 else 1.0
+        return np.asarray(large * factor, np.float32)
 
-    def overlay(self, text: str) -> Image:
-        """Return the X-ray as an RGB picture of its own size, with the heat map of `text` over it."""
-        return paint(self.pixels, self.heat_map(text))
+    def overlay(self, text: str, scale: MapScale = "absolute", *, legend: bool = False) -> Image:
+        """Return the X-ray as an RGB picture with the heat map of `text` over it.
+
+        Args:
+            text: a finding by name, or any other text.
+            scale: of the map, as `heat_map` has it.
+            legend: put a bar beside it that says what the colours mean; without one, the picture has the X-ray's size.
+        """
+        heat = self.heat_map(text, scale)
+        painted, found = paint(self.pixels, heat), self._found(text)
+        if not legend:
+            return painted
+        absolute = scale == "absolute" and self.absolute_maps
+        return with_legend(painted, absolute, float(heat.max()) if found is None else found.probability)
 
     def matrix(self) -> DataFrame:
         """Return the fact matrix read back from the image: probabilities, anatomies by pathologies, rows and columns named.
@@ -283,6 +332,7 @@ class Reading:
         return {
             "image": self.image,
             "not_frontal": self.not_frontal,
+            "doubts": list(self.doubts),
             "notes": list(self.notes),
             "places_above": self.places_above,
             "calibrated": None if self.calibrated is None else asdict(self.calibrated),
@@ -310,11 +360,11 @@ class Reading:
         """Show the reading in a notebook: the overlay of the most probable finding beside the first findings."""
         texts = [finding.pathology for finding in self.findings[:1]]
         picture = "".join(
-            f'<figure style="margin:0"><img src="{jpeg(_thumbnail(self.overlay(text)))}" alt="{escape(text)}">'
+            f'<figure style="margin:0"><img src="{jpeg(_thumbnail(self.overlay(text, legend=True)))}" alt="{escape(text)}">'
             f"<figcaption>{escape(text)}</figcaption></figure>"
             for text in texts
         )
-        warned = f"<p><b>Not a frontal chest X-ray: {escape(self.not_frontal)}</b></p>" if self.not_frontal else ""
+        warned = f"<p><b>{escape(describe_doubts(self.doubts))}</b></p>" if self.doubts else ""
         notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
         rows = [_table_row(finding.pathology, finding, finding.anatomies[:1]) for finding in self.findings[:SHOWN]]
         rows += [_table_row(question.text, question, ()) for question in self.asked]

@@ -245,6 +245,15 @@ class Store:
         values = self._values("masks", lambda leaf: leaf.startswith("masks.") and leaf.endswith(".pathology"))
         return [frozenset(mask["pathology"] for mask in masks) for masks in values]
 
+    def stated(self) -> list[list[tuple[str, str, Presence]]]:
+        """Return pathology, anatomy and presence of each record's facts, in order, without reading their sentences."""
+        wanted = ("pathology", "anatomy", "presence", "implied")
+        values = self._values("facts", lambda leaf: leaf.startswith("facts.") and leaf.rpartition(".")[2] in wanted)
+        return [
+            [(fact["pathology"], fact["anatomy"], fact["presence"]) for fact in facts if not fact["implied"]]
+            for facts in values
+        ]
+
     def _values(self, name: str, wanted: Callable[[str], bool]) -> list[Any]:
         """Return the values of a column for all records, reading those of its leaves (such as "masks.….png") alone."""
         values: list[Any] = []

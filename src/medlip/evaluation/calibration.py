@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medlip.concepts.vocabulary import OPPOSITE
@@ -32,16 +33,18 @@ from medlip.evaluation.selection import (
     resolve_prompts,
     select_split,
 )
+from medlip.evaluation.tasks.base import ImageBatch, Task
 from medlip.evaluation.tasks.places import Places, places_result
 from medlip.evaluation.tasks.zero_shot import ZeroShot
 from medlip.files import write_atomic
+from medlip.images.frontal import appearance
 from medlip.metrics import Array, Estimate, brier, calibration_error
 from medlip.metrics.recalibration import Kind, OperatingCurve, Recalibration, binomial_interval, fit
 
 if TYPE_CHECKING:
     from medlip.concepts import Vocabulary
-    from medlip.data.store import Store
-    from medlip.methods.base import Method
+    from medlip.data.store import Record, Store
+    from medlip.methods.base import Answers, Method
     from medlip.reports import Fact
 
 CALIBRATION = "calibration.json"
@@ -51,6 +54,10 @@ FEWEST = 5
 FOLDS = 5
 MANY = 1000, 100
 """Images, and of these positives and negatives each, from which an isotonic curve is chosen over a logistic one."""
+LOOKED_AT = 100
+"""Images from which their appearance is told."""
+FAR = 1.25
+"""Times the distance that one image in a hundred is beyond: farther than that is unlike the others."""
 SIDED = 20
 """Cases from which a finding's own share of right sides decides, and not that of all findings together."""
 
@@ -95,6 +102,35 @@ class OperatingPoint(_Part):
 
     def __str__(self) -> str:
         return f"{self.measure}={self.value:g}"
+
+
+class Appearance(_Part):
+    """How the images of some data look: the middle and the spread of a few numbers, and how far from it is too far.
+
+    Attributes:
+        middle: mean of the numbers, (K,).
+        precision: inverse of their covariance, (K, K).
+        limit: a Mahalanobis distance beyond that of nearly all of the images.
+    """
+
+    middle: tuple[float, ...]
+    precision: tuple[tuple[float, ...], ...]
+    limit: float
+
+    @classmethod
+    def of(cls, looks: Array) -> Self:
+        """Return the appearance of images, by their numbers (N, K)."""
+        middle = looks.mean(0)
+        covariance = np.cov(looks.T) + 0.05 * np.diag(looks.var(0) + 1e-3)
+        precision = np.linalg.inv(covariance)
+        far = np.einsum("nk,kl,nl->n", looks - middle, precision, looks - middle)
+        limit = FAR * float(np.sqrt(np.quantile(far, 0.99)))
+        return cls(middle=tuple(middle.tolist()), precision=tuple(map(tuple, precision.tolist())), limit=limit)
+
+    def is_far(self, pixels: NDArray[np.uint8]) -> bool:
+        """Whether an image (H, W) looks unlike the others."""
+        away = appearance(pixels) - self.middle
+        return bool(np.sqrt(away @ np.array(self.precision) @ away) > self.limit)
 
 
 class CalibratedFinding(_Part):
@@ -144,6 +180,7 @@ class Calibration(_Part):
         rule: the same for people.
         at: at which thresholds are taken where nothing else is asked for.
         findings: by pathology.
+        appearance: of the images; None where there are fewer than `LOOKED_AT`.
         side: how often the stated side of a finding is the more probable one; chance is 0.5.
         first_place: how often the likeliest place is a stated one.
         from_memory: how often the finding's commonest place in training would be.
@@ -163,6 +200,7 @@ class Calibration(_Part):
     rule: str
     at: OperatingPoint
     findings: dict[str, CalibratedFinding]
+    appearance: Appearance | None = None
     side: Estimate | None = None
     first_place: Estimate | None = None
     from_memory: Estimate | None = None
@@ -262,8 +300,9 @@ def calibrate(
     options = EvaluationOptions(split=name, batch_size=batch_size, seed=seed)
     questions = Questions({finding: finding for finding in known}, {}, (), ())
     scored, placed = ZeroShot(cohort, questions, options), Places(cohort, questions, options)
+    looks = _Looks(cohort, questions, options)
     with inference(method):
-        ask_all(method, cohort, [scored, placed], options, "calibrating")
+        ask_all(method, cohort, [scored, placed, looks], options, "calibrating")
     scored.predictions()  # refuses what is not finite
     at = at or OperatingPoint(measure="specificity", value=0.9)
     folds = _folds(cohort.patients, seed)
@@ -288,6 +327,7 @@ def calibrate(
         rule=_TRUTHS[truth],
         at=at,
         findings=findings,
+        appearance=Appearance.of(np.array(looks.found)) if len(cohort) >= LOOKED_AT else None,
         side=places.get("side"),
         first_place=places.get("first_place"),
         from_memory=places.get("first_place_from_memory"),
@@ -295,6 +335,27 @@ def calibrate(
         notes=tuple(about.notes),
         disclaimer=about.disclaimer,
     )
+
+
+class _Looks(Task):
+    """How the images look that go by; asks nothing of the method."""
+
+    name = "looks"
+    title = "how images look"
+    measures = ()
+
+    def __init__(self, cohort: Cohort, questions: Questions, options: EvaluationOptions) -> None:
+        super().__init__(cohort, questions, options)
+        self.found: list[Array] = []
+
+    def prompts(self, records: Sequence[Record]) -> Sequence[str]:
+        return ()
+
+    def update(self, batch: ImageBatch, answers: Answers) -> None:
+        self.found += [appearance(record.image) for record in batch.records]
+
+    def result(self, tuned_on: Self | None, rule: str) -> None:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

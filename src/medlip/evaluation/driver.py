@@ -30,13 +30,12 @@ from medlip.evaluation.selection import (
     select,
 )
 from medlip.evaluation.tasks.base import ImageBatch, Needs, Task, find_task, tasks
-from medlip.images.preprocessing import Preprocessing, squash
 from medlip.methods.base import Answers, EmbedsReports, Method
 from medlip.metrics import INTERVALS
 from medlip.parallel import track
 
 if TYPE_CHECKING:
-    from medlip.data.store import Record, Store
+    from medlip.data.store import Store
 
 ON_TRAINED = "images of the split 'train', on which the method may have been trained, are among those evaluated"
 UNASKED = "labels that were not asked for (name a class with its words to ask for it)"
@@ -203,18 +202,11 @@ def ask_all(method: Method, cohort: Cohort, side: Sequence[Task], options: Evalu
         rows = range(start, min(start + options.batch_size, len(cohort)))
         records = [cohort.store[row] for row in rows]
         prompts = list(dict.fromkeys(chain.from_iterable(task.prompts(records) for task in side)))
-        images = preprocessed(records, method.preprocessing).to(method.device)
+        images = method.preprocessing.of_images(record.image for record in records).to(method.device)
         answers = _ask(method, images, prompts, needs)
         batch = ImageBatch(rows, records, {prompt: column for column, prompt in enumerate(prompts)})
         for task in side:
             task.update(batch, answers)
-
-
-def preprocessed(records: Sequence[Record], preprocessing: Preprocessing) -> Tensor:
-    """Return the images of records as a method takes them, (B, 3, S, S)."""
-    # Each is squashed by itself, for sizes differ; the rest is done at once.
-    squashed = [squash(torch.from_numpy(record.image)[None], preprocessing.size) for record in records]
-    return preprocessing(torch.cat(squashed))
 
 
 def _ask(method: Method, images: Tensor, prompts: Sequence[str], needs: Needs) -> Answers:

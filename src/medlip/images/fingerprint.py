@@ -30,7 +30,7 @@ def perceptual_hash(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:
     from scipy.fft import dctn
 
     look = Image.fromarray(pixels).resize((_LOOK, _LOOK), Image.Resampling.BOX)
-    small = _ranks(np.asarray(look.resize((64, 64), Image.Resampling.BOX, box=_content(np.asarray(look)))))
+    small = ranks(np.asarray(look.resize((64, 64), Image.Resampling.BOX, box=content_box(np.asarray(look)))))
     low = dctn(small, norm="ortho")[:_SIDE, :_SIDE].ravel()
     low[0] = 0
     return np.packbits(low > 0).view(np.uint64)
@@ -56,25 +56,25 @@ def from_texts(texts: Sequence[str]) -> NDArray[np.uint64] | None:
     return np.frombuffer(bytes.fromhex(joined), np.uint64).reshape(-1, BITS // 64)
 
 
-def _ranks(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+def ranks(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the share of pixels below each pixel, half of its equals among them."""
     counts = np.bincount(pixels.ravel(), minlength=256)
     shares = (np.cumsum(counts) - counts / 2) / pixels.size
     return np.asarray(shares[pixels])
 
 
-def _content(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
-    """Return left, top, right, bottom of what lies inside of edges that hold nothing."""
+def content_box(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """Return left, top, right, bottom of what lies inside of edges that hold nothing, of pixels (S, S)."""
     left, top, right, bottom = 0, 0, pixels.shape[1], pixels.shape[0]
     while True:  # under a canvas may lie another: the black around a film
-        ranks = _ranks(pixels[top:bottom, left:right])
-        rows, columns = (np.flatnonzero(ranks.std(axis) > _EMPTY) for axis in (1, 0))
+        inner = ranks(pixels[top:bottom, left:right])
+        rows, columns = (np.flatnonzero(inner.std(axis) > _EMPTY) for axis in (1, 0))
         if not len(rows) or not len(columns):
             break
         inside = left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1
         if inside == (left, top, right, bottom):
             break
         left, top, right, bottom = map(int, inside)
-    if min(right - left, bottom - top) < _LEAST * _LOOK:
+    if min(right - left, bottom - top) < _LEAST * min(pixels.shape):
         return 0, 0, pixels.shape[1], pixels.shape[0]
     return left, top, right, bottom

@@ -18,6 +18,9 @@ from medlip.images.size import check_size
 Number = TypeVar("Number", np.uint8, np.uint16)
 FORMATS = ("PNG", "JPEG", "TIFF")
 STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+IN_COLOUR = "is in colour: its luminance was read"
+"""What is noted of a picture in colour; the colour of a mark or two doesn't count."""
+_COLOURED = 40, 0.1  # levels between the channels of a pixel, and the share of such pixels from which on it is in colour
 _ORIENTATION = 0x0112  # of EXIF: 1 upright; the other seven turn by quarters and mirror
 _UPRIGHT = {  # by EXIF orientation: axes swapped, then rows reversed, then columns
     2: (False, False, True), 3: (False, True, True), 4: (False, True, False), 5: (True, False, False),
@@ -57,6 +60,8 @@ def from_picture(picture: Image.Image, notes: list[str]) -> NDArray[np.uint8]:
     check_size(*picture.size)
     if getattr(picture, "n_frames", 1) > 1:
         notes.append("holds several pictures: the first was read")
+    if picture.mode not in ("1", "L", "LA", "I", "F") and not picture.mode.startswith("I;") and _is_coloured(picture):
+        notes.append(IN_COLOUR)
     return _upright(picture, _grey(picture), notes)
 
 
@@ -106,6 +111,11 @@ def _grey(picture: Image.Image) -> NDArray[np.uint8]:
     elif picture.mode not in ("L", "RGB"):
         picture = picture.convert("RGB")
     return np.array(picture.convert("L"))
+
+
+def _is_coloured(picture: Image.Image) -> bool:
+    small = np.asarray(picture.convert("RGB").resize((64, 64), Image.Resampling.BOX), int)
+    return bool((np.ptp(small, axis=2) > _COLOURED[0]).mean() > _COLOURED[1])
 
 
 def _deep_colour(content: bytes, format: str) -> NDArray[Any]:

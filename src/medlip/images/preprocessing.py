@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -61,6 +63,11 @@ class Preprocessing:
                 f"preprocessing: got images of shape {tuple(images.shape)}; give grey (B, H, W) or (B, 1, H, W)."
             )
         return self.normalise(squash(images, self.size).float().div_(255))
+
+    def of_images(self, images: Iterable[NDArray[np.uint8]]) -> Tensor:
+        """Return float32 (B, 3, size, size) of grey uint8 images (H, W), which may differ in size."""
+        # Each is squashed by itself, for sizes differ; the rest is done at once.
+        return self(torch.cat([squash(torch.tensor(image)[None], self.size) for image in images]))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return float32 (B, 3, size, size) of float images (B, size, size) in [0, 1].

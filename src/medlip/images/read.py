@@ -62,6 +62,15 @@ class XRay:
     turn: Turn | None = None
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """What speaks against reading it as a frontal chest X-ray: what its file says, else how it looks, and its faults."""
+        from medlip.images.frontal import doubts
+
+        said = (self.not_frontal,) if self.not_frontal else ()
+        coloured = ("the picture is in colour",) if pictures.IN_COLOUR in self.notes else ()
+        return (*said, *coloured, *doubts(self.pixels, known=bool(said)))
+
+    @property
     def not_frontal(self) -> str:
         """What says that this is no frontal chest X-ray: `unfit`, or the lateral view; "" when nothing does."""
         return _not_frontal(self.unfit, self.view)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 
 import numpy as np
@@ -73,17 +73,38 @@ def truth(study: Study) -> tuple[Fact, ...]:
 
 
 def render(
-    case: PhantomCase, index: int, seed: int, size: int, without: int | None = None
+    case: PhantomCase, index: int, seed: int, size: int, without: Collection[int] = ()
 ) -> tuple[NDArray[np.uint8], tuple[Region, ...]]:
-    """Render a case to pixels (size, size) and one mask a finding; `without` leaves that finding out and nothing else."""
+    """Render a case to pixels (size, size) and one mask a finding; `without` leaves those findings out and nothing else."""
     rng = _stream(seed, index, _FILM)
     chest = draw_chest(rng, case.sex, case.age, case.position)
-    kept = [(k, finding) for k, finding in enumerate(case.findings) if k != without]
+    kept = [(k, finding) for k, finding in enumerate(case.findings) if k not in without]
     for _, finding in kept:
         reshape(chest, finding)
     film = expose(chest, size, rng)
     regions = tuple(paint(film, finding, _stream(seed, index, _FINDING + k)) for k, finding in kept)
     return film.develop(rng), regions
+
+
+def drawn_without(
+    index: int, seed: int, pathology: str, size: int = 256
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+    """Return the pixels (size, size) of a phantom, and of the same patient without a finding; None where it has no such one.
+
+    One that has it in several places is drawn without all of them.
+
+    Args:
+        index: as for `phantom`.
+        seed: as for `phantom`.
+        pathology: the finding's name.
+        size: width and height in pixels.
+    """
+    _check(index, seed, size)
+    case = draw_case(_stream(seed, index, _CASE))
+    left_out = [k for k, finding in enumerate(case.findings) if finding.pathology == pathology]
+    if not left_out:
+        return None
+    return render(case, index, seed, size)[0], render(case, index, seed, size, without=left_out)[0]
 
 
 def _check(index: int, seed: int, size: int) -> None:

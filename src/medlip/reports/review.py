@@ -28,7 +28,7 @@ def marked(text: str, facts: Sequence[Fact]) -> Text:
 
     shown = Text()
     at = 0
-    for start, end, here in _spans(facts):
+    for start, end, here in spans(facts):
         colour = COLOURS[here[0].presence]
         names = ", ".join(f"{fact.pathology} @ {fact.anatomy}" for fact in here)
         shown.append(text[at:start])
@@ -39,17 +39,17 @@ def marked(text: str, facts: Sequence[Fact]) -> Text:
     return shown
 
 
-def _spans(facts: Sequence[Fact]) -> list[tuple[int, int, list[Fact]]]:
+def spans(facts: Sequence[Fact]) -> list[tuple[int, int, list[Fact]]]:
     """Group facts by their span, in the order of the text; of spans that overlap the first stays."""
     by_span: dict[tuple[int, int], list[Fact]] = {}
     for fact in facts:
         if fact.start >= 0:
             by_span.setdefault((fact.start, fact.end), []).append(fact)
-    spans: list[tuple[int, int, list[Fact]]] = []
+    found: list[tuple[int, int, list[Fact]]] = []
     for (start, end), here in sorted(by_span.items(), key=lambda item: item[0]):
-        if not spans or start >= spans[-1][1]:
-            spans.append((start, end, here))
-    return spans
+        if not found or start >= found[-1][1]:
+            found.append((start, end, here))
+    return found
 
 
 class Sample(NamedTuple):

@@ -35,6 +35,14 @@ def evaluate(
         bool,
         typer.Option("--list-protocols", callback=_show_protocols, is_eager=True, help="List the named protocols and exit."),
     ] = False,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task",
+            help="Evaluate this task alone: zero_shot, grounding, maps, places, faithfulness …; repeatable.",
+            metavar="NAME",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the result and the scores of every image.", metavar="DIR")
     ] = None,
@@ -65,5 +73,5 @@ def evaluate(
     if map_rule is not None:
         method.choose_map_rule(map_rule)
     with evaluation_store(data) as store, autocast(method.device, precision):
-        result = measure(method, store, split=split, protocol=named, images=listed, out=out)
+        result = measure(method, store, split=split, protocol=named, images=listed, tasks=tasks, out=out)
     return Answer(result, describe_results(result), notes=result.notes)

@@ -37,6 +37,10 @@ def predict(
             "--maps", help="Maps in --out: png, over the images, of likely findings; npz, numbers, of all findings."
         ),
     ] = "png",
+    scale: Annotated[
+        Literal["absolute", "relative"],
+        typer.Option("--scale", help="Colours of overlays: probabilities, or each map by its own minimum and maximum."),
+    ] = "absolute",
     table: Annotated[
         Path | None, typer.Option("--table", help="CSV file for probabilities, a row per image.", metavar="FILE")
     ] = None,
@@ -55,6 +59,9 @@ def predict(
             metavar="POINT",
         ),
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Skip images that don't look like a sound frontal chest X-ray.")
+    ] = False,
     batch: Batch = 16,
     workers: Workers = None,
     device: Device = "auto",
@@ -66,8 +73,8 @@ def predict(
     """Read X-rays with a model: findings, anatomies and heat maps.
 
     With --json, prints a list with an entry for each image, in order. Images that can't be read are skipped; their entry
-    says why. Files that declare themselves to be something other than a frontal chest X-ray are read too, with a
-    warning.
+    says why. What is no frontal chest X-ray, by its file or by its looks, or a poor one, is read with a warning, or, with
+    --strict, skipped.
     """
     from medlip.app.image_arguments import ImageArguments
     from medlip.app.predict import predict_all
@@ -87,7 +94,17 @@ def predict(
     if workers is None:
         workers = 0 if few else cpu_count()
     entries = predict_all(
-        reader, chain(first, every), ask or (), out, places_above, maps=maps, table=table, batch_size=batch, workers=workers
+        reader,
+        chain(first, every),
+        ask or (),
+        out,
+        places_above,
+        maps=maps,
+        scale=scale,
+        table=table,
+        strict=strict,
+        batch_size=batch,
+        workers=workers,
     )
     if as_json or not sys.stdout.isatty():  # results that scroll by are progress themselves
         entries = track(entries, "reading images", len(first) if few else found.count)
@@ -106,8 +123,8 @@ def predict(
     failure = f"no image could be read; the first: {tally.skipped.first[0]}" if not tally.read else ""
     if not failure:
         warn_skipped("images were", tally.skipped.first, tally.skipped.total)
-        others = "images are not frontal chest X-rays, so their findings mean little"
-        warn_named(others, tally.not_frontal.first, tally.not_frontal.total)
+        others = "images may be no sound frontal chest X-rays, so their findings mean little"
+        warn_named(others, tally.doubted.first, tally.doubted.total)
     notes = [f"{found.others:,} other files in the folders are no images"] if found.others else []
     return Answer(kept, "", notes=notes, failure=failure)
 
@@ -127,7 +144,7 @@ class _Tally:
     """What became of the images of a stream."""
 
     def __init__(self) -> None:
-        self.read, self.skipped, self.not_frontal = 0, _Named(), _Named()
+        self.read, self.skipped, self.doubted = 0, _Named(), _Named()
 
     def over(self, entries: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for entry in entries:
@@ -135,6 +152,6 @@ class _Tally:
                 self.skipped.add(str(entry["error"]))
             else:
                 self.read += 1
-                if entry["not_frontal"]:
-                    self.not_frontal.add(f"{entry['image']}: {entry['not_frontal']}")
+                if entry["doubts"]:
+                    self.doubted.add(f"{entry['image']}: {'; '.join(entry['doubts'])}")
             yield entry

@@ -1,22 +1,25 @@
-"""The page of a comparison: one self-contained HTML file with tables, ROC curves, calibration and cases."""
+"""The page of a result, or of several side by side: one self-contained HTML file with tables, curves and cases."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medlip.about import DISCLAIMER
 from medlip.app.pages.curves import Curve, Panel, draw
+from medlip.app.pages.pictures import legend
 from medlip.app.pages.templates import fill_template
 from medlip.evaluation.regions import enlarge
-from medlip.evaluation.tables import comparison_tables
+from medlip.evaluation.tables import comparison_tables, result_tables
 from medlip.metrics import Array, peak, reliability, roc_curve
 
 if TYPE_CHECKING:
     from medlip.evaluation.cases import Case
     from medlip.evaluation.compare import Comparison, Evaluated
+    from medlip.evaluation.record import EvaluationRecord
+    from medlip.tables import Table
 
 Points = tuple[Array, Array]
 POINTS = 200  # of a curve: more can't be seen
@@ -29,6 +32,31 @@ def render_page(comparison: Comparison, evaluated: Sequence[Evaluated]) -> str:
         comparison: of them.
         evaluated: what was compared; curves and cases are drawn of those that kept predictions and cases.
     """
+    return _page(
+        "Results side by side",
+        comparison_tables(comparison),
+        evaluated,
+        comparison.protocol,
+        [(row.name, row.run) for row in comparison.results if row.run],
+    )
+
+
+def result_page(evaluated: Evaluated) -> str:
+    """Return the page of one result: its measures and classes, curves and cases where those were kept."""
+    result = evaluated.result
+    runs = [(evaluated.name, result.run)] if result.run else []
+    title = f"{result.n_images:,} images of the split {result.split}, {result.n_patients:,} patients"
+    return _page(title, result_tables(result), [evaluated], result.protocol, runs, result.notes)
+
+
+def _page(
+    title: str,
+    tables: Iterable[Table],
+    evaluated: Sequence[Evaluated],
+    protocol: EvaluationRecord,
+    runs: Sequence[tuple[str, Mapping[str, Any]]],
+    notes: Sequence[str] = (),
+) -> str:
     drawn = [entry for entry in evaluated if entry.predictions is not None]
     classes = _drawable(drawn[0]) if drawn else []
     plots = []
@@ -44,12 +72,15 @@ def render_page(comparison: Comparison, evaluated: Sequence[Evaluated]) -> str:
         ]
     return fill_template(
         "compare.html",
-        tables=list(comparison_tables(comparison)),
+        title=title,
+        notes=notes,
+        tables=list(tables),
         plots=plots,
         findings=_findings(evaluated),
+        legend=legend(absolute=False),
         without_cases=[entry.name for entry in evaluated if not entry.cases],
-        protocol=comparison.protocol.model_dump(mode="json"),
-        runs=[(row.name, row.run) for row in comparison.results if row.run],
+        protocol=protocol.model_dump(mode="json"),
+        runs=runs,
         disclaimer=DISCLAIMER,
     )
 

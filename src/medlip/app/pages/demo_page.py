@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from medlip.about import DISCLAIMER
 from medlip.app.pages.curves import Curve, Panel, draw, smooth
-from medlip.app.pages.pictures import jpeg, outline, paint, picture, with_cross
+from medlip.app.pages.pictures import jpeg, legend, outline, paint, picture, with_cross
 from medlip.app.pages.templates import fill_template
 from medlip.evaluation.regions import paint_boxes
 from medlip.evaluation.results import Result
@@ -103,6 +103,7 @@ def render(result: DemoResult, history: Sequence[LogLine], studies: Sequence[Sho
         charts=_loss_curves(history),
         tasks=list(_sections(result)),
         studies=[_study(study, vocabulary) for study in studies],
+        legend=legend(all(study.reading.absolute_maps for study in studies)),
         matrix=_matrix(studies, vocabulary),
         matching=[
             {"title": f"Study {study.record.study}", "figures": [(text, jpeg(shown)) for text, shown in study.pictures]}

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from medlip.methods.base import Answers, Method
 
 ENTRY_POINTS = "medlip.measures"
-_MODULES = ("zero_shot", "grounding", "maps", "segmentation", "places", "retrieval")
+_MODULES = (
+    "zero_shot", "grounding", "maps", "segmentation", "places", "retrieval", "faithfulness", "paraphrases", "mirroring",
+    "dependence",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
