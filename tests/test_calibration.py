@@ -16,11 +16,12 @@ import medlip as package
 from fakes import FakeMethod, FakeRecord, FakeStore
 from medlip.app.reader import Reader
 from medlip.errors import MedLIPError
-from medlip.evaluation.calibration import CALIBRATION, Calibration, OperatingPoint, calibrate
+from medlip.evaluation.calibration import Calibration, OperatingPoint, calibrate
 from medlip.methods.base import TellsPlaces
 from medlip.metrics import calibration_error
 from medlip.metrics.recalibration import OperatingCurve, binomial_interval, fit
 from medlip.reports import Fact
+from medlip.training.load import CALIBRATION
 
 
 def distorted(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -208,6 +209,10 @@ def test_another_threshold_can_be_asked_for_when_reading(run: Path, tiny_run: Pa
     pairs = [(careful.finding(one.pathology), one) for one in strict.findings if one.calibrated]
     assert all(low.threshold <= high.threshold for low, high in pairs)
     assert any(low.threshold < high.threshold for low, high in pairs)
+    from medlip.training import load_run, save_run
+
+    save_run(load_run(run), run.parent / "copy")
+    assert package.load(run.parent / "copy").calibration == package.load(run).calibration
     with pytest.raises(MedLIPError, match="isn't calibrated"):
         package.load(tiny_run, at="sensitivity=0.9")
     for wrong in ("sensitivity", "accuracy=0.9", "specificity=1.1", "specificity=x"):

@@ -585,3 +585,25 @@ def test_maps_are_kept_as_numbers(predict: Predict, reader: Reader, tiny_run: Pa
 
 def test_maps_as_numbers_need_a_folder(medlip: Callable[..., Any], tiny_run: Path, xray: Path) -> None:
     assert medlip("predict", tiny_run, xray, "--maps", "npz").code == 2
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_500_files_of_20_megabytes(reader: Reader, tmp_path: Path) -> None:
+    import os
+
+    film = np.asarray(Image.fromarray(frontal()).resize((3240, 3240)), np.uint16) * 200
+    (tmp_path / "film.dcm").write_bytes(encoded(dataset(film)))
+    assert (tmp_path / "film.dcm").stat().st_size > 20e6
+    films = [tmp_path / f"{number}.dcm" for number in range(500)]
+    for path in films:
+        os.link(tmp_path / "film.dcm", path)
+
+    def held() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    after = {}
+    for number, reading in enumerate(reader.read_many(films, ask=ASKED)):
+        assert isinstance(reading, Reading) and reading.doubts is not None
+        reading.heat_map(reading.findings[0].pathology)
+        after[number] = held()
+    assert max(after.values()) < after[63] + 150e6

@@ -17,9 +17,10 @@ from fakes import FakeMethod
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
 from medlip.evaluation import evaluate
+from medlip.evaluation.calibration import Appearance
 from medlip.evaluation.tasks.faithfulness import filled_in, removals
 from medlip.evaluation.tasks.paraphrases import paraphrases
-from medlip.images.frontal import doubts, frontal_score
+from medlip.images.frontal import appearance, doubts, frontal_score
 from medlip.images.read import read_xray
 from medlip.phantom import phantom
 
@@ -59,7 +60,7 @@ def test_what_looks_like_no_chest_is_doubted(other: np.ndarray) -> None:
         (lambda pixels: np.ascontiguousarray(np.rot90(pixels, 3)), "lies on its left side"),
         (lambda pixels: np.ascontiguousarray(pixels[::-1, ::-1]), "is upside down"),
         (lambda pixels: 255 - pixels, "is inverted"),
-        (lambda pixels: np.uint8(np.clip(pixels.astype(int) * 4, 0, 255)), "saturated"),
+        (lambda pixels: np.uint8(np.clip(pixels.astype(int) * 5 // 2, 0, 255)), "saturated"),
         (lambda pixels: np.uint8(pixels // 100 + 80), "blank"),
         (lambda pixels: np.pad(pixels, 260), "collimated"),
     ],
@@ -77,6 +78,12 @@ def test_colour_is_noted_unless_it_is_a_mark_or_two() -> None:
     for picture, expected in ((pixels, False), (marked, False), (coloured, True)):
         found = read_xray(Image.fromarray(picture)).doubts
         assert ("the picture is in colour" in found) is expected
+
+
+def test_an_image_unlike_those_of_the_calibration_is_doubted() -> None:
+    usual = Appearance.of(np.array([appearance(film(index)) for index in range(60)]))
+    assert sum(usual.is_far(film(index)) for index in range(60, 80)) <= 2
+    assert usual.is_far(noise()) and usual.is_far(page_of_text())
 
 
 def test_predict_warns_and_with_strict_refuses_and_says_why(

@@ -26,7 +26,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from medlip.errors import MedLIPError
-from medlip.images.frontal import SIDE, FrontalModel, features
+from medlip.images.frontal import SIDE, SURE, FrontalModel, features
 from medlip.images.read import read_image
 from medlip.phantom import phantom
 
@@ -55,10 +55,15 @@ def main() -> None:
     truth = np.array([1] * len(shown) + [0] * len(hidden))
     model = fit(inputs, truth)
     scores = np.array([model.score(row) for row in inputs])
-    print(f"of these, missed {np.mean(scores[truth == 1] < 0.5):.4f}, taken {np.mean(scores[truth == 0] >= 0.5):.4f}")
+    print(f"of these, missed {np.mean(scores[truth == 1] < SURE):.4f}, taken {np.mean(scores[truth == 0] >= SURE):.4f}")
+    save(model, options.out)
+
+
+def save(model: FrontalModel, out: Path) -> None:
+    """Write a model as `medlip.images.frontal` reads it."""
     parts = {name: getattr(model, name).astype(np.float32) for name in ("mean", "scale", "weights")}
     parts["components"] = model.components.astype(np.float16)
-    save_file(parts | {"bias": np.array([model.bias], np.float32)}, options.out)
+    save_file(parts | {"bias": np.array([model.bias], np.float32)}, out)
 
 
 def fit(inputs: NDArray[np.float64], truth: NDArray[np.int64]) -> FrontalModel:
@@ -71,7 +76,7 @@ def fit(inputs: NDArray[np.float64], truth: NDArray[np.int64]) -> FrontalModel:
     blank = FrontalModel(mean, scale, turned, np.zeros(0), 0.0)
     found = blank.inputs(inputs)
     spread = found.std(0) + 1e-9
-    linear = LogisticRegression(C=0.05, class_weight="balanced", max_iter=3000).fit(found / spread, truth)
+    linear = LogisticRegression(C=1.0, class_weight="balanced", max_iter=2000).fit(found / spread, truth)
     return FrontalModel(mean, scale, turned, linear.coef_[0] / spread, float(linear.intercept_[0]))
 
 

@@ -15,12 +15,13 @@ from medlip.app.judge import Judge
 from medlip.app.reading import AnatomyProbability, Look, ModelIdentity, NotRead, Reading
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
-from medlip.evaluation.calibration import CALIBRATION, Calibration, OperatingPoint
+from medlip.evaluation.calibration import Calibration, OperatingPoint
 from medlip.images import XRay, read_xray
 from medlip.methods import Method
 from medlip.methods.base import Answers, EmbedsReports
 from medlip.parallel import outcomes
 from medlip.training import load_run
+from medlip.training.load import CALIBRATION
 
 if TYPE_CHECKING:
     from PIL.Image import Image

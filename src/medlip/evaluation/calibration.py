@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from medlip.methods.base import Answers, Method
     from medlip.reports import Fact
 
-CALIBRATION = "calibration.json"
 SCHEMA_VERSION = 1
 FEWEST = 5
 """Images with a finding, and without it, that calibrating it takes."""

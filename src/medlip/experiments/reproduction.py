@@ -33,8 +33,8 @@ from medlip.methods import Method
 from medlip.metrics import Estimate
 from medlip.tables import UNDEFINED, Table
 
-Kind = Literal["zero-shot", "grounding", "few-shot", "linear", "fine-tuned", "segmentation"]
-KINDS: Mapping[Kind, str] = {
+TableKind = Literal["zero-shot", "grounding", "few-shot", "linear", "fine-tuned", "segmentation"]
+KINDS: Mapping[TableKind, str] = {
     "zero-shot": "Zero-shot classification",
     "grounding": "Zero-shot grounding",
     "few-shot": "Few-shot classification",
@@ -73,7 +73,7 @@ class PaperTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     set: str
-    kind: Kind
+    kind: TableKind
     protocol: str
     quoted: tuple[str, ...] = ()
 
@@ -155,12 +155,9 @@ def _look_into(folder: Path, wanted: Sequence[str]) -> Iterator[tuple[str, str]]
     """Yield the data sets of a folder, or of the folders in it."""
     if not folder.is_dir():
         raise MedLIPError(f"{folder}: there is no such folder. Give the folders of data sets.")
-    own = list(_sets_of(folder, wanted))
-    if own:
-        yield from own
-        return
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
-        yield from _sets_of(inner, wanted)
+    # First what lies in it: some readers find their tables anywhere below, and would take the whole for their own.
+    inner = [found for path in sorted(folder.iterdir()) if path.is_dir() for found in _sets_of(path, wanted)]
+    yield from inner or _sets_of(folder, wanted)
 
 
 def _sets_of(folder: Path, wanted: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -179,7 +176,7 @@ def _sets_of(folder: Path, wanted: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Shortcuts:
     """What makes a reproduction quicker than the protocols have it, for a trial: its tables say so.
 
     Attributes:
@@ -198,10 +195,10 @@ def reproduce(
     sets: Mapping[str, str],
     out: Path,
     *,
-    kinds: Sequence[Kind] = (),
+    kinds: Sequence[TableKind] = (),
     seed: int = 0,
     resamples: int = 1000,
-    trial: Trial | None = None,
+    shortcuts: Shortcuts | None = None,
 ) -> Reproduction:
     """Fill the papers' tables with what a model does on the data sets at hand.
 
@@ -212,7 +209,7 @@ def reproduce(
         kinds: which kinds of experiments; none for all.
         seed: of everything that is drawn.
         resamples: of the bootstrap.
-        trial: settings for a quick trial.
+        shortcuts: what makes it quicker, for a trial.
 
     Raises:
         MedLIPError: there is no such kind, or `out` holds a reproduction of another model.
@@ -222,7 +219,7 @@ def reproduce(
             raise MedLIPError(
                 f"there is no kind {kind!r} of tables.{did_you_mean(kind, KINDS)} There are: {', '.join(KINDS)}."
             )
-    trial, model = trial or Trial(), (method.origin.name if method.origin else method.name, method.fingerprint)
+    shortcuts, model = shortcuts or Shortcuts(), (method.origin.name if method.origin else method.name, method.fingerprint)
     _claim(out, model[1])
     stores: dict[str, Store] = {}
     tables = []
@@ -238,9 +235,9 @@ def reproduce(
             continue
         try:
             if table.set not in stores:
-                stores[table.set] = _store(sets[table.set], out / "stores" / table.set, method, trial)
+                stores[table.set] = _store(sets[table.set], out / "stores" / table.set, method, shortcuts)
             folder = out / (table.protocol if table.kind in SHOWN else f"{table.set}-{table.protocol}")
-            measured, notes = _measure(method, stores[table.set], table, folder, seed, resamples, trial)
+            measured, notes = _measure(method, stores[table.set], table, folder, seed, resamples, shortcuts)
         except MedLIPError as error:
             tables.append(entry.model_copy(update={"missing": str(error)}))
             continue
@@ -258,17 +255,17 @@ def _claim(out: Path, model: str) -> None:
     write_atomic(file, f"{model}\n".encode())
 
 
-def _store(source: str, folder: Path, method: Method, trial: Trial) -> Store:
+def _store(source: str, folder: Path, method: Method, shortcuts: Shortcuts) -> Store:
     opened = open_source(source)
     if isinstance(opened, Store):
         return opened
     size = max(256, method.preprocessing.size)
-    prepare([opened], folder, size=size, shares=trial.shares or SHARES, workers=trial.workers)
+    prepare([opened], folder, size=size, shares=shortcuts.shares or SHARES, workers=shortcuts.workers)
     return Store.open(folder)
 
 
 def _measure(
-    method: Method, store: Store, table: PaperTable, folder: Path, seed: int, resamples: int, trial: Trial
+    method: Method, store: Store, table: PaperTable, folder: Path, seed: int, resamples: int, shortcuts: Shortcuts
 ) -> tuple[dict[str, Estimate], list[str]]:
     """Return the numbers of a table by column, and notes."""
     if table.kind in SHOWN:
@@ -289,13 +286,13 @@ def _measure(
                 f"{store.root}: there is nothing to measure by {table.protocol} on its split {result.split!r}."
             )
         return estimates, result.notes
-    protocol = _shortened(load_transfer_protocol(table.protocol), trial)
+    protocol = _shortened(load_transfer_protocol(table.protocol), shortcuts)
     learned = transfer(method, store, protocol, seed=seed, resamples=resamples, out=folder)
     levels = {
         level.level: Estimate(value=level.value, interval=level.interval or _range(level.lowest, level.highest))
         for level in learned.levels
     }
-    shortened = [f"trained for {trial.epochs} epochs, not as long as the protocol has it"] if trial.epochs else []
+    shortened = [f"trained for {shortcuts.epochs} epochs, not as long as the protocol has it"] if shortcuts.epochs else []
     return levels, [*shortened, *learned.notes]
 
 
@@ -303,10 +300,10 @@ def _range(lowest: float | None, highest: float | None) -> tuple[float, float] |
     return None if lowest is None or highest is None else (lowest, highest)
 
 
-def _shortened(protocol: TransferProtocol, trial: Trial) -> TransferProtocol:
-    if trial.epochs is None or protocol.training is None:
+def _shortened(protocol: TransferProtocol, shortcuts: Shortcuts) -> TransferProtocol:
+    if shortcuts.epochs is None or protocol.training is None:
         return protocol
-    training = protocol.training.model_copy(update={"epochs": trial.epochs, "minimum_steps": 1})
+    training = protocol.training.model_copy(update={"epochs": shortcuts.epochs, "minimum_steps": 1})
     return protocol.model_copy(update={"training": training})
 
 

@@ -11,7 +11,6 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.optimize import isotonic_regression
 from scipy.special import betaincinv, expit, logit
 
 from medlip.errors import MedLIPError
@@ -99,6 +98,8 @@ def fit_isotonic(scores: ArrayLike, labels: ArrayLike) -> Isotonic:
     Raises:
         MedLIPError: there is no positive or no negative.
     """
+    from scipy.optimize import isotonic_regression  # slow to import, and whoever reads with a curve doesn't need it
+
     scores, labels = _both(scores, labels)
     knots, where, counts = np.unique(scores, return_inverse=True, return_counts=True)
     shares = np.bincount(where, labels) / counts

@@ -19,6 +19,8 @@ from medlip.training.fit import CHECKPOINT, MANIFEST, MODEL, SEEN, model_file
 
 EXPORTED = (".onnx", ".pt2")
 """How files that `medlip export` wrote are called."""
+CALIBRATION = "calibration.json"
+"""What `medlip calibrate` keeps beside the weights, and goes where they go."""
 RELEASED = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 """How files of released weights are called."""
 _HUB = re.compile(r"(?P<hf>hf://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -83,7 +85,9 @@ def load_run(
 
 
 def save_run(method: Method, out: Path, *, with_seen: bool = True) -> None:
-    """Write a trained method as a run's folder, with what made it and where it came from, but nothing of this machine.
+    """Write a trained method as a run's folder, with what made it, its calibration, and where it came from.
+
+    Nothing of this machine is written.
 
     Args:
         method: what is saved.
@@ -104,6 +108,8 @@ def save_run(method: Method, out: Path, *, with_seen: bool = True) -> None:
         write_atomic(out / MANIFEST, json.dumps(extra["run"], indent=1).encode())
     if with_seen and method.seen is not None:
         method.seen.save(out / SEEN)
+    if method.folder is not None and (method.folder / CALIBRATION).exists():
+        write_atomic(out / CALIBRATION, (method.folder / CALIBRATION).read_bytes())
     save_method(method, out / MODEL, **extra)
 
 

@@ -51,10 +51,11 @@ def calibrate(
     far its side is known, on data that the run wasn't trained on. `medlip predict` then uses them.
     """
     from medlip.app.input import evaluation_store
-    from medlip.evaluation.calibration import CALIBRATION, OperatingPoint
+    from medlip.evaluation.calibration import OperatingPoint
     from medlip.evaluation.calibration import calibrate as measure
     from medlip.nn.device import autocast
     from medlip.training import load_run
+    from medlip.training.load import CALIBRATION
 
     point = OperatingPoint.parse(at)
     method = load_run(run, device)

@@ -51,15 +51,15 @@ def reproduce(
     it. Writes tables as a page, in LaTeX and as JSON.
     """
     from medlip.app.pages.templates import fill_template
-    from medlip.experiments.reproduction import Trial, find_sets, reproduction_tables
+    from medlip.experiments.reproduction import Shortcuts, find_sets, reproduction_tables
     from medlip.experiments.reproduction import reproduce as measure
     from medlip.tables import Form, write_tables
     from medlip.training import load_run
 
     sets = find_sets(folders)
     method = load_run(model, device, text_bank=text_bank, text_encoder=text_encoder)
-    trial = Trial(epochs=epochs, workers=workers)
-    found = measure(method, sets, out, kinds=only or (), seed=seed, trial=trial)  # type: ignore[arg-type]  # refused there
+    shortcuts = Shortcuts(epochs=epochs, workers=workers)
+    found = measure(method, sets, out, kinds=only or (), seed=seed, shortcuts=shortcuts)  # type: ignore[arg-type]  # refused there
     tables = list(reproduction_tables(found))
     measured = [table for table in found.tables if not table.missing]
     page = fill_template(

@@ -34,8 +34,8 @@ class Dependence(Probing):
     name = "dependence"
     title = "dependence on the image"
     measures = (
-        Measure("own_minus_other", "score less that of other patients' images", chance="not looking at the image"),
-        Measure("own_minus_shuffled", "score less that of the image's blocks, shuffled", chance="not looking at the image"),
+        Measure("own_minus_other", "less other images", chance="not looking at the image"),
+        Measure("own_minus_shuffled", "less shuffled", chance="not looking at the image"),
     )
     chances: ClassVar[Mapping[str, float]] = {"own_minus_other": 0.0, "own_minus_shuffled": 0.0}
 

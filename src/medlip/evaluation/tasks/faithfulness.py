@@ -64,11 +64,9 @@ class Faithfulness(Probing):
     name = "faithfulness"
     title = "whether scores come from their findings"
     measures = (
-        Measure(
-            "faithfulness", "fall of the score when the finding is removed, less that elsewhere", chance="any other region"
-        ),
-        Measure("fall", "fall of the score when the finding is removed"),
-        Measure("fall_elsewhere", "fall of the score when an equal area elsewhere is filled in", better="lower"),
+        Measure("faithfulness", "fall less fall elsewhere", chance="any other region"),
+        Measure("fall", "fall without the finding"),
+        Measure("fall_elsewhere", "fall elsewhere", better="lower"),
     )
     chances: ClassVar[Mapping[str, float]] = {"faithfulness": 0.0}
 

@@ -30,9 +30,9 @@ class Mirroring(Probing):
     name = "mirroring"
     title = "consistency under mirroring"
     measures = (
-        Measure("score_change", "change of the score when the image is mirrored", better="lower"),
-        Measure("map_agreement", "correlation of the maps, mirrored back"),
-        Measure("side_swapped", "named sides that change with the image", chance="either side"),
+        Measure("score_change", "change of the score", better="lower"),
+        Measure("map_agreement", "agreement of maps"),
+        Measure("side_swapped", "sides that swap", chance="either side"),
     )
     chances: ClassVar[Mapping[str, float]] = {"side_swapped": 0.5}
 

@@ -34,9 +34,9 @@ class Paraphrases(Probing):
     name = "paraphrases"
     title = "stability under other wordings"
     measures = (
-        Measure("range", "range of the scores of several wordings", better="lower"),
-        Measure("mean", "mean score of several wordings"),
-        Measure("drift", "mean score of several wordings, less that by name", better="lower"),
+        Measure("range", "range over wordings", better="lower"),
+        Measure("mean", "mean over wordings"),
+        Measure("drift", "mean less score by name", better="lower"),
     )
     unanswered = ""
     """Why the method answers no open questions, "" if it does."""
