@@ -71,6 +71,10 @@ class Judge:
         probability, threshold, calibrated = self._judged(text if pathology is None else pathology.name, score)
         return Question(text=text, probability=probability, score=score, threshold=threshold, calibrated=calibrated)
 
+    def threshold(self, pathology: str) -> float:
+        """Return from which probability on a pathology is called present."""
+        return self._thresholds.get(pathology, UNCALIBRATED)
+
     def _judged(self, name: str, score: float) -> tuple[float, float, bool]:
         """Return probability and threshold, and whether they are calibrated."""
         probability = None if self._calibration is None else self._calibration.probability(name, score)

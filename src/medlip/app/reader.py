@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from medlip.app.judge import Judge
-from medlip.app.reading import AnatomyProbability, Look, ModelIdentity, NotRead, Reading
+from medlip.app.reading import AnatomyProbability, CalibratedOn, Look, ModelIdentity, NotRead, Reading
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.evaluation.calibration import Calibration, OperatingPoint
@@ -92,6 +92,17 @@ class Reader:
     def model(self) -> ModelIdentity:
         """Which model it is: every reading says so."""
         return ModelIdentity.of(self.method)
+
+    @property
+    def calibrated_on(self) -> CalibratedOn | None:
+        """What probabilities and thresholds rest on; None where the model isn't calibrated."""
+        return self._judge.calibrated_on
+
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        """From which probability on each finding is called present."""
+        abnormal = (pathology.name for pathology in self.vocabulary.pathologies if pathology.kind == "abnormal")
+        return {name: self._judge.threshold(name) for name in abnormal}
 
     def __repr__(self) -> str:
         known = f"{len(self.vocabulary.pathologies)} pathologies, {len(self.vocabulary.anatomies)} anatomies"

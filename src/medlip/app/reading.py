@@ -255,8 +255,19 @@ class Reading:
         return tuple(finding for finding in self.findings if finding.likely) or self.findings[:1]
 
     def maps(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return where the image shows each text, as the method gives it: float32 (n, h, w), non-negative, of all of it."""
-        return self._look.maps(self._row, texts)
+        """Return where the image shows each text: float32 (n, h, w), non-negative, of all of it.
+
+        Of a method whose maps are on one scale, the highest place has the finding's probability.
+        """
+        maps = self._look.maps(self._row, texts)
+        if self.absolute_maps:
+            maps = maps * np.array([self._factor(text) for text in texts], np.float32)[:, None, None]
+        return maps
+
+    def _factor(self, text: str) -> float:
+        """Return by what calibration multiplied a score."""
+        found = self._found(text)
+        return found.probability / found.score if found is not None and found.score > 0 else 1.0
 
     def heat_map(self, text: str, scale: MapScale = "absolute") -> NDArray[np.float32]:
         """Return where the image shows `text`, in the image's own pixels: float32 (H, W), from 0 to 1.
@@ -271,9 +282,7 @@ class Reading:
         large = enlarge(self.maps([text])[0], self.pixels.shape)
         if scale == "relative" or not self.absolute_maps:
             return relative(large)
-        found = self._found(text)
-        factor = found.probability / found.score if found is not None and found.score > 0 else 1.0
-        return np.asarray(large * factor, np.float32)
+        return large.astype(np.float32)
 
     def overlay(self, text: str, scale: MapScale = "absolute", *, legend: bool = False) -> Image:
         """Return the X-ray as an RGB picture with the heat map of `text` over it.

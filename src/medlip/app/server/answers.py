@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from medlip.about import DISCLAIMER
 from medlip.app.reader import Reader
-from medlip.app.reading import LIKELY, Finding, ModelIdentity, Question, Reading
+from medlip.app.reading import Finding, ModelIdentity, Question, Reading
 from medlip.app.server.batching import Looked
+from medlip.app.server.decoding import Decoded
 from medlip.app.server.limits import Limits
 from medlip.concepts import Vocabulary
 from medlip.methods.base import TellsPlaces
@@ -117,7 +118,7 @@ class PairMatrix(_Document):
         return cls(pathologies=tuple(table.columns), anatomies=tuple(table.index), probabilities=values.tolist())
 
 
-class Calibration(_Document):
+class Basis(_Document):
     """What a probability is worth."""
 
     calibrated: bool
@@ -130,12 +131,11 @@ class Calibration(_Document):
     @classmethod
     def of(cls, reader: Reader) -> Self:
         """Say what a model's probabilities are worth: the one place that knows."""
-        names = [pathology.name for pathology in reader.vocabulary.pathologies if pathology.kind == "abnormal"]
-        return cls(
-            calibrated=False,
-            thresholds=dict.fromkeys(names, LIKELY),
-            thresholds_from="one half for every finding: this model is not calibrated",
-        )
+        on = reader.calibrated_on
+        source = "one half for every finding: this model is not calibrated"
+        if on is not None:
+            source = f"{on.at} on {on.images:,} images of {on.data}, by their {on.truth}"
+        return cls(calibrated=on is not None, thresholds=dict(reader.thresholds), thresholds_from=source)
 
 
 class _Answer(_Document):
@@ -147,6 +147,8 @@ class _Answer(_Document):
     """Of the image as it is seen, in pixels."""
     not_frontal: str
     """What the file says that this is instead of a frontal chest X-ray: what was read then means little."""
+    doubts: tuple[str, ...]
+    """Why what was read may mean little: no frontal chest X-ray, by its file or by its looks, or a poor one."""
     notes: tuple[str, ...]
     """What reading the file left out, assumed or turned."""
     asked: tuple[Question, ...]
@@ -164,19 +166,18 @@ class AskAnswer(_Answer):
     """What a model answers to questions about an X-ray."""
 
     @classmethod
-    def of(cls, looked: Looked, texts: tuple[str, ...], shape: tuple[int, int], reader: Reader, worth: Calibration) -> Self:
-        """Tell what was read from an image of that shape, with maps of those texts."""
-        return cls(**cls._told(looked, texts, shape, reader, worth))
+    def of(cls, looked: Looked, texts: tuple[str, ...], decoded: Decoded, reader: Reader, worth: Basis) -> Self:
+        """Tell what was read from a decoded image, with maps of those texts."""
+        return cls(**cls._told(looked, texts, decoded, reader, worth))
 
     @staticmethod
-    def _told(
-        looked: Looked, texts: tuple[str, ...], shape: tuple[int, int], reader: Reader, worth: Calibration
-    ) -> dict[str, Any]:
+    def _told(looked: Looked, texts: tuple[str, ...], decoded: Decoded, reader: Reader, worth: Basis) -> dict[str, Any]:
         reading, absolute = looked.reading, reader.method.absolute_maps
         return {
-            "height": shape[0],
-            "width": shape[1],
+            "height": decoded.height,
+            "width": decoded.width,
             "not_frontal": reading.not_frontal,
+            "doubts": decoded.doubts,
             "notes": reading.notes,
             "asked": reading.asked,
             "calibrated": worth.calibrated,
@@ -200,11 +201,11 @@ class ReadAnswer(AskAnswer):
     """Null of a method that doesn't tell places."""
 
     @classmethod
-    def of(cls, looked: Looked, texts: tuple[str, ...], shape: tuple[int, int], reader: Reader, worth: Calibration) -> Self:
-        """Tell what was read from an image of that shape, with maps of those texts."""
+    def of(cls, looked: Looked, texts: tuple[str, ...], decoded: Decoded, reader: Reader, worth: Basis) -> Self:
+        """Tell what was read from a decoded image, with maps of those texts."""
         reading = looked.reading
         return cls(
-            **cls._told(looked, texts, shape, reader, worth),
+            **cls._told(looked, texts, decoded, reader, worth),
             findings=reading.findings,
             places_above=reading.places_above,
             thresholds=worth.thresholds,
@@ -325,7 +326,7 @@ class ModelEntry(_Document):
     calibrated: bool
 
     @classmethod
-    def of(cls, id: str, reader: Reader, worth: Calibration) -> Self:
+    def of(cls, id: str, reader: Reader, worth: Basis) -> Self:
         """Describe a model."""
         method, identity = reader.method, reader.model
         return cls(

@@ -24,7 +24,7 @@ from medlip.app.reader import Reader
 from medlip.app.server.answers import (
     AskAnswer,
     AskForm,
-    Calibration,
+    Basis,
     ExamplesAnswer,
     FactsAnswer,
     FactsForm,
@@ -113,7 +113,7 @@ class _Served:
 
     entry: ModelEntry
     reader: Reader
-    worth: Calibration
+    worth: Basis
     batcher: Batcher
 
 
@@ -165,7 +165,7 @@ class _Service:
         self._models = {id: self._serve(id, reader, batch_size) for id, reader in zip(_ids(readers), readers, strict=True)}
 
     def _serve(self, id: str, reader: Reader, batch_size: int) -> _Served:
-        worth = Calibration.of(reader)
+        worth = Basis.of(reader)
         batcher = Batcher(reader, self._computing, batch_size, partial(self.metrics.observe_batch, id))
         return _Served(ModelEntry.of(id, reader, worth), reader, worth, batcher)
 
@@ -241,8 +241,7 @@ class _Service:
             looked = await served.batcher.read(Wanted(decoded.xray, ask, maps))
         except MedLIPError as error:
             raise unanswerable(error) from None
-        shape = decoded.height, decoded.width
-        return _json(answer.of(looked, maps, shape, served.reader, served.worth))
+        return _json(answer.of(looked, maps, decoded, served.reader, served.worth))
 
     async def facts(self, request: Request) -> Response:
         """Read a report: what it says is present, absent or uncertain, where, and which words say so."""

@@ -29,11 +29,13 @@ class Decoded:
         xray: uint8 (S, S).
         height: of the image as it is seen.
         width: of the image as it is seen.
+        doubts: why what is read of it may mean little.
     """
 
     xray: XRay
     height: int
     width: int
+    doubts: tuple[str, ...] = ()
 
 
 def decode(content: bytes, size: int) -> Decoded:
@@ -45,7 +47,8 @@ def decode(content: bytes, size: int) -> Decoded:
     torch.set_num_threads(1)  # there are several of these processes
     xray = read_xray(content)
     height, width = xray.pixels.shape
-    return Decoded(replace(xray, pixels=squash(torch.tensor(xray.pixels)[None], size)[0].numpy()), height, width)
+    squashed = squash(torch.tensor(xray.pixels)[None], size)[0].numpy()
+    return Decoded(replace(xray, pixels=squashed), height, width, xray.doubts)
 
 
 def display(content: bytes) -> DeepXRay:
