@@ -34,7 +34,7 @@ Latencies = list[float]
 
 def bench_serve(
     recipe: str = "medslip-phantom",
-    image_size: int = 512,
+    image_size: int = 256,
     batch: int = 16,
     *,
     clients: int = 32,
