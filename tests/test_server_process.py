@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -184,6 +185,16 @@ def test_the_server_is_as_it_describes_itself(serving: Serving) -> None:
         [sys.executable, "-m", "schemathesis.cli", "run", address, *options], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_client_of_the_documentation_reads_an_xray(serving: Serving, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "server.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "x.png").write_bytes(broken.encoded("PNG"))
+    client = code.replace("http://127.0.0.1:8000", f"http://127.0.0.1:{serving.port}")
+    done = subprocess.run([sys.executable, "-c", client], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "effusion: strongest at row" in done.stdout and "Not a medical device" in done.stdout
 
 
 @pytest.mark.slow
