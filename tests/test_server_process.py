@@ -6,12 +6,14 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ import pytest
 from pydicom.data import get_testdata_files
 
 import broken
+import dicoms
 from fakes import shrunk
 from medlip.app.server.decoding import Decoders, decode
 from medlip.app.server.limits import Limits
@@ -122,6 +125,7 @@ def test_a_decoder_that_is_killed_is_replaced(serving: Serving) -> None:
     assert len(decoders) == 2
     for decoder in decoders:
         decoder.kill()
+    assert psutil.wait_procs(decoders, 60)[1] == []
     assert [serving.ask("/v1/read", png)[0] for _ in range(4)] == [200] * 4
     assert b"medlip_decoder_restarts 0.0" not in serving.ask("/metrics")[2]
 
@@ -183,6 +187,16 @@ def test_the_server_is_as_it_describes_itself(serving: Serving) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_client_of_the_documentation_reads_an_xray(serving: Serving, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "server.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "x.png").write_bytes(broken.encoded("PNG"))
+    client = code.replace("http://127.0.0.1:8000", f"http://127.0.0.1:{serving.port}")
+    done = subprocess.run([sys.executable, "-c", client], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "effusion: strongest at row" in done.stdout and "Not a medical device" in done.stdout
+
+
 @pytest.mark.slow
 def test_a_thousand_damaged_files_leave_nothing_behind(serving: Serving) -> None:
     before = set(serving.folder.rglob("*"))
@@ -207,7 +221,23 @@ def test_a_server_reads_nearly_as_fast_as_the_bare_model() -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_requests_take_no_more_memory() -> None:
-    from medlip.app.server.bench import bench_serve
+def test_ten_thousand_requests_take_no_more_memory(tmp_path: Path) -> None:
+    broken_files = [content for _, content in broken.corpus()]
+    png, dicom = broken.encoded("PNG"), dicoms.encoded(dicoms.dataset(dicoms.chest()))
+    with served(tmp_path) as serving:
 
-    assert bench_serve(requests=10_000, image_size=256)["memory_growth"] < 0.05
+        def ask(number: int) -> None:
+            if number % 10 == 0:
+                serving.require_clean("/v1/read", broken_files[number // 10 % len(broken_files)])
+            else:
+                path, content = (("/v1/read", png), ("/v1/pixels", dicom), ("/v1/read", dicom))[number % 3]
+                assert serving.ask(path, content)[0] == 200
+
+        memory = [0.0]
+        with ThreadPoolExecutor(16) as threads:
+            for part in range(4):
+                list(threads.map(ask, range(2500 * part, 2500 * (part + 1))))
+                every = [psutil.Process(serving.process.pid), *psutil.Process(serving.process.pid).children(recursive=True)]
+                memory.append(sum(process.memory_full_info().uss for process in every) / (1 << 20))
+        print(f"MiB after each 2,500 requests: {memory[1:]}")
+    assert memory[4] < 1.05 * memory[1]

@@ -153,7 +153,7 @@ class Worker:
         Raises:
             MedLIPError: that of the function; or the process crashed, ran out of memory, or took too long.
         """
-        if not self._process.is_alive():  # ended by someone else, between calls
+        if self._connection.poll(0):  # nothing was asked: it was ended by someone else
             self._restart()
         try:
             self._connection.send((function, arguments))

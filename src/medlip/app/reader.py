@@ -252,11 +252,11 @@ class Reader:
             yield cut.describe("questions")
 
     def _places(self, answers: Answers, above: float) -> list[list[tuple[AnatomyProbability, ...]]]:
-        """Return the likeliest anatomies of each prompt in each image; none from a method that doesn't tell places."""
+        """Return the likeliest anatomies of each pathology in each image; none from a method that doesn't tell places."""
         if answers.anatomies is None:
-            return [[()] * answers.scores.shape[1]] * len(answers.scores)
+            return [[()] * len(self.vocabulary.pathologies)] * len(answers.scores)
         names = [anatomy.name for anatomy in self.vocabulary.anatomies]
-        best = answers.anatomies.topk(min(ANATOMIES, len(names)))
+        best = answers.anatomies[:, : len(self.vocabulary.pathologies)].topk(min(ANATOMIES, len(names)))
         return [
             [
                 tuple(AnatomyProbability(names[i], p) for i, p in zip(rows, values, strict=True) if p >= above)

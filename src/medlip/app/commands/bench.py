@@ -78,7 +78,7 @@ def bench_serve(
     recipe: Annotated[
         str, typer.Option("--recipe", help="Recipe of the model, which stays untrained.", metavar="RECIPE")
     ] = "medslip-phantom",
-    image_size: ImageSize = 512,
+    image_size: ImageSize = 256,
     batch: Batch = 16,
     clients: Annotated[int, typer.Option("--clients", help="Clients that ask at once.", min=1, metavar="N")] = 32,
     requests: Annotated[int, typer.Option("--requests", help="Requests in all.", min=1, metavar="N")] = 2000,

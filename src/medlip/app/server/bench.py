@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -34,7 +34,7 @@ Latencies = list[float]
 
 def bench_serve(
     recipe: str = "medslip-phantom",
-    image_size: int = 512,
+    image_size: int = 256,
     batch: int = 16,
     *,
     clients: int = 32,
@@ -60,6 +60,7 @@ def bench_serve(
 
     Returns:
         p50_seconds and p99_seconds of a request, images_per_second served and bare, ratio (median of the rounds' ratios);
+        cpu_seconds_per_image of all processors, likewise, which other jobs of the machine hardly change, and cpu_ratio;
         memory of the server with all its processes, in MiB, after a quarter of the requests and at the end, and its growth.
 
     Raises:
@@ -67,17 +68,18 @@ def bench_serve(
     """
     method = untrained(recipe, seed).to(resolve_device(device)).eval()
     request = _request(image_size, seed)
-    per_round, served, bare, latencies = max(requests // rounds, clients), list[float](), list[float](), Latencies()
-    memory = list[float]()
+    per_round, latencies, memory = max(requests // rounds, clients), Latencies(), list[float]()
+    served, bare = list[_Cost](), list[_Cost]()
     with TemporaryDirectory(prefix="medlip-") as folder:
         save_method(method, Path(folder) / "model.safetensors")
         with _server(folder, device, batch) as (process, port):
             asyncio.run(_load(port, request, clients, 4 * clients))
             for _ in range(rounds):
-                bare.append(_bare_rate(method, batch, per_round, seed))
-                began = time.perf_counter()
+                bare.append(_bare_cost(method, batch, per_round, seed))
+                began, used = time.perf_counter(), _cpu_seconds(process)
                 latencies += asyncio.run(_load(port, request, clients, per_round, process, memory))
-                served.append(per_round / (time.perf_counter() - began))
+                cpu = _cpu_seconds(process) - used
+                served.append(_Cost((time.perf_counter() - began) / per_round, cpu / per_round))
     settled, last = memory[int(len(memory) * WARM_UP)], memory[-1]
     return {
         "recipe": recipe,
@@ -90,30 +92,41 @@ def bench_serve(
         "threads": torch.get_num_threads(),
         "p50_seconds": statistics.median(latencies),
         "p99_seconds": statistics.quantiles(latencies, n=100)[98],
-        "images_per_second": statistics.median(served),
-        "bare_images_per_second": statistics.median(bare),
-        "ratio": statistics.median(one / other for one, other in zip(served, bare, strict=True)),
+        "images_per_second": 1 / statistics.median(cost.seconds for cost in served),
+        "bare_images_per_second": 1 / statistics.median(cost.seconds for cost in bare),
+        "ratio": statistics.median(alone.seconds / one.seconds for one, alone in zip(served, bare, strict=True)),
+        "cpu_seconds_per_image": statistics.median(cost.cpu for cost in served),
+        "bare_cpu_seconds_per_image": statistics.median(cost.cpu for cost in bare),
+        "cpu_ratio": statistics.median(alone.cpu / one.cpu for one, alone in zip(served, bare, strict=True)),
         "memory_settled_mib": settled,
         "memory_end_mib": last,
         "memory_growth": last / settled - 1,
     }
 
 
+class _Cost(NamedTuple):
+    """What an image costs: seconds by the clock, and seconds of all processors."""
+
+    seconds: float
+    cpu: float
+
+
 @torch.inference_mode()
-def _bare_rate(method: Method, batch: int, images: int, seed: int) -> float:
-    """Return how many images a second the model answers, given as tensors."""
+def _bare_cost(method: Method, batch: int, images: int, seed: int) -> _Cost:
+    """Return what it costs the model to answer for an image, given as a tensor, in a batch."""
     prompts = [pathology.name for pathology in method.vocabulary.pathologies]
     preprocessing: Preprocessing = method.preprocessing
     side = preprocessing.size
     pixels = np.random.default_rng(seed).integers(0, 255, (batch, side, side), np.uint8)
     inputs = preprocessing(torch.from_numpy(pixels)).to(method.device)
     method.answer(inputs, prompts, anatomies=True)
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     steps = max(images // batch, 1)
     for _ in range(steps):
         method.answer(inputs, prompts, anatomies=True)
     synchronize(method.device)
-    return steps * batch / (time.perf_counter() - began)
+    answered = steps * batch
+    return _Cost((time.perf_counter() - began) / answered, (time.process_time() - used) / answered)
 
 
 @contextmanager
@@ -196,5 +209,13 @@ async def _answer(reader: asyncio.StreamReader) -> int:
 
 def _mebibytes(process: psutil.Process) -> float:
     """Return the memory that a process and those that it started have to themselves."""
-    every = [process, *process.children(recursive=True)]
-    return float(sum(one.memory_full_info().uss for one in every)) / (1 << 20)
+    return float(sum(one.memory_full_info().uss for one in _family(process))) / (1 << 20)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """Return how long processors have worked for a process and those that it started."""
+    return float(sum(sum(one.cpu_times()[:2]) for one in _family(process)))
+
+
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, get_origin
+from email import message_from_bytes
+from email.message import Message
+from typing import Any, NamedTuple, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from medlip.app.server.limits import Limits
@@ -57,26 +57,21 @@ async def read_form(request: Request, form: type[Form], limits: Limits) -> Form:
         ProblemError: it is none, is too large or too slow, or its fields aren't the form's.
     """
     _require_type(request, _MULTIPART)
-    try:
-        async with asyncio.timeout(limits.upload_seconds):
-            parser = _InMemory(request.headers, _limited(request, limits), max_files=1, max_fields=2 * limits.texts + 8)
-            parsed = await parser.parse()
-    except TimeoutError:
-        raise _too_slow(limits) from None
-    except MultiPartException as error:
-        raise bad_request(f"The form can't be read: {error.message}") from None
-    except (UnicodeError, ValueError, LookupError):
-        raise bad_request("The form can't be read: its parts are not what multipart/form-data says.") from None
+    parts = _parts(request.headers["content-type"], await _body(request, limits), 2 * limits.texts + len(form.model_fields))
     fields: dict[str, Any] = {}
-    for name, kind in form.model_fields.items():
-        values = [await value.read() if isinstance(value, UploadFile) else value for value in parsed.getlist(name)]
-        if kind.annotation is bytes and any(isinstance(value, str) for value in values):
-            raise bad_request(f"{name}: Send it as a file, with a file name.")
-        if values:
-            fields[name] = values if get_origin(kind.annotation) is tuple else values[0]
-    await parsed.close()
-    if set(parsed) - set(form.model_fields):
-        raise bad_request(f"The form has a field that isn't known. Give these: {', '.join(form.model_fields)}.")
+    for part in parts:
+        kind = form.model_fields.get(part.name)
+        if kind is None:
+            raise bad_request(f"The form has a field that isn't known. Give these: {', '.join(form.model_fields)}.")
+        if kind.annotation is bytes and not part.is_file:
+            raise bad_request(f"{part.name}: Send it as a file, with a file name.")
+        value = part.content if kind.annotation is bytes else _text(part)
+        if get_origin(kind.annotation) is tuple:
+            fields.setdefault(part.name, []).append(value)
+        elif part.name in fields:
+            raise bad_request(f"{part.name}: Send it once.")
+        else:
+            fields[part.name] = value
     return _valid(form, fields)
 
 
@@ -87,28 +82,64 @@ async def read_json(request: Request, form: type[Form], limits: Limits) -> Form:
         ProblemError: it is none, is too large or too slow, or its fields aren't the form's.
     """
     _require_type(request, _JSON)
+    return _valid(form, await _body(request, limits))
+
+
+class _Part(NamedTuple):
+    """A field of a form."""
+
+    name: str
+    is_file: bool
+    content: bytes
+
+
+def _parts(content_type: str, body: bytes, most: int) -> Iterator[_Part]:
+    """Yield the fields of a form (RFC 7578), in one piece each: files are large, and Python is slow byte by byte."""
+    kind = Message()
+    kind["content-type"] = content_type
+    boundary = kind.get_param("boundary")
+    if not isinstance(boundary, str) or not boundary.isascii():
+        raise bad_request("The form can't be read: Content-Type names no boundary.")
+    _, *pieces = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(), most + 2)
+    if not pieces or not pieces[-1].startswith(b"--"):
+        raise bad_request(f"The form can't be read: it ends too early, or has more than {most} fields.")
+    for piece in pieces[:-1]:
+        line, _, rest = piece.partition(b"\r\n")
+        head, blank, content = rest.partition(b"\r\n\r\n")
+        headers = message_from_bytes(head)
+        name = headers.get_param("name", header="content-disposition")
+        if line.strip() or not blank or not isinstance(name, str):
+            raise bad_request("The form can't be read: a field has no name, or no end.")
+        yield _Part(name, headers.get_param("filename", header="content-disposition") is not None, content)
+
+
+def _text(part: _Part) -> str:
     try:
-        async with asyncio.timeout(limits.upload_seconds):
-            body = b"".join([chunk async for chunk in _limited(request, limits)])
-    except TimeoutError:
-        raise _too_slow(limits) from None
-    return _valid(form, body)
+        return part.content.decode()
+    except UnicodeDecodeError:
+        raise bad_request(f"{part.name}: Send text in UTF-8.") from None
 
 
-class _InMemory(MultiPartParser):
-    spool_max_size = 0  # a part is never written to disk, however large: `_limited` sees to its size
+async def _body(request: Request, limits: Limits) -> bytes:
+    """Read a request's body into memory.
 
-
-async def _limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
+    Raises:
+        ProblemError: it is too large or too slow, or ends too early.
+    """
+    chunks: list[bytes] = []
     size = 0
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limits.upload_bytes:
-                raise _too_large(limits)
-            yield chunk
+        async with asyncio.timeout(limits.upload_seconds):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limits.upload_bytes:
+                    raise _too_large(limits)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise _too_slow(limits) from None
     except ClientDisconnect:
         raise bad_request("The upload ended too early.") from None
+    return b"".join(chunks)
 
 
 async def _drain(request: Request, most: int) -> None:
