@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -132,7 +132,7 @@ class NotRead:
     image: str
     error: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return it as plain data, as `medlip predict --json` prints it."""
         return {"image": self.image, "error": self.error}
 
@@ -336,7 +336,7 @@ class Reading:
         """Whether the method ties pathologies to anatomies."""
         return self.places_above is not None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the reading as plain data, as `medlip predict --json` prints it."""
         return {
             "image": self.image,
@@ -377,7 +377,7 @@ class Reading:
         notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
         rows = [_table_row(finding.pathology, finding, finding.anatomies[:1]) for finding in self.findings[:SHOWN]]
         rows += [_table_row(question.text, question, ()) for question in self.asked]
-        basis = describe_basis(self.to_dict()["calibrated"])
+        basis = describe_basis(None if self.calibrated is None else asdict(self.calibrated))
         model = " ".join(filter(None, (self.model.name, self.model.version, self.model.hash)))
         return (
             f'{warned}{notes}<div style="display:flex;gap:1em">{picture}<table>'
@@ -386,7 +386,7 @@ class Reading:
         )
 
 
-def _plain(found: Probability) -> dict[str, Any]:
+def _plain(found: Probability) -> dict[str, object]:
     return {name: getattr(found, name) for name in ("probability", "score", "threshold", "calibrated")}
 
 

@@ -84,7 +84,7 @@ def facts_page(facts: DataFrame, name: str, studies: int = 500, seed: int = 0) -
     )  # fmt: skip
 
 
-def _item(study: str, rows: DataFrame) -> dict[str, Any]:
+def _item(study: str, rows: DataFrame) -> dict[str, object]:
     facts: list[Mapping[str, Any]] = rows.to_dict("records")  # type: ignore[assignment]
     sentences: dict[str, list[Mapping[str, Any]]] = {}
     for fact in facts:

@@ -138,7 +138,7 @@ def _findings(
     return Table("Images by finding", [*header, "boxes", "masks"], rows)
 
 
-def _item(record: Record) -> dict[str, Any]:
+def _item(record: Record) -> dict[str, object]:
     height, width = record.image.shape
     scale = min(1.0, SIDE / max(height, width))
     shown = picture(record.image).resize((max(1, round(width * scale)), max(1, round(height * scale))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,7 +171,7 @@ class AskAnswer(_Answer):
         return cls(**cls._told(looked, texts, decoded, reader, worth))
 
     @staticmethod
-    def _told(looked: Looked, texts: tuple[str, ...], decoded: Decoded, reader: Reader, worth: Basis) -> dict[str, Any]:
+    def _told(looked: Looked, texts: tuple[str, ...], decoded: Decoded, reader: Reader, worth: Basis) -> dict[str, object]:
         reading, absolute = looked.reading, reader.method.absolute_maps
         return {
             "height": decoded.height,

@@ -58,9 +58,9 @@ from medlip.images import XRay
 from medlip.reports.extract import extractor
 from medlip.reports.stream import LITTLE, LITTLE_READ
 
-Responses: TypeAlias = dict[int | str, dict[str, Any]]
+Responses: TypeAlias = dict[int | str, dict[str, object]]
 Add: TypeAlias = Callable[[Callable[..., Any]], object]
-_PROBLEM: dict[str, Any] = {
+_PROBLEM: dict[str, object] = {
     "description": "A problem.",
     "content": {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}},
 }
@@ -82,7 +82,7 @@ _PROBLEMS: Responses = {
 }
 
 
-def _header(description: str, type: str) -> dict[str, Any]:
+def _header(description: str, type: str) -> dict[str, object]:
     return {"description": description, "schema": {"type": type}}
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -42,7 +42,7 @@ def bench_serve(
     rounds: int = 5,
     device: str = "auto",
     seed: int = 0,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Serve an untrained model to many clients of this machine, beside the model alone, in turn.
 
     Each client sends a PNG, waits for the whole answer of /v1/read, and sends the next. The model alone answers batches of
