@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +18,7 @@ from medlip.parallel import CRASHED, process, using
 from medlip.reports.stream import extract_file
 
 pytestmark = pytest.mark.slow
-
-
-def ports() -> dict[str, int]:
-    """Free ports for a node's agents: it waits but 15 seconds for agents that look for their own."""
-    names = ("runtime_env_agent_port", "metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in names]
-        for each in sockets:
-            each.bind(("", 0))
-        return dict(zip(names, (each.getsockname()[1] for each in sockets), strict=True))
+QUIET = {"include_dashboard": False, "include_log_monitor": False}  # less to start
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +29,8 @@ def cluster() -> Iterator[Any]:
 
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     os.environ["PYTHONPATH"] = paths.rstrip(os.pathsep)  # so that workers can import what is defined here
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **ports()})
-    started.workers = [started.add_node(num_cpus=1, **ports()) for _ in range(2)]
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **QUIET})
+    started.workers = [started.add_node(num_cpus=1, **QUIET) for _ in range(2)]
     yield started
     ray.shutdown()
     started.shutdown()
@@ -87,8 +76,3 @@ def test_a_crashing_item_is_skipped_and_a_lost_machine_costs_nothing(cluster: An
     skipped = {outcome.item: outcome.skipped for outcome in outcomes if outcome.skipped}
     assert skipped == {7: "seven is odd", 11: CRASHED}
     assert all(outcome.value == outcome.item / 2 for outcome in outcomes if not outcome.skipped)
-
-
-def test_an_address_without_ray_is_an_error() -> None:
-    with pytest.raises(MedLIPError, match="add --engine ray"), using("local", "auto"):
-        pass

@@ -39,12 +39,13 @@ class Cluster:
             items: read lazily.
             size: of a chunk.
         """
-        task = self.ray.remote(work).options(max_retries=TRIES, num_cpus=1)
+        task = self.ray.remote(_do).options(max_retries=TRIES, num_cpus=1)
+        shared = self.ray.put(work)  # sent to each machine once
         chunks = iter(items)
         waiting: deque[tuple[list[T], Any]] = deque()
         while True:
             while len(waiting) < self.tasks and (chunk := list(islice(chunks, size))):
-                waiting.append((chunk, task.remote(chunk)))
+                waiting.append((chunk, task.remote(shared, chunk)))
             if not waiting:
                 return
             chunk, future = waiting.popleft()
@@ -52,6 +53,10 @@ class Cluster:
                 yield chunk, self.ray.get(future)
             except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.OutOfMemoryError):
                 yield chunk, None
+
+
+def _do(work: Callable[[list[T]], R], chunk: list[T]) -> R:
+    return work(chunk)
 
 
 @contextmanager
@@ -73,8 +78,10 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Cluster]:
     try:
         if mine:
             plugins = {name: os.environ[name] for name in (PLUGINS,) if name in os.environ}
-            local: Mapping[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": plugins}, **local)
+            settings: Mapping[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+            if address is None:
+                settings = {**settings, "num_cpus": workers, "include_dashboard": False}
+            ray.init(address=address or "local", runtime_env={"env_vars": plugins}, **settings)
         yield Cluster(ray, 2 * (workers or max(1, int(ray.cluster_resources().get("CPU", 1)))))
     except ConnectionError as error:
         raise MedLIPError(
