@@ -45,6 +45,7 @@ CALLS = {
     "recipes list": ("", "medlip.training.recipe.recipe_files"),
     "recipes show": ("medslip-phantom", "medlip.training.load_recipe"),
     "pretrain": ("medslip-phantom --data STORE --out OUT", "medlip.training.fit"),
+    "plan": ("medslip-phantom", "medlip.training.plan.plan"),
     "ablate": ("medslip-phantom --data STORE --out OUT --grid method.icl=off", "medlip.experiments.ablation.ablate"),
     "evaluate": ("OUT --data STORE", "medlip.training.load_run"),
     "retrieve": ("OUT --data STORE", "medlip.training.load_run"),

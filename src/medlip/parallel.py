@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -33,6 +34,8 @@ CRASHED = "the process that read it crashed, or ran out of memory. Get the file 
 # A clean server process forks the workers: forking this one could copy locks that torch's threads hold.
 _METHOD: Literal["forkserver", "spawn"] = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 _MAIN_HIDDEN = Lock()
+Engine = Literal["local", "ray"]
+_ENGINE: ContextVar[tuple[Engine, str | None]] = ContextVar("_ENGINE", default=("local", None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,26 @@ class Outcome(Generic[T, R]):
     item: T
     value: R | None
     skipped: str = ""
+
+
+@contextmanager
+def using(engine: Engine, address: str | None = None) -> Iterator[None]:
+    """Let `process` hand its work to an engine inside.
+
+    Args:
+        engine: `local`, processes of this machine; or `ray`, those of a cluster, whose machines read the same paths.
+        address: of a Ray cluster, "auto" or host and port; None: one that is started on this machine.
+
+    Raises:
+        MedLIPError: an address, but not of Ray.
+    """
+    if address is not None and engine != "ray":
+        raise MedLIPError(f"--address {address} is that of a cluster: add --engine ray.")
+    token = _ENGINE.set((engine, address))
+    try:
+        yield
+    finally:
+        _ENGINE.reset(token)
 
 
 def cpu_count() -> int:
@@ -76,7 +99,8 @@ def process(
     """Apply `function` to every item, in several processes, and yield the outcomes in the order of the items.
 
     An item whose function raises is skipped with its reason, and the rest goes on. Memory stays flat: items are read only
-    a few chunks ahead of what was yielded.
+    a few chunks ahead of what was yielded. Inside `using("ray")` the processes are those of a cluster; the outcomes are the
+    same.
 
     Args:
         function: picklable; raises `MedLIPError` for bad input.
@@ -91,8 +115,12 @@ def process(
     """
     if getattr(current_process(), "_inheriting", False):
         sys.exit(1)  # a script without a guard, run again by a process that starts: the first one tells, see `_Pool`
-    workers = cpu_count() if workers is None else workers
-    yield from track(outcomes(function, items, workers, chunk), description, total)
+    engine, address = _ENGINE.get()
+    if engine == "ray" and workers != 0:
+        found = _on_cluster(function, items, workers, chunk, address)
+    else:
+        found = outcomes(function, items, cpu_count() if workers is None else workers, chunk)
+    yield from track(found, description, total)
 
 
 def outcomes(function: Callable[[T], R], items: Iterable[T], workers: int, size: int) -> Iterator[Outcome[T, R]]:
@@ -217,6 +245,22 @@ def _limit_memory(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (size, most))
     except (ImportError, OSError, ValueError):  # not every system has or enforces it
         return
+
+
+def _on_cluster(
+    function: Callable[[T], R], items: Iterable[T], workers: int | None, size: int, address: str | None
+) -> Iterator[Outcome[T, R]]:
+    """Yield what `outcomes` yields, from the machines of a Ray cluster."""
+    from medlip.ray_engine import cluster
+
+    work = partial(_attempt_all, function)
+    with cluster(address, workers) as machines:
+        for chunk, found in machines.map(work, items, size):
+            if found is not None:
+                yield from found
+                continue
+            for (item,), alone in machines.map(work, chunk, 1):
+                yield from alone if alone is not None else [Outcome(item, None, CRASHED)]
 
 
 class _Pool:

@@ -48,6 +48,7 @@ from medlip.app.commands.disentangle import disentangle
 from medlip.app.commands.evaluate import evaluate
 from medlip.app.commands.export import export
 from medlip.app.commands.facts import facts
+from medlip.app.commands.plan import plan
 from medlip.app.commands.predict import predict
 from medlip.app.commands.prepare import prepare
 from medlip.app.commands.pretrain import pretrain
@@ -254,6 +255,7 @@ app.add_typer(recipes, name="recipes")
 _add(recipes, list_recipes, "list")
 _add(recipes, show_recipe, "show")
 _add(app, pretrain, interrupted="Add --resume to the same command to resume.")
+_add(app, plan)
 _add(app, ablate, interrupted=RESUMES, renamed={"--jobs": "--workers"})
 _add(app, evaluate, renamed={"--images": "--split-list"})
 _add(app, retrieve)

@@ -9,7 +9,7 @@ import typer
 
 from medlip.about import DISCLAIMER
 from medlip.app.answer import Answer, warn_skipped
-from medlip.app.options import Vocabulary, Workers
+from medlip.app.options import Address, Engine, Vocabulary, Workers
 from medlip.errors import MedLIPError
 from medlip.tables import aligned
 
@@ -54,11 +54,14 @@ def facts(
         ),
     ] = False,
     workers: Workers = None,
+    engine: Engine = "local",
+    address: Address = None,
 ) -> Answer:
     """Extract facts from radiology reports.
 
     A fact says which pathology is present, absent or uncertain, in which anatomy, and which words say so.
     """
+    from medlip.parallel import using
     from medlip.reports.stream import ExtractionOptions
 
     options = ExtractionOptions(mentions, implied, str(vocabulary) if vocabulary else None)
@@ -69,7 +72,8 @@ def facts(
         raise MedLIPError(
             "nothing to write: give --out facts.parquet (or .csv, .jsonl), --html review.html, --show or --explain."
         )
-    return _convert(reports, out, html, options, tuple(text or ()), study, extractor, workers)
+    with using(engine, address):
+        return _convert(reports, out, html, options, tuple(text or ()), study, extractor, workers)
 
 
 def _convert(

@@ -9,7 +9,7 @@ from warnings import warn
 import typer
 
 from medlip.app.answer import Answer
-from medlip.app.options import Vocabulary, Workers
+from medlip.app.options import Address, Engine, Vocabulary, Workers
 from medlip.errors import MedLIPWarning
 from medlip.tables import aligned
 
@@ -33,6 +33,8 @@ def prepare(
     ] = False,
     vocabulary: Vocabulary = None,
     workers: Workers = None,
+    engine: Engine = "local",
+    address: Address = None,
 ) -> Answer:
     """Read data sets into a store of images, reports and facts.
 
@@ -42,9 +44,11 @@ def prepare(
     from medlip.concepts import load_vocabulary
     from medlip.data.prepare import SKIPPED
     from medlip.data.prepare import prepare as prepare_store
+    from medlip.parallel import using
 
     own = load_vocabulary(vocabulary) if vocabulary else None
-    summary = prepare_store(sources, out, size=image_size, views=views, workers=workers, vocabulary=own, rebuild=rebuild)
+    with using(engine, address):
+        summary = prepare_store(sources, out, size=image_size, views=views, workers=workers, vocabulary=own, rebuild=rebuild)
     splits = ", ".join(f"{count:,} {split}" for split, count in summary["splits"].items())
     counts = summary["counts"]
     views_found = ", ".join(
