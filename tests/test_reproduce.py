@@ -57,6 +57,7 @@ def test_data_sets_are_found_in_a_folder_of_folders(data: Path) -> None:
         find_sets([str(data / "nowhere")])
 
 
+@pytest.mark.processes
 def test_zero_shot_and_grounding_tables_are_filled_for_every_set_and_resumed(data: Path, tmp_path: Path) -> None:
     sets = find_sets([str(data)])
     method = StandIn()
@@ -75,6 +76,7 @@ def test_zero_shot_and_grounding_tables_are_filled_for_every_set_and_resumed(dat
         reproduce(method, sets, tmp_path, kinds=("zeroshot",))  # type: ignore[arg-type]
 
 
+@pytest.mark.processes
 def test_the_command_says_what_is_missing_and_where_to_get_it(
     medlip: Callable[..., Any], tiny_run: Path, data: Path, tmp_path: Path
 ) -> None:

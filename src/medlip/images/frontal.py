@@ -61,9 +61,7 @@ def frontal_score(pixels: NDArray[np.uint8]) -> float:
 
 def appearance(pixels: NDArray[np.uint8]) -> Array:
     """Return how pixels (H, W) look, in a few numbers (K,), to tell data sets apart by."""
-    model = _model()
-    found = model.inputs(features(pixels))
-    return found[: len(found) - model.components.shape[1]][:APPEARANCE]
+    return _model().inputs(features(pixels))[:APPEARANCE]
 
 
 def features(pixels: NDArray[np.uint8]) -> Array:
