@@ -19,7 +19,7 @@ test-processes: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'processes and not slow'
 
 test-browser: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'browser and not slow' -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser -rs --numprocesses auto --maxprocesses 2
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

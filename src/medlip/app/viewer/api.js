@@ -17,7 +17,11 @@ export class Problem extends Error {
 }
 
 const gone = () =>
-  new Problem("gone", "The server doesn't answer", "Start it again with “medlip serve”. Nothing here is lost: it goes on when the server is back.");
+  new Problem(
+    "gone",
+    "The server doesn't answer",
+    "Start it again with “medlip serve”. Nothing here is lost: it goes on when the server is back.",
+  );
 
 /** Ask the server; throw a `Problem` for any answer but a good one. A busy server gets a second chance after a while. */
 async function request(path, { body, json, signal, retry = true } = {}) {
@@ -75,7 +79,10 @@ export function useToken(token) {
 
 /** Whether the server answers at all. */
 export async function answers() {
-  return fetch("/health").then((response) => response.ok, () => false);
+  return fetch("/health").then(
+    (response) => response.ok,
+    () => false,
+  );
 }
 
 /** @returns {{models: Model[], preferred: string, limits: object, disclaimer: string}} what the server offers */
@@ -137,7 +144,8 @@ export async function facts(report, model) {
 function form(fields) {
   const data = new FormData();
   for (const [name, value] of Object.entries(fields)) {
-    if (value instanceof Blob) data.append(name, value, "image"); // what the file is called is nobody's business
+    if (value instanceof Blob)
+      data.append(name, value, "image"); // what the file is called is nobody's business
     else for (const one of [value].flat()) data.append(name, one);
   }
   return data;

@@ -15,7 +15,9 @@ export function h(tag, attributes = {}, ...children) {
     else if (name === "vars") setVars(element, value);
     else setAttribute(element, name, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false && child !== ""));
+  element.append(
+    ...children.flat().filter((child) => child !== null && child !== undefined && child !== false && child !== ""),
+  );
   return element;
 }
 

@@ -16,14 +16,46 @@ export function createExport(store, stage) {
   const dialog = $("#export-dialog");
   const said = h("p", { class: "soft small", role: "status" });
   const link = h("input", { type: "text", readonly: true, id: "link", "aria-label": "Link to this view" });
-  const choice = (id, title, detail, act) => h("button", { type: "button", class: "choice", id, onclick: act }, h("b", {}, title), h("span", { class: "soft small" }, detail));
+  const choice = (id, title, detail, act) =>
+    h(
+      "button",
+      { type: "button", class: "choice", id, onclick: act },
+      h("b", {}, title),
+      h("span", { class: "soft small" }, detail),
+    );
   dialog.append(
-    h("header", {}, h("h2", { id: "export-title" }, "Export and share"), h("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Close")),
-    choice("export-png", "Picture (PNG)", "The film as it is shown, with its maps, what they mean, and which model read it", savePicture),
-    choice("export-json", "Reading (JSON)", "Findings, places, matrix and report of this film, as the server gave them", saveReading),
-    choice("export-link", "Copy a link to this view", "Model, findings, window and zoom. A film of your own is not in it", copyLink),
-    link, said,
-    h("p", { class: "soft small" }, state.disclaimer || "Research software. Not a medical device: not for diagnosis or treatment."));
+    h(
+      "header",
+      {},
+      h("h2", { id: "export-title" }, "Export and share"),
+      h("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Close"),
+    ),
+    choice(
+      "export-png",
+      "Picture (PNG)",
+      "The film as it is shown, with its maps, what they mean, and which model read it",
+      savePicture,
+    ),
+    choice(
+      "export-json",
+      "Reading (JSON)",
+      "Findings, places, matrix and report of this film, as the server gave them",
+      saveReading,
+    ),
+    choice(
+      "export-link",
+      "Copy a link to this view",
+      "Model, findings, window and zoom. A film of your own is not in it",
+      copyLink,
+    ),
+    link,
+    said,
+    h(
+      "p",
+      { class: "soft small" },
+      state.disclaimer || "Research software. Not a medical device: not for diagnosis or treatment.",
+    ),
+  );
 
   function open() {
     if (!state.current) return;
@@ -36,7 +68,10 @@ export function createExport(store, stage) {
 
   async function copyLink() {
     link.select();
-    const copied = await navigator.clipboard?.writeText(link.value).then(() => true, () => false);
+    const copied = await navigator.clipboard?.writeText(link.value).then(
+      () => true,
+      () => false,
+    );
     said.textContent = copied ? "The link is copied." : "Copy the link from the box: it is selected.";
     if (!state.current.example) said.textContent += " Whoever opens it must have the film, and drops it there.";
   }
@@ -71,7 +106,9 @@ export function createExport(store, stage) {
       const { width } = boxes[k];
       for (const drawing of element.querySelectorAll("canvas")) context.drawImage(drawing, left, 0, width, height);
       writeMarkers(context, left, width, height);
-      lines[k].forEach(({ text, colour }, line) => write(context, text, left + 14, height + LINE * (line + 1), width - 28, colour));
+      lines[k].forEach(({ text, colour }, line) =>
+        write(context, text, left + 14, height + LINE * (line + 1), width - 28, colour),
+      );
       left += width + gap;
     });
     write(context, state.disclaimer, 14, height + LINE * (most + 1.3), total - 28, "#ffb27a", 600);
@@ -85,7 +122,10 @@ export function createExport(store, stage) {
     const scale = ({ map }) => `scale 0 to ${value(topOf(map, state.stretched))}, ${unitOf(map)}`;
     const alone = state.shown.length === 1;
     return [
-      { text: `${name} ${version} (${hash.slice(0, 8)})   window ${value(film.window.width)}, level ${value(film.window.center)}`, colour: "#b9c2c9" },
+      {
+        text: `${name} ${version} (${hash.slice(0, 8)})   window ${value(film.window.width)}, level ${value(film.window.center)}`,
+        colour: "#b9c2c9",
+      },
       ...drawn(state, reading).map(({ finding, slot }) => ({
         text: `■ ${finding.label} ${probability(finding.probability)}${reading.calibrated ? "" : ", not calibrated"}; ${scale(finding)}`,
         colour: css(alone ? heatColour(0.7) : tint(slot)),
@@ -107,21 +147,46 @@ export function createExport(store, stage) {
 
   async function saveReading() {
     const film = state.current;
-    const readings = [state.model, state.second].filter(Boolean).map((model) => entryOf(film, model).reading).filter(Boolean);
+    const readings = [state.model, state.second]
+      .filter(Boolean)
+      .map((model) => entryOf(film, model).reading)
+      .filter(Boolean);
     const { study } = film;
     const content = {
       disclaimer: state.disclaimer,
-      film: { example: film.example, sha256: await digest(film.file), height: film.pixels?.height, width: film.pixels?.width },
-      readings: readings.map(({ answer, asked }) => ({ ...answer, asked: asked.map(({ id, probability: p }) => ({ text: id, probability: p })) })),
-      report: study.facts && { text: study.factsOf, facts: study.facts.facts, compared: readings.length ? compare(study.facts.facts, readings[0]).map(plain) : [] },
-      view: { link: address(), window: film.window, shown: state.shown.map(({ id }) => findingOf(readings[0], id)?.label ?? id) },
+      film: {
+        example: film.example,
+        sha256: await digest(film.file),
+        height: film.pixels?.height,
+        width: film.pixels?.width,
+      },
+      readings: readings.map(({ answer, asked }) => ({
+        ...answer,
+        asked: asked.map(({ id, probability: p }) => ({ text: id, probability: p })),
+      })),
+      report: study.facts && {
+        text: study.factsOf,
+        facts: study.facts.facts,
+        compared: readings.length ? compare(study.facts.facts, readings[0]).map(plain) : [],
+      },
+      view: {
+        link: address(),
+        window: film.window,
+        shown: state.shown.map(({ id }) => findingOf(readings[0], id)?.label ?? id),
+      },
     };
     download(new Blob([JSON.stringify(content, null, 2)], { type: "application/json" }), `medlip-reading-${film.key}.json`);
     said.textContent = "The reading is saved.";
     announce(said.textContent);
   }
 
-  const plain = ({ kind, pathology, anatomies, presence, finding }) => ({ verdict: kind, pathology, anatomies, report: presence || null, image: finding?.probability ?? null });
+  const plain = ({ kind, pathology, anatomies, presence, finding }) => ({
+    verdict: kind,
+    pathology,
+    anatomies,
+    report: presence || null,
+    image: finding?.probability ?? null,
+  });
 
   return { open };
 }

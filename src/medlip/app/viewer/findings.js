@@ -20,10 +20,23 @@ export function createFindings(store, actions) {
 
   /** The box that finds a finding by name and asks anything else. */
   function createAsk() {
-    const input = h("input", { id: "ask", type: "search", autocomplete: "off", placeholder: "Find a finding, or ask anything", "aria-describedby": "ask-note" });
+    const input = h("input", {
+      id: "ask",
+      type: "search",
+      autocomplete: "off",
+      placeholder: "Find a finding, or ask anything",
+      "aria-describedby": "ask-note",
+    });
     const note = h("p", { id: "ask-note", class: "soft small", hidden: true });
     const button = h("button", { type: "submit", class: "quiet" }, "Ask");
-    const form = h("form", { class: "ask", role: "search" }, h("label", { class: "unseen", for: "ask" }, "Find a finding, or ask anything"), input, button, note);
+    const form = h(
+      "form",
+      { class: "ask", role: "search" },
+      h("label", { class: "unseen", for: "ask" }, "Find a finding, or ask anything"),
+      input,
+      button,
+      note,
+    );
     const say = (text) => {
       note.hidden = !text;
       note.textContent = text;
@@ -37,14 +50,16 @@ export function createFindings(store, actions) {
       const text = input.value.trim();
       if (!text) return input.focus();
       const known = [...(state.model?.pathologies.values() ?? [])].find(
-        ({ name, display: shown, kind }) => kind === "abnormal" && [name, shown].some((word) => word.toLowerCase() === text.toLowerCase()),
+        ({ name, display: shown, kind }) =>
+          kind === "abnormal" && [name, shown].some((word) => word.toLowerCase() === text.toLowerCase()),
       );
       input.value = "";
       if (known) {
         if (!state.shown.some(({ id }) => id === known.name)) actions.toggle(known.name);
         return draw();
       }
-      if (!state.model?.can.open_text) return say(`${state.model?.name} answers for its own vocabulary alone: choose one of the findings.`);
+      if (!state.model?.can.open_text)
+        return say(`${state.model?.name} answers for its own vocabulary alone: choose one of the findings.`);
       say("Asking …");
       try {
         await actions.ask(text);
@@ -57,23 +72,44 @@ export function createFindings(store, actions) {
       }
       return draw();
     });
-    return { form, input, get wanted() { return input.value.trim().toLowerCase(); } };
+    return {
+      form,
+      input,
+      get wanted() {
+        return input.value.trim().toLowerCase();
+      },
+    };
   }
 
   function draw() {
     const film = state.current;
     const { reading, pending, problem } = entryOf(film, state.model);
     const beside = state.second && entryOf(film, state.second).reading;
-    const focused = list.contains(document.activeElement) ? { id: document.activeElement.closest("[data-id]")?.dataset.id, part: document.activeElement.dataset.part } : null;
+    const focused = list.contains(document.activeElement)
+      ? { id: document.activeElement.closest("[data-id]")?.dataset.id, part: document.activeElement.dataset.part }
+      : null;
     if (!reading) list.replaceChildren(placeholder(film, pending, problem));
     else list.replaceChildren(...sections(reading, beside));
-    if (focused?.id) rows().find(({ dataset }) => dataset.id === focused.id)?.querySelector(`[data-part="${focused.part}"]`)?.focus();
+    if (focused?.id)
+      rows()
+        .find(({ dataset }) => dataset.id === focused.id)
+        ?.querySelector(`[data-part="${focused.part}"]`)
+        ?.focus();
   }
 
   function placeholder(film, pending, problem) {
     if (problem || film?.problem) return h("p", { class: "soft" }, "There is no reading of this film.");
-    if (film) return h("div", { class: "skeleton", "aria-label": "Reading", role: "img" }, ...Array.from({ length: 7 }, () => h("span")));
-    return h("p", { class: "soft" }, pending ? "Reading …" : "Findings appear here, likeliest first, as soon as there is a film.");
+    if (film)
+      return h(
+        "div",
+        { class: "skeleton", "aria-label": "Reading", role: "img" },
+        ...Array.from({ length: 7 }, () => h("span")),
+      );
+    return h(
+      "p",
+      { class: "soft" },
+      pending ? "Reading …" : "Findings appear here, likeliest first, as soon as there is a film.",
+    );
   }
 
   function sections(reading, beside) {
@@ -87,12 +123,55 @@ export function createFindings(store, actions) {
     const room = Math.max(3, FIRST - above.length);
     const few = wanted || all ? below : below.filter(({ id }, k) => k < room || isShown(id));
     const parts = [];
-    if (reading.notFrontal) parts.push(h("p", { class: "trouble", role: "note" }, h("b", {}, "Not a frontal chest X-ray: "), `${reading.notFrontal}. What the model says of it means little.`));
-    if (reading.asked.some(matches)) parts.push(section("Asked", reading.asked.length, reading.asked.filter(matches), reading, beside));
-    parts.push(section("At or above the threshold", above.length, above, reading, beside, wanted ? "" : "None of the findings reaches its threshold."));
+    if (reading.notFrontal)
+      parts.push(
+        h(
+          "p",
+          { class: "trouble", role: "note" },
+          h("b", {}, "Not a frontal chest X-ray: "),
+          `${reading.notFrontal}. What the model says of it means little.`,
+        ),
+      );
+    if (beside)
+      parts.push(h("p", { class: "soft small" }, `Upper bar: ${reading.model.name}. Lower bar: ${beside.model.name}.`));
+    if (reading.asked.some(matches))
+      parts.push(section("Asked", reading.asked.length, reading.asked.filter(matches), reading, beside));
+    parts.push(
+      section(
+        "At or above the threshold",
+        above.length,
+        above,
+        reading,
+        beside,
+        wanted ? "" : "None of the findings reaches its threshold.",
+      ),
+    );
     parts.push(section("Below the threshold", below.length, few, reading, beside));
-    if (few.length < below.length) parts.push(h("button", { type: "button", class: "quiet more", onclick: () => { all = true; draw(); } }, `Show all ${below.length} below`));
-    parts.push(h("p", { class: "soft small" }, reading.calibrated ? "Probabilities are calibrated. " : "Probabilities are not calibrated: they rank, and don't measure risk. ", reading.thresholdsFrom ? `Threshold: ${reading.thresholdsFrom}.` : ""));
+    if (few.length < below.length)
+      parts.push(
+        h(
+          "button",
+          {
+            type: "button",
+            class: "quiet more",
+            onclick: () => {
+              all = true;
+              draw();
+            },
+          },
+          `Show all ${below.length} below`,
+        ),
+      );
+    parts.push(
+      h(
+        "p",
+        { class: "soft small" },
+        reading.calibrated
+          ? "Probabilities are calibrated. "
+          : "Probabilities are not calibrated: they rank, and don't measure risk. ",
+        reading.thresholdsFrom ? `Threshold: ${reading.thresholdsFrom}.` : "",
+      ),
+    );
     const roving = rowsOf(parts).find(({ dataset }) => dataset.id === state.selected) ?? rowsOf(parts)[0];
     for (const element of roving?.querySelectorAll("button") ?? []) element.tabIndex = 0;
     return parts;
@@ -100,8 +179,14 @@ export function createFindings(store, actions) {
 
   function section(title, number, findings, reading, beside, none = "") {
     if (!findings.length && !none) return "";
-    return h("section", { class: "group" }, h("h2", {}, title, h("span", { class: "count" }, number)),
-      findings.length ? h("ul", { class: "rows" }, ...findings.map((finding) => row(finding, reading, beside))) : h("p", { class: "soft small" }, none));
+    return h(
+      "section",
+      { class: "group" },
+      h("h2", {}, title, h("span", { class: "count" }, number)),
+      findings.length
+        ? h("ul", { class: "rows" }, ...findings.map((finding) => row(finding, reading, beside)))
+        : h("p", { class: "soft small" }, none),
+    );
   }
 
   const isShown = (id) => state.shown.some((entry) => entry.id === id);
@@ -111,22 +196,71 @@ export function createFindings(store, actions) {
     const shown = state.shown.find((entry) => entry.id === id);
     const other = beside && findingOf(beside, id);
     const selected = state.selected === id;
-    const swatch = h("button", {
-      type: "button", class: "swatch", tabindex: -1, "data-part": "swatch", "aria-pressed": Boolean(shown && state.mapsOn),
-      "aria-label": `Map of ${label}, with the others`, title: "Show or hide the map, with the others (Space)", onclick: () => actions.toggle(id),
-    }, h("span"));
-    setVars(swatch, { "--tint": css(shown ? (state.shown.length === 1 ? heatColour(0.72) : tint(shown.slot)) : [128, 128, 128]) });
-    const spoken = [`${label}, ${probability(finding.probability)}`, other ? `${state.second.name} ${probability(other.probability)}` : "", finding.threshold === null ? "" : isPresent(finding) ? "present" : "below its threshold"].filter(Boolean).join(", ");
-    const main = h("button", {
-      type: "button", class: "row", tabindex: -1, "data-part": "row", "aria-pressed": Boolean(shown && state.mapsOn), "aria-label": spoken,
-      title: "Show this map alone (Enter)", onclick: (event) => (event.ctrlKey || event.metaKey || event.shiftKey ? actions.toggle(id) : actions.showOnly(id)),
-    },
+    const swatch = h(
+      "button",
+      {
+        type: "button",
+        class: "swatch",
+        tabindex: -1,
+        "data-part": "swatch",
+        "aria-pressed": Boolean(shown && state.mapsOn),
+        "aria-label": `Map of ${label}, with the others`,
+        title: "Show or hide the map, with the others (Space)",
+        onclick: () => actions.toggle(id),
+      },
+      h("span"),
+    );
+    setVars(swatch, {
+      "--tint": css(shown ? (state.shown.length === 1 ? heatColour(0.72) : tint(shown.slot)) : [128, 128, 128]),
+    });
+    const main = h(
+      "button",
+      {
+        type: "button",
+        class: "row",
+        tabindex: -1,
+        "data-part": "row",
+        "aria-pressed": Boolean(shown && state.mapsOn),
+        title: "Show this map alone (Enter)",
+        onclick: (event) => (event.ctrlKey || event.metaKey || event.shiftKey ? actions.toggle(id) : actions.showOnly(id)),
+      },
       h("span", { class: "name" }, label),
-      h("span", { class: "measures" }, measure(finding), other ? measure(other) : ""));
-    return h("li", { class: "finding", "data-id": id, "data-present": finding.threshold !== null && isPresent(finding), "data-selected": selected, "data-shown": Boolean(shown) },
-      swatch, main,
-      finding.asked ? h("button", { type: "button", class: "bare remove", tabindex: -1, "data-part": "remove", "aria-label": `Take “${label}” away`, onclick: () => actions.forget(id) }, icon("close")) : "",
-      places(finding, reading, selected));
+      finding.threshold !== null && h("span", { class: "unseen" }, isPresent(finding) ? "present" : "below its threshold"),
+      h(
+        "span",
+        { class: "measures" },
+        measure(finding),
+        other && h("span", { class: "unseen" }, state.second.name),
+        other && measure(other),
+      ),
+    );
+    return h(
+      "li",
+      {
+        class: "finding",
+        "data-id": id,
+        "data-present": finding.threshold !== null && isPresent(finding),
+        "data-selected": selected,
+        "data-shown": Boolean(shown),
+      },
+      swatch,
+      main,
+      finding.asked
+        ? h(
+            "button",
+            {
+              type: "button",
+              class: "bare remove",
+              tabindex: -1,
+              "data-part": "remove",
+              "aria-label": `Take “${label}” away`,
+              onclick: () => actions.forget(id),
+            },
+            icon("close"),
+          )
+        : "",
+      places(finding, reading, selected),
+    );
   }
 
   function measure({ probability: p, threshold }) {
@@ -141,9 +275,25 @@ export function createFindings(store, actions) {
     const { anatomies } = reading.model;
     if (!selected) return h("p", { class: "places" }, display(anatomies, found[0].anatomy));
     const worth = found.filter(({ probability: p }) => p >= found[0].probability * WORTH);
-    return h("p", { class: "places" }, ...worth.map(({ anatomy, probability: p }) =>
-      h("button", { type: "button", class: "chip", tabindex: -1, "data-part": anatomy, title: "What is said of this place", onclick: () => actions.inquire({ anatomy }) },
-        display(anatomies, anatomy), h("span", { class: "number" }, probability(p)))));
+    return h(
+      "p",
+      { class: "places" },
+      ...worth.map(({ anatomy, probability: p }) =>
+        h(
+          "button",
+          {
+            type: "button",
+            class: "chip",
+            tabindex: -1,
+            "data-part": anatomy,
+            title: "What is said of this place",
+            onclick: () => actions.inquire({ anatomy }),
+          },
+          display(anatomies, anatomy),
+          h("span", { class: "number" }, probability(p)),
+        ),
+      ),
+    );
   }
 
   // One row is in the order of focus; arrows go from row to row.
@@ -177,7 +327,9 @@ export function createFindings(store, actions) {
     /** The finding that stands next to the one that was last looked at. */
     next(by) {
       const ids = rows().map(({ dataset }) => dataset.id);
-      return ids[Math.min(ids.length - 1, Math.max(0, ids.indexOf(state.selected) + (state.selected === null && by < 0 ? 0 : by)))];
+      return ids[
+        Math.min(ids.length - 1, Math.max(0, ids.indexOf(state.selected) + (state.selected === null && by < 0 ? 0 : by)))
+      ];
     },
   };
 }
@@ -189,19 +341,44 @@ function createControls(store) {
   const { state } = store;
   const opacity = slider("Opacity", "opacity", (unit) => `${Math.round(unit * 100)} %`);
   const floor = slider("Map threshold", "floor", () => "");
-  const stretched = h("input", { type: "checkbox", id: "stretched", onchange: () => store.set({ stretched: stretched.checked }) });
+  const stretched = h("input", {
+    type: "checkbox",
+    id: "stretched",
+    onchange: () => store.set({ stretched: stretched.checked }),
+  });
   const shown = h("span", { class: "soft small" });
-  const box = h("div", { class: "controls", role: "group", "aria-label": "How maps are drawn" }, opacity.row, floor.row,
-    h("p", { class: "control-line" }, h("label", { class: "check" }, stretched, " Stretch each map to its own highest value"), shown));
+  const box = h(
+    "div",
+    { class: "controls", role: "group", "aria-label": "How maps are drawn" },
+    opacity.row,
+    floor.row,
+    h(
+      "p",
+      { class: "control-line" },
+      h("label", { class: "check" }, stretched, " Stretch each map to its own highest value"),
+      shown,
+    ),
+  );
 
   function slider(label, key, write) {
-    const input = h("input", { type: "range", id: key, min: 0, max: 1, step: 0.01, oninput: () => store.set({ [key]: Number(input.value) }) });
+    const input = h("input", {
+      type: "range",
+      id: key,
+      min: 0,
+      max: 1,
+      step: 0.01,
+      oninput: () => store.set({ [key]: Number(input.value) }),
+    });
     const output = h("output", { for: key });
-    return { row: h("p", { class: "slider" }, h("label", { for: key }, label), input, output), draw: () => {
-      input.value = state[key];
-      setVars(input, { "--value": state[key] });
-      output.textContent = write(state[key]);
-    }, output };
+    return {
+      row: h("p", { class: "slider" }, h("label", { for: key }, label), input, output),
+      draw: () => {
+        input.value = state[key];
+        setVars(input, { "--value": state[key] });
+        output.textContent = write(state[key]);
+      },
+      output,
+    };
   }
 
   function draw() {
@@ -213,7 +390,7 @@ function createControls(store) {
     floor.output.textContent = state.stretched || !map ? `${Math.round(state.floor * 100)} %` : `${value(state.floor)}`;
     floor.output.title = map ? unitOf(map) : "";
     shown.textContent = state.shown.length > 1 ? `${counted(state.shown.length, "map")} of at most ${MOST_SHOWN}` : "";
-    box.classList.toggle("idle", !state.shown.length);
+    box.hidden = !reading;
   }
   store.on(["opacity", "floor", "stretched", "shown", "films", "current"], draw);
   draw();

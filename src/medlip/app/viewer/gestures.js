@@ -3,7 +3,13 @@
 import { panBy, placeAt, zoomAt } from "./geometry.js";
 
 export const TOOLS = [
-  { id: "window", label: "Window and level", key: "w", icon: "window", hint: "drag: left and right for contrast, up and down for brightness" },
+  {
+    id: "window",
+    label: "Window and level",
+    key: "w",
+    icon: "window",
+    hint: "drag: left and right for contrast, up and down for brightness",
+  },
   { id: "pan", label: "Pan", key: "p", icon: "pan", hint: "drag the film" },
   { id: "zoom", label: "Zoom", key: "z", icon: "zoom", hint: "drag up and down" },
   { id: "point", label: "Point", key: "x", icon: "point", hint: "move the crosshair and read what is said under it" },
@@ -93,7 +99,8 @@ export function attachGestures(pane, state, { setView, setWindow, point, hover, 
     touches.delete(event.pointerId);
     const finished = drag;
     drag = null;
-    if (event.type === "pointerup" && finished && !finished.moved && finished.button === 0) point(place(...finished.from), pane);
+    if (event.type === "pointerup" && finished && !finished.moved && finished.button === 0)
+      point(place(...finished.from), pane);
   }
   element.addEventListener("pointerup", end);
   element.addEventListener("pointercancel", end);
@@ -101,13 +108,17 @@ export function attachGestures(pane, state, { setView, setWindow, point, hover, 
   element.addEventListener("contextmenu", (event) => event.preventDefault());
   element.addEventListener("dblclick", () => state.current?.pixels && showWhole());
 
-  element.addEventListener("wheel", (event) => {
-    const film = state.current;
-    if (!film?.pixels) return;
-    event.preventDefault();
-    const pixels = event.deltaY * (event.deltaMode === 1 ? 24 : 1);
-    setView(zoomAt(film.pixels, film.view, 2 ** (-pixels / 300), ...within(event), ...size()));
-  }, { passive: false });
+  element.addEventListener(
+    "wheel",
+    (event) => {
+      const film = state.current;
+      if (!film?.pixels) return;
+      event.preventDefault();
+      const pixels = event.deltaY * (event.deltaMode === 1 ? 24 : 1);
+      setView(zoomAt(film.pixels, film.view, 2 ** (-pixels / 300), ...within(event), ...size()));
+    },
+    { passive: false },
+  );
 
   element.addEventListener("keydown", (event) => {
     const film = state.current;

@@ -22,34 +22,70 @@ export function createInquiry(store, actions) {
     if (card.hidden) return;
     const { title, rows, note } = inquiry.anatomy ? ofAnatomy(reading, inquiry.anatomy) : ofPlace(reading, inquiry);
     card.replaceChildren(
-      h("header", {}, h("h2", {}, title), h("button", { type: "button", class: "bare", "aria-label": "Close", title: "Close (Esc)", onclick: () => actions.inquire(null) }, icon("close"))),
-      rows.length ? h("ul", { class: "rows" }, ...rows.map(row)) : h("p", { class: "soft" }, "Nothing is said of this place."),
+      h(
+        "header",
+        {},
+        h("h2", {}, title),
+        h(
+          "button",
+          {
+            type: "button",
+            class: "bare",
+            "aria-label": "Close",
+            title: "Close (Esc)",
+            onclick: () => actions.inquire(null),
+          },
+          icon("close"),
+        ),
+      ),
+      rows.length
+        ? h("ul", { class: "rows" }, ...rows.map(row))
+        : h("p", { class: "soft" }, "Nothing is said of this place."),
       ...statements(current, inquiry.anatomy),
       note && h("p", { class: "soft small" }, note),
-      h("p", { class: "soft small" }, "Not a medical device."));
+      h("p", { class: "soft small" }, "Not a medical device."),
+    );
     if (inquiry === announced) return;
     announced = inquiry;
-    announce(`${title}: ${rows.length ? rows.map(({ label, share }) => `${label} ${probability(share)}`).join(", ") : "nothing"}`);
+    announce(
+      `${title}: ${rows.length ? rows.map(({ label, share }) => `${label} ${probability(share)}`).join(", ") : "nothing"}`,
+    );
   }
 
   function row({ id, label, share, where }) {
     const shown = state.shown.some((entry) => entry.id === id);
     const bar = h("span", { class: "gauge" });
     setVars(bar, { "--share": share });
-    return h("li", {}, h("button", { type: "button", class: "row", "aria-pressed": shown, onclick: () => actions.toggle(id) },
-      h("span", { class: "name" }, label, where && h("span", { class: "soft" }, ` ${where}`)), h("span", { class: "measure" }, bar, h("span", { class: "number" }, probability(share)))));
+    return h(
+      "li",
+      {},
+      h(
+        "button",
+        { type: "button", class: "row", "aria-pressed": shown, onclick: () => actions.toggle(id) },
+        h("span", { class: "name" }, label, where && h("span", { class: "soft" }, ` ${where}`)),
+        h("span", { class: "measure" }, bar, h("span", { class: "number" }, probability(share))),
+      ),
+    );
   }
 
   /** The maps read at a place. */
   function ofPlace(reading, { x, y }) {
-    const found = everything(reading).filter(({ map }) => map).map((finding) => ({ ...finding, share: sample(finding.map, x, y) }));
+    const found = everything(reading)
+      .filter(({ map }) => map)
+      .map((finding) => ({ ...finding, share: sample(finding.map, x, y) }));
     const absolute = found.every(({ map }) => map.absolute);
     // Maps that each have a scale of their own can't be compared: the probable findings are named whose map is high here.
     const rank = absolute ? ({ share }) => share : ({ share, probability: p }) => share * p;
-    const rows = found.filter((one) => rank(one) >= LEAST).sort((a, b) => rank(b) - rank(a)).slice(0, MOST);
+    const rows = found
+      .filter((one) => rank(one) >= LEAST)
+      .sort((a, b) => rank(b) - rank(a))
+      .slice(0, MOST);
     return {
       title: "At this place",
-      rows: rows.map((one) => ({ ...one, where: one.places[0] ? display(reading.model.anatomies, one.places[0].anatomy) : "" })),
+      rows: rows.map((one) => ({
+        ...one,
+        where: one.places[0] ? display(reading.model.anatomies, one.places[0].anatomy) : "",
+      })),
       note: absolute ? "" : "Each map has a scale of its own: 1 is its highest place.",
     };
   }
@@ -58,16 +94,27 @@ export function createInquiry(store, actions) {
   function ofAnatomy(reading, anatomy) {
     const { matrix, model } = reading;
     const at = matrix ? matrix.anatomies.indexOf(anatomy) : -1;
-    const share = ({ id, places }) => (at < 0 ? places.find((place) => place.anatomy === anatomy)?.probability ?? 0 : matrix.probabilities[matrix.pathologies.indexOf(id)]?.[at] ?? 0);
-    const rows = reading.findings.map((finding) => ({ ...finding, share: share(finding) })).filter((one) => one.share >= LEAST);
-    return { title: display(model.anatomies, anatomy), rows: rows.sort((a, b) => b.share - a.share).slice(0, MOST), note: "" };
+    const share = ({ id, places }) =>
+      at < 0
+        ? (places.find((place) => place.anatomy === anatomy)?.probability ?? 0)
+        : (matrix.probabilities[matrix.pathologies.indexOf(id)]?.[at] ?? 0);
+    const rows = reading.findings
+      .map((finding) => ({ ...finding, share: share(finding) }))
+      .filter((one) => one.share >= LEAST);
+    return {
+      title: display(model.anatomies, anatomy),
+      rows: rows.sort((a, b) => b.share - a.share).slice(0, MOST),
+      note: "",
+    };
   }
 
   /** What the report says of an anatomy, in its own sentences. */
   function statements({ study }, anatomy) {
     const facts = (study.facts?.facts ?? []).filter((fact) => fact.settles && fact.anatomy === anatomy);
     const sentences = [...new Set(facts.map(({ sentence }) => sentence))];
-    return sentences.length ? [h("h3", {}, "In the report"), ...sentences.map((sentence) => h("blockquote", {}, sentence))] : [];
+    return sentences.length
+      ? [h("h3", {}, "In the report"), ...sentences.map((sentence) => h("blockquote", {}, sentence))]
+      : [];
   }
 
   store.on(["inquiry", "films", "current", "model", "second", "shown", "report"], draw);

@@ -60,6 +60,12 @@ export function fromFragment(text) {
   else if (at) patch.inquiry = { x: at[0], y: at[1] };
   const [center, width] = numbers("window", 2) ?? [];
   const [zoom, x, y] = numbers("view", 3) ?? [];
-  const film = width > 0 && zoom > 0 ? { window: { center, width }, view: { zoom, x, y, flip: fragment.get("flip") === "1", invert: fragment.get("invert") === "1" } } : null;
+  const film =
+    width > 0 && zoom > 0
+      ? {
+          window: { center, width },
+          view: { zoom, x, y, flip: fragment.get("flip") === "1", invert: fragment.get("invert") === "1" },
+        }
+      : null;
   return { example: fragment.get("example"), model: fragment.get("model"), second: fragment.get("second"), patch, film };
 }

@@ -119,14 +119,22 @@ const keyboard = createKeyboard(actions);
 
 // The bar above
 
-for (const [id, choose] of [["model", session.chooseModel], ["second", session.compareWith]]) {
-  $(`#${id}`).addEventListener("change", (event) => choose(state.models.find((model) => model.id === event.target.value) ?? null));
+for (const [id, choose] of [
+  ["model", session.chooseModel],
+  ["second", session.compareWith],
+]) {
+  $(`#${id}`).addEventListener("change", (event) =>
+    choose(state.models.find((model) => model.id === event.target.value) ?? null),
+  );
 }
 store.on(["ready", "models", "model", "second"], () => {
   const option = (model) => h("option", { value: model.id }, model.name);
   $("#model").replaceChildren(...state.models.map(option));
   $("#model").value = state.model?.id ?? "";
-  $("#second").replaceChildren(h("option", { value: "" }, "none"), ...state.models.filter((model) => model !== state.model).map(option));
+  $("#second").replaceChildren(
+    h("option", { value: "" }, "none"),
+    ...state.models.filter((model) => model !== state.model).map(option),
+  );
   $("#second").value = state.second?.id ?? "";
   $("#second-pick").hidden = state.models.length < 2;
   if (state.disclaimer) $("#disclaimer").textContent = state.disclaimer;
@@ -174,7 +182,12 @@ async function follow(fragment) {
   const { example, model, second, patch, film } = fromFragment(fragment);
   const byHash = (hash) => state.models.find((one) => one.hash === hash);
   if (model && !byHash(model)) {
-    store.set({ notice: { title: "The link was made with another model", detail: `This server doesn't have it (${model.slice(0, 8)}): what you see is from ${state.model.name}.` } });
+    store.set({
+      notice: {
+        title: "The link was made with another model",
+        detail: `This server doesn't have it (${model.slice(0, 8)}): what you see is from ${state.model.name}.`,
+      },
+    });
   }
   store.set({ ...patch, model: byHash(model) ?? state.model, second: byHash(second) ?? null });
   linked = film;
@@ -182,15 +195,36 @@ async function follow(fragment) {
   if (known) {
     await welcome.openExample(known);
     store.set({ inquiry: patch.inquiry ?? null });
-  } else if (film) welcome.explain("This link shows a film that isn't on this server. Drop the same file, and you see it as it was seen.");
+  } else if (film)
+    welcome.explain("This link shows a film that isn't on this server. Drop the same file, and you see it as it was seen.");
 }
 
 let timer = 0;
-store.on(["current", "films", "model", "second", "texts", "shown", "opacity", "floor", "stretched", "mapsOn", "tab", "inquiry", "view"], () => {
-  clearTimeout(timer);
-  if (state.current) timer = setTimeout(() => history.replaceState(null, "", `#${toFragment(state)}`), 300);
-});
+store.on(
+  [
+    "current",
+    "films",
+    "model",
+    "second",
+    "texts",
+    "shown",
+    "opacity",
+    "floor",
+    "stretched",
+    "mapsOn",
+    "tab",
+    "inquiry",
+    "view",
+  ],
+  () => {
+    clearTimeout(timer);
+    if (state.current) timer = setTimeout(() => history.replaceState(null, "", `#${toFragment(state)}`), 300);
+  },
+);
 addEventListener("hashchange", () => follow(location.hash.slice(1)));
 
 const fragment = location.hash.slice(1);
-session.start().then(() => follow(fragment), () => {}); // what went wrong stands in the notice
+session.start().then(
+  () => follow(fragment),
+  () => {},
+); // what went wrong stands in the notice

@@ -95,6 +95,11 @@ export function contour(map, level) {
 
 /** The place at a share of a side of a square of the raster; sides go round from the upper one. */
 function onSide(x, y, side, share) {
-  const [dx, dy] = [[share, 0], [1, share], [1 - share, 1], [0, 1 - share]][side];
+  const [dx, dy] = [
+    [share, 0],
+    [1, share],
+    [1 - share, 1],
+    [0, 1 - share],
+  ][side];
   return [(x + dx + 0.5) / RASTER, (y + dy + 0.5) / RASTER];
 }

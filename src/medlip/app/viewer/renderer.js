@@ -22,8 +22,9 @@ const MOST_PIXELS = 4_000_000; // of a canvas: larger screens get a coarser one,
 export class Renderer {
   #filmCanvas;
   #mapCanvas;
-  #sampled = { key: "", levels: null, part: null };
+  #sampled = { key: "", levels: null, part: null, picture: null };
   #painted = new Map();
+  #overlaid = []; // what the maps' canvas shows
 
   constructor(filmCanvas, mapCanvas) {
     this.#filmCanvas = filmCanvas;
@@ -41,7 +42,7 @@ export class Renderer {
     for (const canvas of [this.#filmCanvas, this.#mapCanvas]) {
       const width = Math.round(clientWidth * this.density);
       const height = Math.round(clientHeight * this.density);
-      if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+      if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height }); // which clears it
     }
   }
 
@@ -50,19 +51,22 @@ export class Renderer {
     return geometryOf(film, view, this.#filmCanvas.clientWidth, this.#filmCanvas.clientHeight);
   }
 
+  /** Show nothing. */
   clear() {
-    for (const canvas of [this.#filmCanvas, this.#mapCanvas]) canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+    this.#overlaid = [];
+    this.#sampled.key = "";
+    for (const canvas of [this.#filmCanvas, this.#mapCanvas])
+      canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
   }
 
   /** Draw the film through a window. */
   drawFilm(film, levels, view, window) {
     const canvas = this.#filmCanvas;
     const context = canvas.getContext("2d");
-    const part = this.#sample(film, levels, view);
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    if (!part.width || !part.height) return;
+    const { part, picture, fresh } = this.#sample(film, levels, view);
+    if (fresh) context.clearRect(0, 0, canvas.width, canvas.height);
+    if (!picture) return;
     const table = lookUpTable(window, view.invert);
-    const picture = context.createImageData(part.width, part.height);
     const pixels = new Uint32Array(picture.data.buffer);
     const { values } = part;
     for (let k = 0; k < pixels.length; k++) pixels[k] = table[values[k]];
@@ -72,10 +76,10 @@ export class Renderer {
   #sample(film, levels, view) {
     const { width, height } = this.#filmCanvas;
     const key = [view.zoom, view.x, view.y, view.flip, width, height].join();
-    if (this.#sampled.key !== key || this.#sampled.levels !== levels) {
-      this.#sampled = { key, levels, part: resample(levels, geometryOf(film, view, width, height)) };
-    }
-    return this.#sampled.part;
+    if (this.#sampled.key === key && this.#sampled.levels === levels) return { ...this.#sampled, fresh: false };
+    const part = resample(levels, geometryOf(film, view, width, height));
+    this.#sampled = { key, levels, part, picture: part.values.length ? new ImageData(part.width, part.height) : null };
+    return { ...this.#sampled, fresh: true };
   }
 
   /**
@@ -86,6 +90,18 @@ export class Renderer {
    */
   drawMaps(film, layers, view, opacity) {
     const canvas = this.#mapCanvas;
+    const wanted = [
+      view.zoom,
+      view.x,
+      view.y,
+      view.flip,
+      canvas.width,
+      canvas.height,
+      opacity,
+      ...layers.flatMap(Object.values),
+    ];
+    if (wanted.length === this.#overlaid.length && wanted.every((value, k) => value === this.#overlaid[k])) return;
+    this.#overlaid = wanted;
     const context = canvas.getContext("2d");
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, canvas.width, canvas.height);

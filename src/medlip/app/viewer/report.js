@@ -18,12 +18,33 @@ const SAID = {
 
 export function createReport(store, actions) {
   const { state } = store;
-  const text = h("textarea", { id: "report", rows: 7, spellcheck: "false", placeholder: "Paste or type the report. It is read when you pause." });
+  const text = h("textarea", {
+    id: "report",
+    rows: 7,
+    spellcheck: "false",
+    placeholder: "Paste or type the report. It is read when you pause.",
+  });
   const results = h("div", { class: "verdicts", "aria-live": "polite" });
-  const clear = h("button", { type: "button", class: "quiet", onclick: () => { text.value = ""; read(); text.focus(); } }, "Clear");
+  const clear = h(
+    "button",
+    {
+      type: "button",
+      class: "quiet",
+      onclick: () => {
+        text.value = "";
+        read();
+        text.focus();
+      },
+    },
+    "Clear",
+  );
   let timer = 0;
   let study = null;
-  $("#panel-report").append(h("div", { class: "sheet-head" }, h("label", { for: "report" }, "Report"), clear), text, results);
+  $("#panel-report").append(
+    h("div", { class: "sheet-head" }, h("label", { for: "report" }, "Report"), clear),
+    text,
+    results,
+  );
 
   function read() {
     clearTimeout(timer);
@@ -55,36 +76,80 @@ export function createReport(store, actions) {
   function outcome(reading) {
     if (!study) return [h("p", { class: "soft" }, "Open a film first: its report is compared with it here.")];
     if (study.problem) return [h("p", { class: "trouble" }, h("b", {}, `${study.problem.title}. `), study.problem.detail)];
-    if (!study.facts) return [h("p", { class: "soft" }, study.pending ? "Reading the report …" : "Facts of the report appear here beside those of the image.")];
+    if (!study.facts)
+      return [
+        h(
+          "p",
+          { class: "soft" },
+          study.pending ? "Reading the report …" : "Facts of the report appear here beside those of the image.",
+        ),
+      ];
     const notes = study.facts.notes.map((note) => h("p", { class: "soft small" }, note));
     if (!reading) return [h("p", { class: "soft" }, "The image is still being read."), ...notes];
-    if (!study.facts.facts.length) return [h("p", { class: "soft" }, "The report states nothing that this model knows."), ...notes];
+    if (!study.facts.facts.length)
+      return [h("p", { class: "soft" }, "The report states nothing that this model knows."), ...notes];
     const verdicts = compare(study.facts.facts, reading);
     const cards = (chosen) => h("ul", { class: "cards" }, ...chosen.map((verdict) => cardOf(verdict, reading)));
     const apart = verdicts.filter(({ kind }) => kind === "apart");
     return [
       summary(verdicts),
       cards(verdicts.filter(({ kind }) => kind !== "apart")),
-      apart.length ? h("details", { class: "apart" }, h("summary", {}, `${counted(apart.length, "statement")} not compared: the model doesn't answer them by themselves`), cards(apart)) : "",
+      apart.length
+        ? h(
+            "details",
+            { class: "apart" },
+            h(
+              "summary",
+              {},
+              `${counted(apart.length, "statement")} not compared: the model doesn't answer them by themselves`,
+            ),
+            cards(apart),
+          )
+        : "",
       ...notes,
     ];
   }
 
   function summary(verdicts) {
     const number = (kind) => verdicts.filter((verdict) => verdict.kind === kind).length;
-    const phrase = (kind) => (["contradicts", "agrees"].includes(kind) ? counted(number(kind), SAID[kind].counted) : `${number(kind)} ${SAID[kind].counted}`);
-    return h("p", { class: "summary" }, ...KINDS.filter(number).map((kind) => h("span", { class: "badge", "data-kind": kind }, h("i", { "aria-hidden": "true" }, SAID[kind].mark), phrase(kind))));
+    const phrase = (kind) =>
+      ["contradicts", "agrees"].includes(kind)
+        ? counted(number(kind), SAID[kind].counted)
+        : `${number(kind)} ${SAID[kind].counted}`;
+    return h(
+      "p",
+      { class: "summary" },
+      ...KINDS.filter(number).map((kind) =>
+        h("span", { class: "badge", "data-kind": kind }, h("i", { "aria-hidden": "true" }, SAID[kind].mark), phrase(kind)),
+      ),
+    );
   }
 
   function cardOf({ kind, pathology, anatomies, presence, facts, finding }, reading) {
     const { model } = reading;
     const where = anatomies.map((anatomy) => display(model.anatomies, anatomy)).join(", ");
     const name = display(model.pathologies, pathology);
-    const head = [h("span", { class: "badge", "data-kind": kind }, h("i", { "aria-hidden": "true" }, SAID[kind].mark), SAID[kind].title), h("b", {}, name), where && h("span", { class: "soft" }, where)];
-    return h("li", { class: "verdict", "data-kind": kind, "data-pathology": pathology },
-      h("button", { type: "button", class: "verdict-head", "aria-label": `${SAID[kind].title}: ${name}, ${where}. Show it`, onclick: () => look(pathology, finding, facts) }, ...head),
+    const head = [
+      h("span", { class: "badge", "data-kind": kind }, h("i", { "aria-hidden": "true" }, SAID[kind].mark), SAID[kind].title),
+      h("b", {}, name),
+      where && h("span", { class: "soft" }, where),
+    ];
+    return h(
+      "li",
+      { class: "verdict", "data-kind": kind, "data-pathology": pathology },
+      h(
+        "button",
+        {
+          type: "button",
+          class: "verdict-head",
+          title: "Show it on the film and in the report",
+          onclick: () => look(pathology, finding, facts),
+        },
+        ...head,
+      ),
       facts.length ? h("blockquote", {}, ...marked(facts)) : "",
-      h("p", { class: "soft small" }, imageSays(finding, presence, model, reading)));
+      h("p", { class: "soft small" }, imageSays(finding, presence, model, reading)),
+    );
   }
 
   function imageSays(finding, presence, model, reading) {

@@ -32,11 +32,14 @@ export function createScales(store) {
       "--floor": state.floor,
     });
     const meaning = `Scale of ${name}: 0 to ${value(top)}, ${unitOf(map)}; below ${value(state.floor * top)} nothing is drawn`;
-    return h("div", { class: "scale", role: "img", "aria-label": meaning, title: meaning },
+    return h(
+      "div",
+      { class: "scale", role: "img", "aria-label": meaning, title: meaning },
       h("span", { class: "scale-name" }, alone && !state.second ? unitOf(map) : name),
       h("span", { class: "scale-top" }, value(top)),
       bar,
-      h("span", { class: "scale-low" }, "0"));
+      h("span", { class: "scale-low" }, "0"),
+    );
   }
 
   store.on(["films", "current", "model", "second", "shown", "mapsOn", "floor", "stretched"], draw);

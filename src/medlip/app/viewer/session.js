@@ -44,7 +44,15 @@ export function createSession(store) {
     try {
       const [offer, samples] = await Promise.all([api.models(), api.examples()]);
       const model = offer.models.find(({ id }) => id === offer.preferred) ?? offer.models[0];
-      store.set({ ready: true, models: offer.models, limits: offer.limits, disclaimer: offer.disclaimer, examples: samples, model, notice: null });
+      store.set({
+        ready: true,
+        models: offer.models,
+        limits: offer.limits,
+        disclaimer: offer.disclaimer,
+        examples: samples,
+        model,
+        notice: null,
+      });
     } catch (problem) {
       complain(problem);
       if (problem.kind !== "gone") throw problem;
@@ -85,7 +93,17 @@ export function createSession(store) {
   }
 
   function addFilm(content) {
-    const film = { key: ++keys, status: "reading", problem: null, pixels: null, levels: null, window: null, view: WHOLE, readings: new Map(), ...content };
+    const film = {
+      key: ++keys,
+      status: "reading",
+      problem: null,
+      pixels: null,
+      levels: null,
+      window: null,
+      view: WHOLE,
+      readings: new Map(),
+      ...content,
+    };
     film.stop = new AbortController();
     store.set({ films: [...state.films, film] });
     queue.push(film);
@@ -129,7 +147,11 @@ export function createSession(store) {
     const most = state.limits.upload_bytes;
     if (most && file.size > most) {
       const size = (bytes) => `${(bytes / 2 ** 20).toFixed(bytes < 2 ** 20 ? 2 : 0)} MB`;
-      throw new api.Problem("too-large", "The file is too large", `It has ${size(file.size)}, the server takes ${size(most)}. Save the image with compression, or raise the server's limit.`);
+      throw new api.Problem(
+        "too-large",
+        "The file is too large",
+        `It has ${size(file.size)}, the server takes ${size(most)}. Save the image with compression, or raise the server's limit.`,
+      );
     }
   }
 
@@ -204,7 +226,12 @@ export function createSession(store) {
     const held = state.shown.some((entry) => entry.id === id);
     const free = [...Array(MOST_SHOWN).keys()].find((slot) => !state.shown.some((entry) => entry.slot === slot));
     if (!held && free === undefined) {
-      return store.set({ notice: { title: `${MOST_SHOWN} findings are shown at once`, detail: "There is a colour for no more: hide one first." } });
+      return store.set({
+        notice: {
+          title: `${MOST_SHOWN} findings are shown at once`,
+          detail: "There is a colour for no more: hide one first.",
+        },
+      });
     }
     const shown = held ? state.shown.filter((entry) => entry.id !== id) : [...state.shown, { id, slot: free }];
     return store.set({ shown, selected: id, mapsOn: true });
@@ -214,7 +241,8 @@ export function createSession(store) {
   async function ask(text) {
     const most = state.limits.texts ?? 32;
     if (!state.texts.includes(text)) {
-      if (state.texts.length >= most) throw new api.Problem("refused", `${most} texts were asked already`, "Take one away first.");
+      if (state.texts.length >= most)
+        throw new api.Problem("refused", `${most} texts were asked already`, "Take one away first.");
       store.set({ texts: [...state.texts, text] });
     }
     store.set({ shown: [{ id: text, slot: 0 }], selected: text, mapsOn: true });
@@ -287,10 +315,12 @@ export function createSession(store) {
     if (!state.ready) return start().catch(() => {});
     for (const film of state.films) {
       if (film.problem?.passing) retry(film);
-      else if (film.status === "ready") for (const entry of film.readings.values()) if (entry.problem?.passing) entry.problem = null;
+      else if (film.status === "ready")
+        for (const entry of film.readings.values()) if (entry.problem?.passing) entry.problem = null;
     }
     if (state.current?.status === "ready") ensureAll(state.current);
-    for (const study of new Set(state.films.map((film) => film.study))) if (study.problem?.passing) readReport(study, study.report);
+    for (const study of new Set(state.films.map((film) => film.study)))
+      if (study.problem?.passing) readReport(study, study.report);
     return null;
   }
 
@@ -300,8 +330,22 @@ export function createSession(store) {
   }
 
   return {
-    start, chooseModel, compareWith, openFiles, openExample, select, step, close, retry, showOnly, toggle, ask, forget, readReport,
-    resume, giveToken,
+    start,
+    chooseModel,
+    compareWith,
+    openFiles,
+    openExample,
+    select,
+    step,
+    close,
+    retry,
+    showOnly,
+    toggle,
+    ask,
+    forget,
+    readReport,
+    resume,
+    giveToken,
   };
 }
 

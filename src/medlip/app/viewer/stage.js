@@ -16,14 +16,20 @@ export function createStage(store, actions) {
   let frame = 0;
 
   function createPane() {
-    const pane = h("figure", { class: "pane", tabindex: 0, role: "application", "aria-roledescription": "film", "aria-describedby": "not-medical" });
+    const pane = h("div", {
+      class: "pane",
+      tabindex: 0,
+      role: "application",
+      "aria-roledescription": "film",
+      "aria-describedby": "not-medical",
+    });
     const film = h("canvas", { class: "film" });
     const maps = h("canvas", { class: "maps" });
     const parts = {
       right: h("span", { class: "marker", title: "The patient's right, as films are hung" }, "R"),
       left: h("span", { class: "marker", title: "The patient's left, as films are hung" }, "L"),
       cross: h("span", { class: "cross", hidden: true }),
-      title: h("figcaption", { class: "written title" }),
+      title: h("p", { class: "written title" }),
       numbers: h("p", { class: "written numbers" }),
       under: h("p", { class: "written under", "aria-hidden": "true" }),
       state: h("div", { class: "pane-state", hidden: true }),
@@ -61,7 +67,11 @@ export function createStage(store, actions) {
     const { renderer, parts, element } = pane;
     const { reading } = entryOf(film, model);
     renderer.fit();
-    setAttribute(element, "aria-label", `${film.label}, read by ${model.name}. Arrow keys do what dragging does with the tool.`);
+    setAttribute(
+      element,
+      "aria-label",
+      `${film.label}, read by ${model.name}. Arrow keys do what dragging does with the tool.`,
+    );
     parts.title.replaceChildren(h("b", {}, state.second ? model.name : film.label), state.second ? ` ${film.label}` : "");
     for (const part of [parts.right, parts.left]) part.hidden = !film.pixels;
     element.dataset.flipped = film.view.flip;
@@ -76,8 +86,7 @@ export function createStage(store, actions) {
     renderer.drawMaps(film.pixels, layersOf(state, reading), film.view, state.opacity);
     const { width, center } = film.window;
     const { scale } = renderer.geometry(film.pixels, film.view);
-    parts.numbers.textContent =
-      `W ${value(width)}  L ${value(center)}  ·  ${Math.round(scale * (window.devicePixelRatio || 1) * 100)} %  ·  ${film.pixels.width} × ${film.pixels.height}, ${film.pixels.bits} bit`;
+    parts.numbers.textContent = `W ${value(width)}  L ${value(center)}  ·  ${Math.round(scale * (window.devicePixelRatio || 1) * 100)} %  ·  ${film.pixels.width} × ${film.pixels.height}, ${film.pixels.bits} bit`;
     drawCross(pane, film);
   }
 
@@ -97,14 +106,20 @@ export function createStage(store, actions) {
     box.classList.toggle("aside", !trouble && Boolean(film.pixels));
     if (box.hidden) return;
     if (!trouble) {
-      box.replaceChildren(h("span", { class: "spinner", "aria-hidden": "true" }), film.pixels ? `${model.name} is reading …` : "Opening …");
+      box.replaceChildren(
+        h("span", { class: "spinner", "aria-hidden": "true" }),
+        film.pixels ? `${model.name} is reading …` : "Opening …",
+      );
     } else {
       box.replaceChildren(
         h("h2", {}, trouble.title),
         h("p", {}, trouble.detail),
-        h("p", { class: "choices" },
+        h(
+          "p",
+          { class: "choices" },
           h("button", { type: "button", onclick: () => actions.retry(film) }, "Try again"),
-          h("button", { type: "button", onclick: () => actions.close(film) }, "Take it away")),
+          h("button", { type: "button", onclick: () => actions.close(film) }, "Take it away"),
+        ),
       );
     }
   }
@@ -126,7 +141,10 @@ export function createStage(store, actions) {
     parts.under.textContent = [`value ${grey}`, ...said].join("  ·  ");
   }
 
-  store.on(["films", "current", "model", "second", "shown", "mapsOn", "opacity", "floor", "stretched", "inquiry", "view"], draw);
+  store.on(
+    ["films", "current", "model", "second", "shown", "mapsOn", "opacity", "floor", "stretched", "inquiry", "view"],
+    draw,
+  );
   new ResizeObserver(draw).observe($("#stage"));
 
   return { draw, panes: () => panes.filter(({ element }) => element.isConnected) };

@@ -12,16 +12,56 @@ export function createStrip(store, actions) {
 
   function draw() {
     strip.hidden = state.films.length < 2;
-    strip.replaceChildren(...state.films.map(item), h("button", { type: "button", class: "quiet add", "aria-label": "Open more films", title: "Open more films (O)", onclick: actions.choose }, icon("open")));
+    strip.replaceChildren(
+      ...state.films.map(item),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "quiet add",
+          "aria-label": "Open more films",
+          title: "Open more films (O)",
+          onclick: actions.choose,
+        },
+        icon("open"),
+      ),
+    );
   }
 
   function item(film, at) {
     const current = film === state.current;
     const parts = film.study === state.films[at - 1]?.study ? " of the same study" : "";
-    return h("div", { class: "thumb", "data-status": film.status, "data-current": current, "data-joined": Boolean(parts) },
-      h("button", { type: "button", class: "thumb-main", "aria-current": current ? "true" : null, "aria-label": `${film.label}${parts}${film.status === "failed" ? ", can't be read" : ""}`, title: film.label, onclick: () => actions.select(film) },
-        film.pixels ? pictureOf(film) : film.status === "failed" ? h("span", { class: "failed" }, "!") : h("span", { class: "spinner" })),
-      h("button", { type: "button", class: "bare thumb-close", "aria-label": `Close ${film.label}`, title: "Close", onclick: () => actions.close(film) }, icon("close")));
+    return h(
+      "div",
+      { class: "thumb", "data-status": film.status, "data-current": current, "data-joined": Boolean(parts) },
+      h(
+        "button",
+        {
+          type: "button",
+          class: "thumb-main",
+          "aria-current": current ? "true" : null,
+          "aria-label": `${film.label}${parts}${film.status === "failed" ? ", can't be read" : ""}`,
+          title: film.label,
+          onclick: () => actions.select(film),
+        },
+        film.pixels
+          ? pictureOf(film)
+          : film.status === "failed"
+            ? h("span", { class: "failed" }, "!")
+            : h("span", { class: "spinner" }),
+      ),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "bare thumb-close",
+          "aria-label": `Close ${film.label}`,
+          title: "Close",
+          onclick: () => actions.close(film),
+        },
+        icon("close"),
+      ),
+    );
   }
 
   function pictureOf(film) {

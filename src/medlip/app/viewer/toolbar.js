@@ -8,8 +8,22 @@ export function createToolbar(store, actions) {
   const bar = $("#tools");
 
   const button = (id, label, key, name, act, hint = "") =>
-    h("button", { type: "button", id: `tool-${id}`, class: "tool", "aria-label": label, title: `${label} (${key.toUpperCase()})${hint && `: ${hint}`}`, tabindex: -1, onclick: act }, icon(name));
-  const tools = TOOLS.map(({ id, label, key, icon: name, hint }) => button(id, label, key, name, () => actions.tool(id), hint));
+    h(
+      "button",
+      {
+        type: "button",
+        id: `tool-${id}`,
+        class: "tool",
+        "aria-label": label,
+        title: `${label} (${key.toUpperCase()})${hint && `: ${hint}`}`,
+        tabindex: -1,
+        onclick: act,
+      },
+      icon(name),
+    );
+  const tools = TOOLS.map(({ id, label, key, icon: name, hint }) =>
+    button(id, label, key, name, () => actions.tool(id), hint),
+  );
   const invert = button("invert", "Invert", "i", "invert", actions.invert);
   const flip = button("flip", "Flip film and maps", "f", "flip", actions.flip);
   const maps = button("maps", "Show maps", "m", "maps", actions.toggleMaps);

@@ -10,7 +10,11 @@ export function createWelcome(store, actions, view) {
   const welcome = $("#welcome");
   const input = $("#files");
   const said = h("p", { class: "trouble", role: "status", hidden: true });
-  const close = h("button", { type: "button", class: "quiet welcome-close", hidden: true, onclick: () => hide() }, "Back to the film");
+  const close = h(
+    "button",
+    { type: "button", class: "quiet welcome-close", hidden: true, onclick: () => hide() },
+    "Back to the film",
+  );
   $(".welcome-inner").prepend(said, close);
 
   /** Open films, the first one as a link wants it seen. */
@@ -72,11 +76,17 @@ export function createWelcome(store, actions, view) {
 
   store.on(["examples"], () => {
     $("#examples").hidden = !state.examples.length;
-    $("#example-list").replaceChildren(...state.examples.map((example) => {
-      const picture = h("span", { class: "picture" }, icon("film"));
-      if (PICTURES.includes(example.type)) show(example, picture);
-      return h("li", {}, h("button", { type: "button", onclick: () => openExample(example) }, picture, h("span", {}, example.title)));
-    }));
+    $("#example-list").replaceChildren(
+      ...state.examples.map((example) => {
+        const picture = h("span", { class: "picture" }, icon("film"));
+        if (PICTURES.includes(example.type)) show(example, picture);
+        return h(
+          "li",
+          {},
+          h("button", { type: "button", onclick: () => openExample(example) }, picture, h("span", {}, example.title)),
+        );
+      }),
+    );
   });
 
   /** Fetched, not linked: the server may want a token, which a link doesn't carry. */
@@ -95,7 +105,9 @@ async function filesOf({ items, files }) {
   const entries = [...items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.some(({ isDirectory }) => isDirectory)) return [...files];
   const found = (await Promise.all(entries.map(filesBelow))).flat();
-  return found.filter(({ name }) => !name.startsWith(".") && name !== "DICOMDIR").sort((a, b) => a.name.localeCompare(b.name));
+  return found
+    .filter(({ name }) => !name.startsWith(".") && name !== "DICOMDIR")
+    .sort((a, b) => a.name.localeCompare(b.name));
 }
 
 async function filesBelow(entry) {
