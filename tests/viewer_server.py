@@ -287,7 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._problem(422, "The question can't be answered", "The model has no words for it. Ask in other words.")
             return
         answer = read(model, film, ask, maps) if self.path == "/v1/read" else _told(model, film, ask, maps)
-        self._json(200, answer | {"not_frontal": xray.not_frontal, "notes": list(xray.notes)})
+        self._json(200, answer | {"not_frontal": xray.not_frontal, "doubts": list(xray.doubts), "notes": list(xray.notes)})
 
     def _pixels(self, content: bytes, xray: Any) -> None:
         pixels, bits, window = xray.pixels.astype("<u2"), 8, (127.5, 255.0)

@@ -119,7 +119,6 @@ export async function pixels(file, signal) {
     window: { center: number("X-Window-Center"), width: number("X-Window-Width") },
     values,
     notes: JSON.parse(response.headers.get("X-Image-Notes") || "[]"),
-    notFrontal: response.headers.get("X-Not-Frontal") || "",
   };
 }
 
@@ -177,7 +176,7 @@ function readingOf(answer, model) {
     findings: found,
     asked: asked(answer, maps),
     matrix: answer.matrix,
-    notFrontal: answer.not_frontal,
+    doubts: answer.doubts,
     notes: answer.notes,
     calibrated: answer.calibrated,
     thresholdsFrom: answer.thresholds_from,

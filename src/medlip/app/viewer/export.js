@@ -126,6 +126,7 @@ export function createExport(store, stage) {
         text: `${name} ${version} (${hash.slice(0, 8)})   window ${value(film.window.width)}, level ${value(film.window.center)}`,
         colour: "#b9c2c9",
       },
+      ...(reading?.doubts ?? []).map((doubt) => ({ text: `! May mean little: ${doubt}`, colour: "#f49a90" })),
       ...drawn(state, reading).map(({ finding, slot }) => ({
         text: `■ ${finding.label} ${probability(finding.probability)}${reading.calibrated ? "" : ", not calibrated"}; ${scale(finding)}`,
         colour: css(alone ? heatColour(0.7) : tint(slot)),

@@ -123,13 +123,13 @@ export function createFindings(store, actions) {
     const room = Math.max(3, FIRST - above.length);
     const few = wanted || all ? below : below.filter(({ id }, k) => k < room || isShown(id));
     const parts = [];
-    if (reading.notFrontal)
+    if (reading.doubts.length)
       parts.push(
         h(
           "p",
           { class: "trouble", role: "note" },
-          h("b", {}, "Not a frontal chest X-ray: "),
-          `${reading.notFrontal}. What the model says of it means little.`,
+          h("b", {}, "What is read here may mean little: "),
+          `${reading.doubts.join("; ")}. A model for frontal chest X-rays answers anything it is shown.`,
         ),
       );
     if (beside)
