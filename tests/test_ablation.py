@@ -14,7 +14,7 @@ from medlip.errors import MedLIPError
 from medlip.evaluation.results import Result
 from medlip.experiments.ablation import MEASURES, Ablation, ablate, as_markdown, variants
 
-GRID = ("method.icl=scaled,off",)
+GRID = ("method.icl=tied,off",)
 
 
 def test_one_factor_at_a_time_or_all_combinations() -> None:

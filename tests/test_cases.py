@@ -188,7 +188,7 @@ def test_the_page_shows_the_cases_of_every_result_and_names_the_one_without(tmp_
     (folders[2] / CASES).unlink()
     evaluated = [Evaluated.load(folder) for folder in folders]
     html = render_page(compare(evaluated, resamples=5), evaluated)
-    assert html.count('<img src="data:image/jpeg;base64,') == 2 * 4
+    assert html.count('<img src="data:image/jpeg;base64,') == 2 * 4 + 1  # and the colours' legend
     assert "No cases were kept of" in html
     assert str(folders[2]) in html.split("No cases were kept of", 1)[1].split("</p>", 1)[0]
     for case in evaluated[0].cases:

@@ -52,6 +52,10 @@ CALLS = {
     "transfer": ("OUT --data STORE", "medlip.training.load_run"),
     "compare": ("OUT OTHER", "medlip.evaluation.compare.Evaluated.load"),
     "disentangle": ("OUT --data STORE", "medlip.training.load_run"),
+    "audit": ("OUT --data STORE", "medlip.training.load_run"),
+    "calibrate": ("OUT --data STORE", "medlip.training.load_run"),
+    "show": ("STORE --out OUT.html", "medlip.app.pages.store_page.store_page"),
+    "reproduce": ("STORE --model OUT --out OUT", "medlip.experiments.reproduction.find_sets"),
     "predict": ("OUT x.png", "medlip.app.reader.Reader.open"),
     "serve": ("OUT --port 0", "medlip.app.reader.Reader.open"),
     "convert": ("released.pth --out OUT", "medlip.training.load_run"),
@@ -198,7 +202,7 @@ def test_one_option_means_one_thing_everywhere() -> None:
         texts = options(name)
         assert len(texts) > 1
         assert len(set(texts.values())) == 1, texts
-    assert set(options("--images")) == {"bench store", "bench transport"}
+    assert set(options("--images")) == {"audit", "show", "bench store", "bench transport"}  # how many
     assert not options("--jobs") | options("--size")
 
 

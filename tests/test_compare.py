@@ -341,7 +341,7 @@ def test_two_evaluations_of_a_run_can_be_compared(tiny_run: Path, phantom_store:
     assert found["grounding.iou"] == {"value": 0.0, "interval": [0.0, 0.0], "p": 1.0, "left_out": 0, "seeds": None}
     kept = Evaluated.load(tmp_path / "a").cases
     assert kept
-    assert (tmp_path / "p.html").read_text().count("<img ") == 2 * len(kept)
+    assert (tmp_path / "p.html").read_text().count("<img ") == 2 * len(kept) + 1  # and the colours' legend
 
 
 def test_reported_means_are_those_of_the_kept_cases(tiny_run: Path, phantom_store: Path, tmp_path, monkeypatch, capsys):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from medlip.concepts import default_vocabulary
-from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods import build_method
 from medlip.nn.place_field import PlaceField
 
 VOCABULARY = default_vocabulary()
-SETTINGS = {"name": "medslip", "backbone": "resnet10t", "layers": 1, "feedforward": 32, "prototype": "off", "icl": "scaled"}
+SETTINGS = {"name": "medslip", "backbone": "resnet10t", "layers": 1, "feedforward": 32, "prototype": "off", "icl": "tied"}
 
 
 def spot(row: float, column: float, grid: tuple[int, int]) -> torch.Tensor:
@@ -48,7 +46,7 @@ def test_what_speaks_against_a_finding_and_how_strong_its_evidence_is_do_not_pla
 
 
 def test_tied_places_follow_the_fields_and_their_probabilities_stay_shares_of_the_finding() -> None:
-    method = build_method({**SETTINGS, "tied": True}, VOCABULARY, Preprocessing(size=64)).eval()
+    method = build_method(SETTINGS, VOCABULARY, Preprocessing(size=64)).eval()
     images, names = torch.randn(2, 3, 64, 64), [pathology.name for pathology in VOCABULARY.pathologies]
     before = method.answer(images, names, anatomies=True)
     with torch.no_grad():
@@ -60,7 +58,7 @@ def test_tied_places_follow_the_fields_and_their_probabilities_stay_shares_of_th
 
 
 def test_pairs_teach_the_evidence_where_to_lie() -> None:
-    method = build_method({**SETTINGS, "tied": True}, VOCABULARY, Preprocessing(size=64)).train()
+    method = build_method(SETTINGS, VOCABULARY, Preprocessing(size=64)).train()
     facts = torch.full((2, len(VOCABULARY.anatomies), len(VOCABULARY.pathologies)), -1, dtype=torch.int8)
     facts[0, 3, 4] = 1
     with torch.no_grad():
@@ -68,8 +66,3 @@ def test_pairs_teach_the_evidence_where_to_lie() -> None:
         method.decode["anatomy"].requires_grad_(False)
     method.loss_terms(torch.randn(2, 3, 64, 64), facts)["icl"].backward()
     assert method.exist["pathology"].weight.grad.abs().sum() > 0  # what makes the finding's margin
-
-
-def test_a_tie_without_pairs_on_their_own_scale_is_refused() -> None:
-    with pytest.raises(MedLIPError, match="icl: scaled"):
-        build_method({**SETTINGS, "icl": "all", "tied": True}, VOCABULARY, Preprocessing(size=64))

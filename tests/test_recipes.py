@@ -19,7 +19,7 @@ GOLDEN = json.loads((Path(__file__).parent / "golden" / "recipes.json").read_tex
 
 
 FINER = {"stride": 8, "deepest": 16}
-PAIRS = FINER | {"gate": "normalized", "prototype": "off", "icl": "scaled", "tied": True}
+PAIRS = FINER | {"gate": "normalized", "prototype": "off", "icl": "tied"}
 POSITIONS = FINER | {
     "alpha": 0.5,
     "contrast_normalize": True,
@@ -104,7 +104,7 @@ def test_a_wrong_key_is_answered_with_the_one_that_was_meant(override: str, mean
 
 
 def test_a_key_that_resembles_none_is_answered_with_all_of_its_section() -> None:
-    with pytest.raises(MedLIPError, match=r"training\.xyz: .*: epochs, batch_size, lr"):
+    with pytest.raises(MedLIPError, match=r"training\.xyz: .*: epochs, batch_size, rest, lr"):
         load_recipe("medslip-phantom", ["training.xyz=3"])
 
 

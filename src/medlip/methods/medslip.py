@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from medlip.errors import MedLIPError
@@ -41,26 +41,19 @@ class MeDSLIPConfig(QueryConfig):
             or `off`.
         icl: pairs that ICL learns from: those `mentioned` as published, `all` (unmentioned ones count as absent), or `off`;
             `scaled`: all, as products over the root of the width with a learned bias, in proportion to the pairs stated.
-            Places are then ranked by it.
-        icl_unmentioned: weight of unmentioned pairs with `scaled`.
-        tied: with `scaled`, an anatomy is also told by where in the image the evidence for a finding lies, see `PlaceField`.
+            Places are then ranked by it. `tied`: the same, and an anatomy is also told by where in the image the evidence
+            for a finding lies, see `PlaceField`.
+        icl_unmentioned: weight of unmentioned pairs with `scaled` and `tied`.
         anatomy_existence: weight of the anatomies' L_exist beside that of the pathologies; 1 as published.
         beta: weight of ICL.
     """
 
     gate: Gate = "linear"
     prototype: Literal["mean", "random", "off"] = "mean"
-    icl: Literal["mentioned", "all", "scaled", "off"] = "mentioned"
+    icl: Literal["mentioned", "all", "scaled", "tied", "off"] = "mentioned"
     icl_unmentioned: float = Field(1.0, ge=0)
-    tied: bool = False
     anatomy_existence: float = Field(1.0, ge=0)
     beta: float = Field(1.0, ge=0)
-
-    @model_validator(mode="after")
-    def _ties_what_is_paired(self) -> Self:
-        if self.tied and self.icl != "scaled":
-            raise ValueError(f"tied: true needs pairs that are learned on a scale of their own: icl: scaled, not {self.icl}")
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +153,11 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         contrast = _per_stream(lambda: nn.Linear(width, self.text_width))  # always drawn: other weights are the same without
         self.contrast: nn.ModuleDict | None
         self.register_module("contrast", contrast if config.prototype != "off" else None)
-        bias = nn.Parameter(torch.tensor(RARE)) if config.icl == "scaled" else None
+        bias = nn.Parameter(torch.tensor(RARE)) if config.icl in ("scaled", "tied") else None
         self.pair_bias: nn.Parameter | None
         self.register_parameter("pair_bias", bias)
         self.field: PlaceField | None
-        self.register_module("field", PlaceField(self.text_width) if config.tied else None)
+        self.register_module("field", PlaceField(self.text_width) if config.icl == "tied" else None)
         return self.disentangler, self.project, self.embed, self.decode, self.exist, contrast
 
     @property
@@ -267,8 +260,8 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         Raises:
             MedLIPError: the settings tie places to the evidence, of which there is no plain form.
         """
-        if self.config.tied:
-            raise MedLIPError("there is no plain form of tied places to compare with. Set tied: false.")
+        if self.config.icl == "tied":
+            raise MedLIPError("there is no plain form of tied places to compare with. Set icl: scaled.")
         return plain_losses(self, batch)
 
     def pathology_queries(self, output: MeDSLIPOutput) -> Queries:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medlip.app.answer import Answer
-from medlip.app.options import Batch, Data, Device, ImageSize, Precision, Seed, Split
+from medlip.app.options import Batch, Changes, Data, Device, ImageSize, Precision, Seed, Split
 from medlip.app.output import describe_results
 from medlip.tables import aligned
 
@@ -23,10 +23,7 @@ def bench_step(
         int | None, typer.Option("--batch", help="Images per step. Default: by method.", min=1, metavar="N")
     ] = None,
     image_size: ImageSize = 224,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change a setting of the method, such as layers=2; repeatable.", metavar="KEY=VALUE"),
-    ] = None,
+    changes: Changes = None,
     repeats: Annotated[int, typer.Option("--repeats", help="Steps to time of each kind.", min=1, metavar="N")] = 5,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -39,7 +36,8 @@ def bench_step(
     from medlip.training.bench import bench_step as measure
     from medlip.training.recipe import parse_override
 
-    settings = dict(parse_override(change) for change in changes or ())
+    given = (parse_override(change) for change in changes or ())
+    settings = {key.removeprefix("method."): value for key, value in given}  # only those of the method matter to a step
     return _measured(
         measure(
             method,

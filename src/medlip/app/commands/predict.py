@@ -73,8 +73,8 @@ def predict(
     """Read X-rays with a model: findings, anatomies and heat maps.
 
     With --json, prints a list with an entry for each image, in order. Images that can't be read are skipped; their entry
-    says why. What is no frontal chest X-ray, by its file or by its looks, or a poor one, is read with a warning, or, with
-    --strict, skipped.
+    says why. An image that looks or says to be something other than a frontal chest X-ray, or is a poor one, is read with a
+    warning; with --strict it is skipped.
     """
     from medlip.app.image_arguments import ImageArguments
     from medlip.app.predict import predict_all

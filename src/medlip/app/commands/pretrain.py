@@ -30,7 +30,7 @@ def pretrain(
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     extend: Annotated[
         bool,
-        typer.Option("--extend", help="With --resume, go on for more epochs than the run was begun for."),
+        typer.Option("--extend", help="With --resume, train for more epochs than the run was begun for."),
     ] = False,
     without: Annotated[
         Path | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Annotated
@@ -66,10 +67,11 @@ def _page(what: str, split: str | None, images: int) -> tuple[str, str]:
     from medlip.data.prepare import SHARES
     from medlip.evaluation.selection import select_split
 
-    try:
-        with evaluation_store(what, SHARES) as store:
-            return "store", store_page(select_split(store, split or "all", store.splits), images)
-    except MedLIPError as error:
-        if path.exists():
-            raise MedLIPError(f"{error} It is no run, result or file of facts either.") from error
-        raise
+    with ExitStack() as stack:
+        try:
+            store = stack.enter_context(evaluation_store(what, SHARES))
+        except MedLIPError as error:
+            if path.exists():
+                raise MedLIPError(f"{error} Nor is it a run, a result or a file of facts.") from error
+            raise
+        return "store", store_page(select_split(store, split or "all", store.splits), images)
