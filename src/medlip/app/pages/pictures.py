@@ -58,8 +58,8 @@ def legend(absolute: bool) -> Markup:
         if absolute
         else ("lowest", "highest", "Each map has its own scale, whatever the finding's probability.")
     )
-    line = '<p class="soft">{} <img src="{}" alt="" width="160" height="14" style="vertical-align:middle"> {}. {}</p>'
-    return Markup(line).format(low, bar, high, what)
+    image = '<img src="{}" alt="The colours of the maps" width="160" height="14" style="vertical-align:middle">'
+    return Markup('<p class="soft">{} ' + image + " {}. {}</p>").format(low, bar, high, what)
 
 
 def with_legend(image: Image, absolute: bool, value: float) -> Image:
