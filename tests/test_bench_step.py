@@ -40,6 +40,12 @@ def test_the_step_is_timed_beside_its_networks(method: str) -> None:
         assert result["reference_peak_memory_mb"] > result["step_memory_mb"]  # it builds (B, A, P, width)
 
 
+def test_settings_without_a_plain_form_are_timed_without_it() -> None:
+    settings = {"layers": 1, "icl": "tied", "prototype": "off"}
+    result = bench_step("medslip", backbone="resnet10t", batch=2, image_size=64, repeats=1, settings=settings)
+    assert result["ratio_to_encoder"] > 0 and "speedup" not in result
+
+
 def test_an_unknown_method_is_answered_with_those_there_are() -> None:
     with pytest.raises(MedLIPError, match=r"convirt, gloria, .*medslip, mlip"):
         bench_step("unknown")

@@ -523,6 +523,11 @@ class ShowsSamples(ABC):
 class HasReference(ABC):
     """A method whose losses are also written plainly: what its fast ones are held against, in numbers and in time."""
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether they are with its settings."""
+        return True
+
     @abstractmethod
     def reference_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return what `losses` returns, but for rounding, in the plainest form."""

@@ -120,7 +120,7 @@ def bench_step(
     for work in passes.values():
         work()  # warms up
     result["peak_memory_mb"] = peak_memory(where) / MIB
-    if isinstance(model, HasReference):
+    if isinstance(model, HasReference) and model.has_reference:
         plain = model.reference_losses
         passes["reference"] = lambda: run(lambda: list(plain(learned).values()), update=True, precision="fp32")
         passes["reference"]()
