@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medlip.losses import existence_labels, existence_loss, icl_loss, pair_loss, protocl_loss
 from medlip.methods.base import BenchSettings, HasReference, HasStreams, Pass, register, upcast
-from medlip.methods.queries import Located, PresentQueries, Queries, QueryConfig, QueryMethod
+from medlip.methods.queries import EVERYTHING, Located, PresentQueries, Queries, QueryConfig, QueryMethod
 from medlip.methods.released import RELEASED_BACKBONE, released_decoder
 from medlip.nn.disentangler import Disentangler, Gate
 from medlip.nn.place_field import PlaceField
@@ -211,7 +211,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
             host_facts: likewise.
         """
         output = self(images, need_attention=False)
-        tie = self._tie(output, cast("Sequence[int]", slice(None)))
+        tie = self._tie(output, EVERYTHING)
         given = {"pathology": negatives_pathology, "anatomy": negatives_anatomy}
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
             present = self.present_queries(adjacency, seeds, host_facts) if self.contrast is not None else {}
@@ -303,7 +303,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         if self.field is None:
             return None
         assert output.pathology.contributions is not None
-        evidence = output.pathology.contributions(slice(None), columns)
+        evidence = output.pathology.contributions(columns)
         with torch.autocast(evidence.device.type, enabled=False):
             return cast("Tensor", self.field(upcast(evidence), self.texts("anatomy"), output.grid))
 

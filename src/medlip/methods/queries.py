@@ -100,6 +100,32 @@ class QueryConfig(EncoderConfig):
     init: Literal["normal", "xavier"] = "normal"
 
 
+EVERYTHING = cast("Sequence[int]", slice(None))
+"""All queries, where a part of them could be named."""
+
+
+class Contributions:
+    """What each location adds to the margin (present less absent logit) of queries.
+
+    What was asked of all images last is kept: places that are tied to the evidence and maps ask for the same.
+
+    Args:
+        work_out: gives it for some images and C queries, (B, C, N).
+    """
+
+    def __init__(self, work_out: Callable[[slice, Sequence[int]], Tensor]) -> None:
+        self._work_out = work_out
+        self._kept: tuple[Sequence[int], Tensor] | None = None
+
+    def __call__(self, columns: Sequence[int], images: slice = slice(None)) -> Tensor:
+        """Return it for C queries in some of the images, (B, C, N)."""
+        if images != slice(None):
+            return self._work_out(images, columns)
+        if self._kept is None or self._kept[0] != columns:
+            self._kept = columns, self._work_out(images, columns)
+        return self._kept[1]
+
+
 @dataclass(frozen=True, slots=True)
 class Queries:
     """What q queries read from B images at N locations.
@@ -109,15 +135,14 @@ class Queries:
         states: (B, q, width).
         grid: (h, w), h * w = N.
         traces: how each layer read the locations; none where attention was not asked for.
-        contributions: gives what each location adds to the margin (present less absent logit) of C queries in some of the
-            images, (B, C, N), when it is wanted; None where attention was not asked for.
+        contributions: of the locations, worked out when they are wanted; None where attention was not asked for.
     """
 
     logits: Tensor
     states: Tensor
     grid: tuple[int, int]
     traces: tuple[LayerTrace, ...] = ()
-    contributions: Callable[[slice, Sequence[int]], Tensor] | None = None
+    contributions: Contributions | None = None
 
     @classmethod
     def decode(
@@ -155,7 +180,7 @@ class Queries:
             read = [trace.of(images, columns) for trace in traces]
             return decoder.contributions(read, norm_gradient(norm, own, margin.expand_as(own)))
 
-        return cls(logits, states, grid, traces, contributions)
+        return cls(logits, states, grid, traces, Contributions(contributions))
 
     @property
     def attention(self) -> Tensor | None:
@@ -179,7 +204,7 @@ class Queries:
         if rule == "attention":
             maps = torch.stack([trace.attention[images][:, :, columns].mean(1) for trace in self.traces]).mean(0)
         else:
-            adds = self.contributions(images, columns) if rule == "contribution" else self._gradients(columns)[images]
+            adds = self.contributions(columns, images) if rule == "contribution" else self._gradients(columns)[images]
             maps = on_one_scale(adds.detach(), present[:, columns])
         return maps.view(*maps.shape[:2], *self.grid)
 
@@ -282,13 +307,12 @@ class QueryGraph(nn.Module):
         bank = cast("TextBank", self.method.banks["pathology"])
         output = self.method.read_seen(self.method.see(images), True, bank.place(texts))
         found = self.method.pathology_queries(output)
-        everything = cast("Sequence[int]", slice(None))
         if self.rule == "attention":
             maps = cast("Tensor", found.attention).mean(0)
         else:
             assert found.contributions is not None
-            maps = on_one_scale(found.contributions(slice(None), everything), found.present)
-        return found.present, maps.view(*maps.shape[:2], *found.grid), self.method.places(output, everything)
+            maps = on_one_scale(found.contributions(EVERYTHING), found.present)
+        return found.present, maps.view(*maps.shape[:2], *found.grid), self.method.places(output, EVERYTHING)
 
 
 class QueryMethod(AnswersAtOnce, HasEncoder, HasAttention, HasGraph, HasReleasedWeights, TellsPlaces, EmbedsReports):
