@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
@@ -170,7 +171,7 @@ class Look:
         return text if text in self.prompts or pathology is None else pathology.name
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Reading:
     """What was read from one X-ray.
 
@@ -214,7 +215,7 @@ class Reading:
         """What the file says that this is instead of a frontal chest X-ray ("the modality is CT"); "" where it doesn't."""
         return self.xray.not_frontal
 
-    @property
+    @cached_property
     def doubts(self) -> tuple[str, ...]:
         """Why what was read may mean little.
 

@@ -12,6 +12,10 @@ from medlip.app.options import Batch, Changes, Data, Device, ImageSize, Precisio
 from medlip.app.output import describe_results
 from medlip.tables import aligned
 
+UntrainedRecipe = Annotated[
+    str, typer.Option("--recipe", help="Recipe of the model, which stays untrained.", metavar="RECIPE")
+]
+
 
 def bench_step(
     method: Annotated[str, typer.Option("--method", help="Method to time.", metavar="NAME")] = "medslip",
@@ -54,9 +58,7 @@ def bench_step(
 
 
 def bench_predict(
-    recipe: Annotated[
-        str, typer.Option("--recipe", help="Recipe of the model, which stays untrained.", metavar="RECIPE")
-    ] = "medslip-phantom",
+    recipe: UntrainedRecipe = "medslip-phantom",
     image_size: ImageSize = 256,
     batch: Batch = 16,
     device: Device = "auto",
@@ -73,9 +75,7 @@ def bench_predict(
 
 
 def bench_serve(
-    recipe: Annotated[
-        str, typer.Option("--recipe", help="Recipe of the model, which stays untrained.", metavar="RECIPE")
-    ] = "medslip-phantom",
+    recipe: UntrainedRecipe = "medslip-phantom",
     image_size: ImageSize = 256,
     batch: Batch = 16,
     clients: Annotated[int, typer.Option("--clients", help="Clients that ask at once.", min=1, metavar="N")] = 32,
