@@ -214,9 +214,9 @@ def _answers(text: str) -> Iterator[_Edit]:
 
 
 _PAIR = re.compile(
-    rf"(?<=[A-Za-z)]):\s{{0,3}}(?i:{_ANSWER})(?:\s?\([^()\n]{{1,20}}\))?(?P<next>[ ]{{1,9}})(?=[A-Z][\w /-]{{1,38}}:)"
-    r"|(?<=[A-Za-z)]):(?P<open>\s{0,3}(?i:n/?a|not (?:applicable|assess(?:ed|able)|evaluated|examined))\b)"
+    rf"(?<=[A-Za-z)]):\s{{0,3}}(?i:{_ANSWER})(?:\s?\([^()\n]{{1,20}}\))?([ ]{{1,9}})(?=[A-Z][\w /-]{{1,38}}:)"
 )
+_UNANSWERED = re.compile(r"(?<=[A-Za-z)]:)\s{0,3}(?i:n/?a|not (?:applicable|assess(?:ed|able)|evaluated|examined))\b")
 _STACKED = re.compile(
     rf"(?m)^[ \t]*[A-Za-z][\w /-]{{2,40}}([ \t]*\n[ \t]*)(?i:{_ANSWER}|clear|enlarged|intact|unremarkable)"
     r"[ \t]*(?:[,(].{0,40})?$"
@@ -224,10 +224,15 @@ _STACKED = re.compile(
 
 
 def _pairs(text: str) -> Iterator[_Edit]:
-    """Begin a line where a key follows an answer at once ("PTX: N EFFUSION: Y"), and drop answers that are none ("n/a")."""
+    """Begin a line where a key follows an answer at once ("PTX: N EFFUSION: Y")."""
     for match in _PAIR.finditer(text):
-        group = match.lastgroup or "next"
-        yield match.start(group), match.end(group), "\n" if group == "next" else ""
+        yield match.start(1), match.end(1), "\n"
+
+
+def _unanswered(text: str) -> Iterator[_Edit]:
+    """Drop answers that are none ("Pneumothorax: n/a")."""
+    for match in _UNANSWERED.finditer(text):
+        yield match.start(), match.end(), ""
 
 
 def _stacked(text: str) -> Iterator[_Edit]:
@@ -267,7 +272,7 @@ def _has_answers(text: str) -> bool:
     return "(" in text and bool(_BRACKETED_ANSWER.search(text))
 
 
-def _has_pairs(text: str) -> bool:
+def _has_keys(text: str) -> bool:
     return ":" in text
 
 
@@ -291,5 +296,6 @@ _PASSES: tuple[tuple[Callable[[str], bool], Callable[[str], Iterator[_Edit]]], .
     (_has_boxes, _boxes),
     (_has_answers, _answers),
     (_has_lines, _stacked),
-    (_has_pairs, _pairs),
+    (_has_keys, _pairs),
+    (_has_keys, _unanswered),
 )

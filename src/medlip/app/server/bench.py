@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from medlip.app.bench import untrained
+from medlip.app.server.limits import MIB
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods import Method, save_method
@@ -209,7 +210,7 @@ async def _answer(reader: asyncio.StreamReader) -> int:
 
 def _mebibytes(process: psutil.Process) -> float:
     """Return the memory that a process and those that it started have to themselves."""
-    return float(sum(one.memory_full_info().uss for one in _family(process))) / (1 << 20)
+    return float(sum(one.memory_full_info().uss for one in _family(process))) / MIB
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
