@@ -9,6 +9,7 @@ They show synthetic X-rays alone: the examples of the server must be its phantom
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def _each_part(page: Page, address: str, example: int, out: Path, name: str) -> 
     picture("welcome")
     page.locator("#example-list button").nth(example - 1).click()
     page.locator(".finding").first.wait_for()
-    page.wait_for_function("document.querySelector('.numbers')?.textContent")
+    page.locator(".pane .numbers", has_text=re.compile(r"\d")).first.wait_for()
     page.keyboard.press("1")
     picture("one")
     page.keyboard.press("2")

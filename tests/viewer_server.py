@@ -19,6 +19,7 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,12 @@ LIMITS = {"upload_bytes": 4 << 20, "pixels": 10**8, "texts": 3, "text_characters
 
 @dataclass
 class Trouble:
-    """What is wrong with a server: how often in a row it is busy, and the token that it wants."""
+    """What is wrong with a server: how often in a row it is busy, how many readings break off, seconds that pixels take, and
+    the token that it wants."""
 
     busy: int = 0
+    broken_off: int = 0
+    slow_pixels: float = 0
     token: str = ""
 
 
@@ -263,6 +267,11 @@ class _Handler(BaseHTTPRequestHandler):
                 503, "The server is busy", "Too many films are read at once. Try again in a moment.", ("Retry-After", "1")
             )
             return
+        if trouble.broken_off and self.path == "/v1/read":
+            trouble.broken_off -= 1
+            return
+        if self.path == "/v1/pixels":
+            sleep(trouble.slow_pixels)
         if self.path == "/v1/facts":
             report = json.loads(body)["report"]
             if "Befund" in report:

@@ -315,10 +315,9 @@ export function createSession(store) {
     if (!state.ready) return start().catch(() => {});
     for (const film of state.films) {
       if (film.problem?.passing) retry(film);
-      else if (film.status === "ready")
-        for (const entry of film.readings.values()) if (entry.problem?.passing) entry.problem = null;
+      for (const entry of film.readings.values()) if (entry.problem?.passing) entry.problem = null;
     }
-    if (state.current?.status === "ready") ensureAll(state.current);
+    if (state.current && state.current.status !== "failed") ensureAll(state.current);
     for (const study of new Set(state.films.map((film) => film.study)))
       if (study.problem?.passing) readReport(study, study.report);
     return null;
