@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-unit test-processes test-browser test-slow lint clean
+.PHONY: demo test test-unit test-long test-processes test-browser test-slow lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/medlip demo --out demo
@@ -14,6 +14,9 @@ test: $(INSTALLED) lint
 
 test-unit: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -x tests/unit
+
+test-long: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'long and not slow and not processes' --numprocesses auto --maxprocesses 4
 
 test-processes: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'processes and not slow'

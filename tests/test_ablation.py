@@ -14,6 +14,8 @@ from medlip.errors import MedLIPError
 from medlip.evaluation.results import Result
 from medlip.experiments.ablation import MEASURES, Ablation, ablate, as_markdown, variants
 
+pytestmark = pytest.mark.long
+
 GRID = ("method.icl=tied,off",)
 
 

@@ -12,6 +12,8 @@ from medlip.methods import method_names
 from medlip.nn.device import peak_allocated
 from medlip.training.bench import bench_step
 
+pytestmark = pytest.mark.long
+
 SMALL: dict[str, dict[str, Any]] = {
     "medslip": {"backbone": "resnet18", "settings": {"layers": 1}},
     "mlip": {"backbone": "vit_tiny_patch16_224", "settings": {"depth": 1, "text_width": 32, "decoder_layers": 1}},

@@ -25,6 +25,8 @@ from medlip.training import load_recipe, load_run
 from medlip.training.loop import Callback, Group, Training, processes
 from medlip.training.schedule import Shaped, Steps
 
+pytestmark = pytest.mark.long
+
 PACKAGE = Path(__file__).parents[1] / "src" / "medlip"
 QUICK = {"epochs": 1, "minimum_steps": 2, "batch_size": 4, "checks": 1, "precision": "fp32"}
 

@@ -29,6 +29,8 @@ from medlip.methods.base import TellsPlaces
 from medlip.reports import Fact
 from medlip.training import load_run
 
+pytestmark = pytest.mark.long
+
 VOCABULARY = default_vocabulary()
 PATHOLOGIES = ("mass", "nodule", "opacity", "scar", "effusion", "fracture")
 PLACES = ("left_upper_lung", "right_upper_lung", "left_lower_lung", "right_lower_lung", "left_hilar", "right_hilar")

@@ -16,6 +16,8 @@ from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods import Method, build_method, export_method, load_exported, save_method
 
+pytestmark = pytest.mark.long
+
 HAS_ONNX = all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
 FORMATS = [
     pytest.param(("torch-export", ".pt2")),
@@ -43,9 +45,10 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_an_exported_model_answers_as_its_own(exported: tuple[Method, Path], images: int) -> None:
     method, file = exported
     pixels = torch.randn(images, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    loaded = load_exported(file)
     for prompts in (PROMPTS, PROMPTS[:1]):
         ours = method.answer(pixels, prompts, maps=True, anatomies=True)
-        theirs = load_exported(file).answer(pixels, prompts, maps=True, anatomies=True)
+        theirs = loaded.answer(pixels, prompts, maps=True, anatomies=True)
         for part in ("scores", "maps", "anatomies"):
             torch.testing.assert_close(getattr(theirs, part), getattr(ours, part), rtol=0, atol=1e-4)
 

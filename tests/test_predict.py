@@ -256,13 +256,13 @@ def test_many_images_read_as_one_does_in_their_order(reader: Reader, xray: Path,
     bad.write_bytes(xray.read_bytes()[:200])
     turned = np.asarray(Image.open(xray).rotate(180))
     images = [xray, bad, turned, chest(8).astype(np.uint8), tmp_path / "nowhere.png"]
+    by_itself = {index: reader.read(images[index], ask=ASKED) for index in (0, 2, 3)}
     for batch_size, workers in ((1, 0), (2, 0), (16, 1)):
         read = list(reader.read_many(images, ask=ASKED, batch_size=batch_size, workers=workers))
         assert [type(entry) for entry in read] == [Reading, NotRead, Reading, Reading, NotRead]
         assert [entry.image for entry in read] == [str(xray), str(bad), "", "", str(tmp_path / "nowhere.png")]
         assert "bad.png" in read[1].error
-        for index in (0, 2, 3):
-            alone = reader.read(images[index], ask=ASKED)
+        for index, alone in by_itself.items():
             ours, theirs = read[index].table(), alone.table()
             assert list(ours.text[:3]) == list(theirs.text[:3])
             np.testing.assert_allclose(ours.probability, theirs.probability, atol=1e-4)

@@ -17,6 +17,8 @@ from medlip.experiments.supervised import bench_supervised, train_supervised
 from medlip.nn.vision_encoder import vision_encoder
 from medlip.training import load_recipe
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:

@@ -21,6 +21,8 @@ from medlip.training import fit, load_recipe, load_run
 from medlip.training.loop import Callback
 from medlip.training.recipe import recipe_files
 
+pytestmark = pytest.mark.long
+
 SHORT = (
     "image.size=64",
     "training.batch_size=8",

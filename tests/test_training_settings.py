@@ -33,6 +33,8 @@ from medlip.training.bench import made_up_batch
 from medlip.training.callbacks import register_logger
 from medlip.training.loop import Callback, Training
 
+pytestmark = pytest.mark.long
+
 SETTINGS = (
     "image.size=32",
     "method.backbone=resnet10t",

@@ -33,6 +33,8 @@ from medlip.methods.base import HasEncoder
 from medlip.nn.unet import UNetDecoder
 from medlip.nn.vision_encoder import Features, VisionEncoder, vision_encoder
 
+pytestmark = pytest.mark.long
+
 SIDE = 32
 QUICK = {
     "epochs": 1,
