@@ -23,6 +23,8 @@ from medlip.metrics.recalibration import OperatingCurve, binomial_interval, fit
 from medlip.reports import Fact
 from medlip.training.load import CALIBRATION
 
+pytestmark = pytest.mark.long
+
 
 def distorted(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return scores that claim too much, what is so, and the true probabilities."""

@@ -30,6 +30,8 @@ from medlip.evaluation.tasks.zero_shot import Tuning, zero_shot_result
 from medlip.metrics import auroc
 from medlip.tables import Form
 
+pytestmark = pytest.mark.long
+
 CLASSES = ("effusion", "mass_&_nodule")
 AUROC = "zero_shot.macro_auroc"
 N = 300

@@ -251,6 +251,7 @@ def test_places_come_from_every_method_that_declares_them(xray: Path) -> None:
     assert reading.matrix().loc[last].eq(1).all()
 
 
+@pytest.mark.long
 def test_many_images_read_as_one_does_in_their_order(reader: Reader, xray: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(xray.read_bytes()[:200])

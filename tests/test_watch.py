@@ -22,6 +22,8 @@ from medlip.training.bench import made_up_batch
 from medlip.training.callbacks import Log, tensorboard
 from medlip.training.watch import Alarm, GradientAlarm, Watch, diverges, dominant, evenness, spread
 
+pytestmark = pytest.mark.long
+
 SMALL = ("image.size=32", "method.backbone=resnet10t", "method.weights=null", "method.width=32", "method.feedforward=64")
 
 
