@@ -149,17 +149,21 @@ def resample(images: Tensor, transforms: Tensor, size: int) -> Tensor:
     pixels = images.float()[:, None]
     steps = (torch.arange(size, dtype=torch.float32, device=images.device) * 2 + 1) / size - 1
     # Not affine_grid: its matrix product may round differently with the number of samples, and it is slower.
-    columns = transforms[:, None, None, :, 0] * steps[:, None]
-    rows = transforms[:, None, None, :, 1] * steps[:, None]
-    grid = columns + rows.transpose(1, 2) + transforms[:, None, None, :, 2]
+    # x and y apart, (B, 2, H, W): sums along a last dimension of two take as long again.
+    columns = transforms[:, :, 0, None, None] * steps
+    rows = transforms[:, :, 1, None, None] * steps[:, None]
+    grid = columns + rows + transforms[:, :, 2, None, None]
+
+    def sampled(grid: Tensor) -> Tensor:
+        return grid_sample(pixels, grid.permute(0, 2, 3, 1), align_corners=False)[:, 0]
+
     if max(height, width) <= 1.25 * size:
-        return grid_sample(pixels, grid, align_corners=False)[:, 0]
-    quarter = transforms[:, None, None, :, :2] / (2 * size)
+        return sampled(grid)
+    quarter = transforms[..., :2, None, None] / (2 * size)
     output = torch.zeros(len(images), size, size, device=images.device)
     for x in (-1, 1):
         for y in (-1, 1):
-            shift = x * quarter[..., 0] + y * quarter[..., 1]
-            output += grid_sample(pixels, grid + shift, align_corners=False)[:, 0]
+            output += sampled(grid + (x * quarter[:, :, 0] + y * quarter[:, :, 1]))
     return output.div_(4)
 
 
