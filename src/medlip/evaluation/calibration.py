@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medlip.concepts.vocabulary import OPPOSITE
 from medlip.errors import MedLIPError
 from medlip.evaluation.driver import ask_all, inference
 from medlip.evaluation.provenance import provenance
@@ -42,7 +41,6 @@ from medlip.metrics import Array, Estimate, brier, calibration_error
 from medlip.metrics.recalibration import Kind, OperatingCurve, Recalibration, binomial_interval, fit
 
 if TYPE_CHECKING:
-    from medlip.concepts import Vocabulary
     from medlip.data.store import Record, Store
     from medlip.methods.base import Answers, Method
     from medlip.reports import Fact
@@ -453,12 +451,3 @@ def _stated(cohort: Cohort, abnormal: set[str]) -> dict[str, Array]:
 def _of_one(facts: Sequence[Fact], pathology: str) -> float:
     presences = {fact.presence for fact in facts if fact.pathology == pathology}
     return 1.0 if "present" in presences else np.nan if "uncertain" in presences else 0.0
-
-
-def without_side(anatomy: str, vocabulary: Vocabulary) -> str:
-    """Return what an anatomy is called when its side isn't told: "pleural" of "left_pleural"; itself if it has no side."""
-    index = vocabulary.anatomy_index.get(anatomy)
-    if index is None or vocabulary.anatomies[index].side is None:
-        return anatomy
-    parts = [part for part in anatomy.split("_") if part not in OPPOSITE]
-    return "_".join(parts) or anatomy
