@@ -222,7 +222,7 @@ class Reading:
 
         It is no frontal chest X-ray, doesn't look like one, is a poor one, or unlike those that the model was calibrated on.
         """
-        far = self._usual is not None and not self.xray.not_frontal and self._usual.is_far(self.pixels)
+        far = self._usual is not None and not self.xray.not_frontal and self._usual.is_far(self.xray.appearance)
         return (*self.xray.doubts, *(("unlike the images that the model was calibrated on",) if far else ()))
 
     def finding(self, name: str) -> Finding:

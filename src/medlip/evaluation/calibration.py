@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medlip.errors import MedLIPError
@@ -124,9 +123,9 @@ class Appearance(_Part):
         limit = FAR * float(np.sqrt(np.quantile(far, 0.99)))
         return cls(middle=tuple(middle.tolist()), precision=tuple(map(tuple, precision.tolist())), limit=limit)
 
-    def is_far(self, pixels: NDArray[np.uint8]) -> bool:
-        """Whether an image (H, W) looks unlike the others."""
-        away = appearance(pixels) - self.middle
+    def is_far(self, look: Array) -> bool:
+        """Whether an image looks unlike the others, by its numbers (K,)."""
+        away = look - self.middle
         return bool(np.sqrt(away @ np.array(self.precision) @ away) > self.limit)
 
 
