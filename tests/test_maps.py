@@ -128,6 +128,16 @@ def test_an_image_is_encoded_once_by_every_rule(rule: str, when: Any, images: Te
     torch.testing.assert_close(drawn, alone)
 
 
+@pytest.mark.parametrize("icl", ["mentioned", "tied"])  # what places are told by: with `tied`, by what maps show
+@pytest.mark.parametrize("prompts", [PROMPTS[:-1], PROMPTS])
+def test_some_maps_drawn_later_are_those_drawn_alone(icl: str, prompts: tuple[str, ...], images: Tensor) -> None:
+    method = make(icl=icl)
+    answers = method.answer(images, prompts, maps="later", anatomies=True)
+    some = [7, 0, len(prompts) - 1]
+    drawn = torch.stack([answers.maps_of(image, some) for image in range(2)])
+    torch.testing.assert_close(drawn, method.localise(images, [prompts[column] for column in some]))
+
+
 def test_answers_follow_weights_texts_and_questions_that_change(images: Tensor) -> None:
     method, other = make(layers=1), make(layers=1, seed=3)
     asked = [PROMPTS[0], "a metal clip over the heart"]

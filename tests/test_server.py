@@ -10,6 +10,7 @@ import socket
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,13 @@ from medlip.app.server.problems import ProblemError
 from medlip.app.server.viewer_files import ViewerFiles
 from medlip.concepts import default_vocabulary
 from medlip.errors import MedLIPError
+from medlip.evaluation.calibration import Appearance, Calibration, OperatingPoint
 from medlip.images import XRay, read_deep, read_xray
+from medlip.images.frontal import appearance
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods import build_method
+from medlip.methods import build_method, save_method
+from medlip.phantom import phantom
+from medlip.training.load import CALIBRATION
 
 HOME = "http://127.0.0.1:8000"
 REPORT = "FINDINGS: Small left effusion.\nNo pneumothorax. Possible pneumonia at the right base."
@@ -66,6 +71,37 @@ def client(reader: Reader) -> Iterator[TestClient]:
 @pytest.fixture(scope="module")
 def png() -> bytes:
     return broken.encoded("PNG")
+
+
+def calibrated(folder: Path, film: NDArray[np.uint8]) -> Reader:
+    """A model with random weights, from a run that was calibrated on images that look as this one does."""
+    method = small("medslip").method
+    middle = appearance(film)
+    usual = Appearance(middle=tuple(middle), precision=tuple(map(tuple, np.eye(len(middle)))), limit=1.0)
+    save_method(method, folder / "model.safetensors")
+    Calibration(
+        model=method.fingerprint,
+        data="",
+        sources=("phantom",),
+        split="val",
+        images=100,
+        patients=100,
+        truth="labels",
+        rule="",
+        at=OperatingPoint(measure="specificity", value=0.9),
+        findings={},
+        appearance=usual,
+        versions={},
+        notes=(),
+        disclaimer=DISCLAIMER,
+    ).save(folder / CALIBRATION)
+    return Reader.open(folder, "cpu")
+
+
+def png_of(pixels: NDArray[np.uint8]) -> bytes:
+    file = BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
+    return file.getvalue()
 
 
 def upload(content: bytes) -> dict[str, Any]:
@@ -106,6 +142,21 @@ def test_a_model_reads_by_http_as_it_does_by_call(client: TestClient, reader: Re
     assert (matrix["anatomies"], matrix["pathologies"]) == (list(table.index), list(table.columns))
     assert np.array(matrix["probabilities"]) == pytest.approx(table.to_numpy().T, abs=1e-5)
     assert answer["calibrated"] is False and answer["thresholds"].keys() == probabilities.keys()
+
+
+@pytest.mark.long
+def test_doubts_are_those_of_the_reading_by_the_files_own_pixels_and_by_the_calibration(tmp_path: Path) -> None:
+    film, other = (phantom(index, seed=901).views[0].image for index in range(2))
+    reader = calibrated(tmp_path, film)
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200), np.uint8)
+    images = [film, film[::-1, ::-1], np.pad(other, 260), noise]
+    with TestClient(make_app([reader]), HOME) as client:
+        answers = [client.post("/v1/read", files=upload(png_of(image))).json() for image in images]
+    told = [answer["doubts"] for answer in answers]
+    assert told == [list(reader.read(png_of(image)).doubts) for image in images]
+    usual, turned, collimated, unlike = ("; ".join(doubts) for doubts in told)
+    assert usual == "" and "upside down" in turned and "collimated" in collimated
+    assert "unlike the images that the model was calibrated on" in unlike
 
 
 def test_maps_are_the_models_own_numbers(client: TestClient, reader: Reader, png: bytes) -> None:

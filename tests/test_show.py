@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from medlip.app.pages.store_page import highlighted, store_page
-from medlip.data.store import Store
+from medlip.data.store import Store, row_of
+from medlip.data.writer import Prepared, open_writer
 from medlip.reports import extract_facts
 
 Medlip = Callable[..., Any]
@@ -48,6 +49,34 @@ def test_of_many_images_some_are_shown_of_every_kind_and_all_are_counted(phantom
     assert shown == set(store.splits)
     many = store.take(np.arange(60).repeat(400))  # 24,000 images
     assert len(store_page(many, images=20)) < 1.2 * len(text)
+
+
+@pytest.fixture(scope="module")
+def large_store(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 100,000 images: phantoms, over and over, under other names."""
+    small, out = Store.open(phantom_store), tmp_path_factory.mktemp("large") / "store"
+    rows: dict[str, list[dict[str, object]]] = {}
+    for record in small:
+        rows.setdefault(record.split, []).append(row_of(record))
+    with open_writer(out, small.manifest["settings"], small.vocabulary, shard_size=5000) as writer:
+        for copy in range(-(-100_000 // len(small))):
+            for split, known in rows.items():
+                again = [
+                    row | {"id": f"phantom:{copy}-{split}:{number}", "patient": f"{copy}-{row['patient']}"}
+                    for number, row in enumerate(known)
+                ]
+                writer.add(Prepared("phantom", f"{copy}-{split}", split, tuple(again)))
+        writer.finish()
+    return out
+
+
+@pytest.mark.slow
+def test_the_page_of_100_000_images_opens_as_that_of_few(
+    medlip: Medlip, phantom_store: Path, large_store: Path, tmp_path: Path
+) -> None:
+    text = page(medlip, large_store, tmp_path)
+    assert "200 of 100,020, drawn so that" in text and text.count("<article") == 200
+    assert len(text) < 1.2 * 200 / 60 * len(page(medlip, phantom_store, tmp_path)) < 20e6
 
 
 def test_a_fact_is_marked_where_it_was_read() -> None:

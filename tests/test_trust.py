@@ -82,8 +82,8 @@ def test_colour_is_noted_unless_it_is_a_mark_or_two() -> None:
 
 def test_an_image_unlike_those_of_the_calibration_is_doubted() -> None:
     usual = Appearance.of(np.array([appearance(film(index)) for index in range(60)]))
-    assert sum(usual.is_far(film(index)) for index in range(60, 80)) <= 2
-    assert usual.is_far(noise()) and usual.is_far(page_of_text())
+    assert sum(usual.is_far(appearance(film(index))) for index in range(60, 80)) <= 2
+    assert usual.is_far(appearance(noise())) and usual.is_far(appearance(page_of_text()))
 
 
 def test_predict_warns_and_with_strict_refuses_and_says_why(

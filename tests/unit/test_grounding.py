@@ -7,8 +7,9 @@ import pytest
 
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
-from medlip.evaluation.regions import enlarge, paint_boxes
+from medlip.evaluation.regions import paint_boxes
 from medlip.evaluation.tasks.grounding import THRESHOLDS, choose_threshold, grounding_case, grounding_result
+from medlip.images.preprocessing import enlarge
 from medlip.metrics import peak
 
 SHAPE = (64, 96)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medlip.errors import MedLIPError
-from medlip.evaluation.regions import enlarge
 from medlip.evaluation.tasks.segmentation import choose_threshold, segmentation_case, segmentation_result
+from medlip.images.preprocessing import enlarge
 
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
 SHAPE = (24, 36)

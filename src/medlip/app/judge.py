@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from medlip.app.reading import AnatomyProbability, CalibratedOn, Finding, Question
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError, name_some
-from medlip.evaluation.calibration import Calibration, OperatingPoint, without_side
+
+if TYPE_CHECKING:
+    from medlip.evaluation.calibration import Calibration, OperatingPoint
 
 UNCALIBRATED = 0.5
 """From this score on a finding is called present where no calibration says better."""
@@ -32,16 +35,19 @@ class Judge:
     def __init__(
         self, vocabulary: Vocabulary, calibration: Calibration | None = None, at: OperatingPoint | str | None = None
     ) -> None:
-        point = OperatingPoint.parse(at) if isinstance(at, str) else at
+        if isinstance(at, str):
+            from medlip.evaluation.calibration import OperatingPoint  # brings in all of evaluation
+
+            at = OperatingPoint.parse(at)
         self._vocabulary, self._calibration = vocabulary, calibration
         self._thresholds: Mapping[str, float] = {}
         self._unsided: Mapping[str, str] = {}
         self.calibrated_on: CalibratedOn | None = None
         if calibration is None:
-            if point is not None:
-                raise MedLIPError(f"{point}: the model isn't calibrated. Run `medlip calibrate RUN --data SOURCE` first.")
+            if at is not None:
+                raise MedLIPError(f"{at}: the model isn't calibrated. Run `medlip calibrate RUN --data SOURCE` first.")
         else:
-            point = point or calibration.at
+            point = at or calibration.at
             data = f"{', '.join(calibration.sources)} ({calibration.split})"
             self.calibrated_on = CalibratedOn(data, calibration.data, calibration.images, calibration.truth, str(point))
             names = [pathology.name for pathology in vocabulary.pathologies]
@@ -85,7 +91,7 @@ class Judge:
             return tuple(places)
         merged: dict[str, float] = {}
         for place in places:
-            merged.setdefault(without_side(place.anatomy, self._vocabulary), place.probability)
+            merged.setdefault(self._vocabulary.without_side(place.anatomy), place.probability)
         return tuple(AnatomyProbability(name, probability) for name, probability in merged.items())
 
     def _notes(self) -> list[str]:

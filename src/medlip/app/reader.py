@@ -15,7 +15,6 @@ from medlip.app.judge import Judge
 from medlip.app.reading import AnatomyProbability, CalibratedOn, Look, ModelIdentity, NotRead, Reading
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
-from medlip.evaluation.calibration import Calibration, OperatingPoint
 from medlip.images import XRay, read_xray
 from medlip.methods import Method
 from medlip.methods.base import Answers, EmbedsReports
@@ -26,6 +25,8 @@ from medlip.training.load import CALIBRATION
 if TYPE_CHECKING:
     from PIL.Image import Image
     from pydicom import Dataset
+
+    from medlip.evaluation.calibration import Calibration, OperatingPoint
 
     Source: TypeAlias = str | Path | bytes | XRay | NDArray[Any] | Image | Dataset
 
@@ -80,8 +81,11 @@ class Reader:
         """
         method = load_run(source, device, text_bank=text_bank, text_encoder=text_encoder)
         file = None if method.folder is None else method.folder / CALIBRATION
-        calibration = Calibration.load(file, method.fingerprint) if file is not None and file.exists() else None
-        return cls(method, calibration, at)
+        if file is None or not file.exists():
+            return cls(method, None, at)
+        from medlip.evaluation.calibration import Calibration  # brings in all of evaluation
+
+        return cls(method, Calibration.load(file, method.fingerprint), at)
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -17,9 +17,8 @@ from medlip.about import DISCLAIMER
 from medlip.app.output import beside, describe_basis, describe_doubts
 from medlip.app.pages.pictures import jpeg, paint, relative, with_legend
 from medlip.errors import MedLIPError, did_you_mean, name_some
-from medlip.evaluation.calibration import Appearance
-from medlip.evaluation.regions import enlarge
 from medlip.images import XRay
+from medlip.images.preprocessing import enlarge
 from medlip.methods import Method
 from medlip.methods.base import Answers
 from medlip.tables import number
@@ -27,6 +26,8 @@ from medlip.tables import number
 if TYPE_CHECKING:
     from pandas import DataFrame
     from PIL.Image import Image
+
+    from medlip.evaluation.calibration import Appearance
 
 MapScale = Literal["absolute", "relative"]
 """What colours of a map stand for: probabilities, or the lowest and the highest place of this map alone."""
@@ -221,7 +222,7 @@ class Reading:
 
         It is no frontal chest X-ray, doesn't look like one, is a poor one, or unlike those that the model was calibrated on.
         """
-        far = self._usual is not None and not self.xray.not_frontal and self._usual.is_far(self.pixels)
+        far = self._usual is not None and not self.xray.not_frontal and self._usual.is_far(self.xray.appearance)
         return (*self.xray.doubts, *(("unlike the images that the model was calibrated on",) if far else ()))
 
     def finding(self, name: str) -> Finding:

@@ -293,6 +293,14 @@ class Vocabulary(BaseModel):
         """
         return self._pathology_words.get(_fold(text))
 
+    def without_side(self, anatomy: str) -> str:
+        """Return what an anatomy is called when its side isn't told: "pleural" of "left_pleural"; itself if it has none."""
+        index = self.anatomy_index.get(anatomy)
+        if index is None or self.anatomies[index].side is None:
+            return anatomy
+        parts = [part for part in anatomy.split("_") if part not in OPPOSITE]
+        return "_".join(parts) or anatomy
+
     def require_same(self, other: Vocabulary, where: str) -> None:
         """Raise unless both vocabularies name the same concepts in the same order.
 
@@ -360,6 +368,7 @@ def _unfit(index: Mapping[str, int], groups: Sequence[Sequence[str]], catch_all:
     return unfit
 
 
+@lru_cache(maxsize=1024)  # every reading asks for the same names
 def _fold(text: str) -> str:
     words = " ".join(text.lower().replace("_", " ").replace("-", " ").split())
     return re.sub(r"(?<=ss)es\b|(?<=[^isu])s\b", "", re.sub(r"ies\b", "y", words))

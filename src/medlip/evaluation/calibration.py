@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medlip.concepts.vocabulary import OPPOSITE
 from medlip.errors import MedLIPError
 from medlip.evaluation.driver import ask_all, inference
 from medlip.evaluation.provenance import provenance
@@ -42,7 +40,6 @@ from medlip.metrics import Array, Estimate, brier, calibration_error
 from medlip.metrics.recalibration import Kind, OperatingCurve, Recalibration, binomial_interval, fit
 
 if TYPE_CHECKING:
-    from medlip.concepts import Vocabulary
     from medlip.data.store import Record, Store
     from medlip.methods.base import Answers, Method
     from medlip.reports import Fact
@@ -126,9 +123,9 @@ class Appearance(_Part):
         limit = FAR * float(np.sqrt(np.quantile(far, 0.99)))
         return cls(middle=tuple(middle.tolist()), precision=tuple(map(tuple, precision.tolist())), limit=limit)
 
-    def is_far(self, pixels: NDArray[np.uint8]) -> bool:
-        """Whether an image (H, W) looks unlike the others."""
-        away = appearance(pixels) - self.middle
+    def is_far(self, look: Array) -> bool:
+        """Whether an image looks unlike the others, by its numbers (K,)."""
+        away = look - self.middle
         return bool(np.sqrt(away @ np.array(self.precision) @ away) > self.limit)
 
 
@@ -453,12 +450,3 @@ def _stated(cohort: Cohort, abnormal: set[str]) -> dict[str, Array]:
 def _of_one(facts: Sequence[Fact], pathology: str) -> float:
     presences = {fact.presence for fact in facts if fact.pathology == pathology}
     return 1.0 if "present" in presences else np.nan if "uncertain" in presences else 0.0
-
-
-def without_side(anatomy: str, vocabulary: Vocabulary) -> str:
-    """Return what an anatomy is called when its side isn't told: "pleural" of "left_pleural"; itself if it has no side."""
-    index = vocabulary.anatomy_index.get(anatomy)
-    if index is None or vocabulary.anatomies[index].side is None:
-        return anatomy
-    parts = [part for part in anatomy.split("_") if part not in OPPOSITE]
-    return "_".join(parts) or anatomy

@@ -1,4 +1,4 @@
-"""Boxes and masks as pixels, and maps as large as their image.
+"""Boxes and masks as pixels, and maps that are fit to be compared with them.
 
 A pixel belongs to a box when its centre lies in it.
 """
@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch.nn import functional as F
 
 from medlip.data.study import Box, Mask
 from medlip.errors import MedLIPError
@@ -60,13 +58,6 @@ def paint_finding(boxes: Iterable[Box], masks: Iterable[Mask], finding: str, sha
 def centres(size: int, count: int) -> NDArray[np.int64]:
     """Return the pixels of a side that lie under the centres of `count` cells."""
     return ((np.arange(count) + 0.5) * size / count).astype(np.int64)
-
-
-def enlarge(heat: ArrayLike, shape: tuple[int, int]) -> Array:
-    """Return an (h, w) map bilinearly enlarged to (H, W); cell centres keep their place (corners not aligned)."""
-    tensor = torch.as_tensor(np.asarray(heat, float))[None, None]
-    large: Array = F.interpolate(tensor, shape, mode="bilinear", align_corners=False)[0, 0].numpy()
-    return large
 
 
 def checked_map(heat: ArrayLike, finding: str) -> Array:

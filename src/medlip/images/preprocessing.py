@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -107,6 +107,16 @@ class Preprocessing:
             return cls(size=int(content["size"]), mean=tuple(content["mean"]), std=tuple(content["std"]))
         except KeyError as error:
             raise MedLIPError(f"preprocessing: {error.args[0]!r} is missing. Save it with Preprocessing.to_dict.") from error
+
+
+def enlarge(heat: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Return an (h, w) map of a squashed image bilinearly enlarged to the image's (H, W).
+
+    Cell centres keep their place (corners not aligned).
+    """
+    tensor = torch.as_tensor(np.asarray(heat, float))[None, None]
+    large: NDArray[np.float64] = interpolate(tensor, shape, mode="bilinear", align_corners=False)[0, 0].numpy()
+    return large
 
 
 def squash(images: Tensor, size: int) -> Tensor:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,19 @@ _NAMELESS = "the image"
 
 
 @dataclass(frozen=True, slots=True)
+class Looks:
+    """What was told of an image by its pixels.
+
+    Attributes:
+        doubts: as of an `XRay`.
+        appearance: as of an `XRay`.
+    """
+
+    doubts: tuple[str, ...]
+    appearance: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
 class XRay:
     """An image, and what its file says of it.
 
@@ -53,6 +66,7 @@ class XRay:
         unfit: what says that this is no frontal or lateral chest X-ray: "the modality is CT, the body part is KNEE"; "" when
             nothing does.
         turn: how the file's pixels became these: moves boxes and masks along.
+        looks: what was told of pixels that these were made of; None where these tell it themselves.
     """
 
     pixels: Pixels
@@ -60,12 +74,26 @@ class XRay:
     view: str = ""
     unfit: str = ""
     turn: Turn | None = None
+    looks: Looks | None = None
+
+    def smaller(self, pixels: Pixels) -> XRay:
+        """Return it with fewer pixels; what was made smaller is not doubted for that."""
+        return replace(self, pixels=pixels, looks=Looks(self.doubts, self.appearance))
+
+    @property
+    def appearance(self) -> NDArray[np.float64]:
+        """How it looks, in a few numbers (K,), to tell data sets apart by."""
+        from medlip.images.frontal import appearance
+
+        return appearance(self.pixels) if self.looks is None else self.looks.appearance
 
     @property
     def doubts(self) -> tuple[str, ...]:
         """What speaks against reading it as a frontal chest X-ray: what its file says, else how it looks, and its faults."""
         from medlip.images.frontal import doubts
 
+        if self.looks is not None:
+            return self.looks.doubts
         said = (self.not_frontal,) if self.not_frontal else ()
         coloured = ("the picture is in colour",) if pictures.IN_COLOUR in self.notes else ()
         return (*said, *coloured, *doubts(self.pixels, known=bool(said)))

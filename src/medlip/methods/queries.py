@@ -105,25 +105,30 @@ EVERYTHING = cast("Sequence[int]", slice(None))
 
 
 class Contributions:
-    """What each location adds to the margin (present less absent logit) of queries.
+    """What each location adds to the margin (present less absent logit) of q queries.
 
-    What was asked of all images last is kept: places that are tied to the evidence and maps ask for the same.
+    What was asked of all images last is kept: places that are tied to the evidence, and maps, ask for the same.
 
     Args:
-        work_out: gives it for some images and C queries, (B, C, N).
+        work_out: gives it for some images and C of the queries, (B, C, N).
+        count: q.
     """
 
-    def __init__(self, work_out: Callable[[slice, Sequence[int]], Tensor]) -> None:
-        self._work_out = work_out
+    def __init__(self, work_out: Callable[[slice, Sequence[int]], Tensor], count: int) -> None:
+        self._work_out, self._count = work_out, count
         self._kept: tuple[Sequence[int], Tensor] | None = None
 
     def __call__(self, columns: Sequence[int], images: slice = slice(None)) -> Tensor:
         """Return it for C queries in some of the images, (B, C, N)."""
-        if images != slice(None):
-            return self._work_out(images, columns)
-        if self._kept is None or self._kept[0] != columns:
-            self._kept = columns, self._work_out(images, columns)
-        return self._kept[1]
+        if columns != EVERYTHING and columns == list(range(self._count)):
+            columns = EVERYTHING  # which is looked at, where parts of it are copied
+        if self._kept is not None and self._kept[0] in (columns, EVERYTHING):
+            known, adds = self._kept
+            return adds[images] if known == columns else adds[images][:, columns]
+        found = self._work_out(images, columns)
+        if images == slice(None):
+            self._kept = columns, found
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +185,7 @@ class Queries:
             read = [trace.of(images, columns) for trace in traces]
             return decoder.contributions(read, norm_gradient(norm, own, margin.expand_as(own)))
 
-        return cls(logits, states, grid, traces, Contributions(contributions))
+        return cls(logits, states, grid, traces, Contributions(contributions, decoded.shape[1]))
 
     @property
     def attention(self) -> Tensor | None:

@@ -100,8 +100,8 @@ class QueryDecoder(nn.Module, Recomputing):
         layers = cast("list[DecoderLayer]", list(self.layers))
         crosses = [layer.cross_attention for layer in layers]
         width = locations.shape[-1]
-        weight = torch.cat([cross.in_proj_weight[width:] for cross in crosses])
-        bias = torch.cat([cross.in_proj_bias[width:] for cross in crosses])
+        weight = _joined([cross.in_proj_weight[width:] for cross in crosses])
+        bias = _joined([cross.in_proj_bias[width:] for cross in crosses])
         batch, n, _ = locations.shape
         keys_values = F.linear(locations, weight, bias).view(batch, n, len(crosses), 2, self.heads, width // self.heads)
         keys_values = keys_values.permute(2, 3, 0, 4, 1, 5)  # (L, 2, B, heads, N, width / heads)
@@ -141,6 +141,11 @@ class QueryDecoder(nn.Module, Recomputing):
             total = there if total is None else total + there
         assert total is not None, "the queries were read without attention"
         return total
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return tensors one behind the other; a single one isn't copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def norm_gradient(norm: nn.LayerNorm, states: Tensor, gradient: Tensor) -> Tensor:

@@ -15,12 +15,10 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from medlip.data.batch import Batch
@@ -30,6 +28,9 @@ from medlip.nn.device import Precision, autocast, device_of, resolve_precision
 from medlip.nn.gather import uneven
 from medlip.training.progress import Pace, Progress
 from medlip.training.schedule import Budget, Schedule
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class Learner(Protocol):
@@ -335,6 +336,9 @@ def processes(device: torch.device, precision: Precision = "fp32") -> Iterator[A
     Raises:
         MedLIPError: the device doesn't compute in that precision.
     """
+    from accelerate import Accelerator  # not for whoever only loads what was trained
+    from accelerate.state import AcceleratorState
+
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     resolved = resolve_precision(precision, device)

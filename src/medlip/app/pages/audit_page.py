@@ -13,10 +13,10 @@ from medlip.about import DISCLAIMER
 from medlip.app.pages.pictures import jpeg, legend, outline, paint, picture, relative
 from medlip.app.pages.templates import fill_template
 from medlip.evaluation.driver import inference
-from medlip.evaluation.regions import enlarge
 from medlip.evaluation.tables import result_tables
 from medlip.evaluation.tasks.dependence import shuffled
 from medlip.evaluation.tasks.faithfulness import removals
+from medlip.images.preprocessing import enlarge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

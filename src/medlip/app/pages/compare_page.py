@@ -11,8 +11,8 @@ from medlip.about import DISCLAIMER
 from medlip.app.pages.curves import Curve, Panel, draw
 from medlip.app.pages.pictures import legend
 from medlip.app.pages.templates import fill_template
-from medlip.evaluation.regions import enlarge
 from medlip.evaluation.tables import comparison_tables, result_tables
+from medlip.images.preprocessing import enlarge
 from medlip.metrics import Array, peak, reliability, roc_curve
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from medlip.app.pages.pictures import jpeg, paint
 from medlip.app.pages.templates import fill_template
 from medlip.concepts.vocabulary import is_place
 from medlip.evaluation.driver import inference
-from medlip.evaluation.regions import enlarge
 from medlip.evaluation.tables import estimate
+from medlip.images.preprocessing import enlarge
 from medlip.tables import Table
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 
 from medlip.app.pages.pictures import paint, relative
 from medlip.data.store import Record
-from medlip.evaluation.regions import enlarge
+from medlip.images.preprocessing import enlarge
 from medlip.methods.base import Method, SamplePicture, ShowsSamples
 
 if TYPE_CHECKING:

@@ -148,7 +148,8 @@ class _Answer(_Document):
     not_frontal: str
     """What the file says that this is instead of a frontal chest X-ray: what was read then means little."""
     doubts: tuple[str, ...]
-    """Why what was read may mean little: no frontal chest X-ray, by its file or by its looks, or a poor one."""
+    """Why what was read may mean little: no frontal chest X-ray, by its file or by its looks, a poor one, or one unlike
+    those that the model was calibrated on."""
     notes: tuple[str, ...]
     """What reading the file left out, assumed or turned."""
     asked: tuple[Question, ...]
@@ -177,7 +178,7 @@ class AskAnswer(_Answer):
             "height": decoded.height,
             "width": decoded.width,
             "not_frontal": reading.not_frontal,
-            "doubts": decoded.doubts,
+            "doubts": reading.doubts,
             "notes": reading.notes,
             "asked": reading.asked,
             "calibrated": worth.calibrated,

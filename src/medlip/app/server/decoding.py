@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -29,13 +29,11 @@ class Decoded:
         xray: uint8 (S, S).
         height: of the image as it is seen.
         width: of the image as it is seen.
-        doubts: why what is read of it may mean little.
     """
 
     xray: XRay
     height: int
     width: int
-    doubts: tuple[str, ...] = ()
 
 
 def decode(content: bytes, size: int) -> Decoded:
@@ -48,7 +46,7 @@ def decode(content: bytes, size: int) -> Decoded:
     xray = read_xray(content)
     height, width = xray.pixels.shape
     squashed = squash(torch.tensor(xray.pixels)[None], size)[0].numpy()
-    return Decoded(replace(xray, pixels=squashed), height, width, xray.doubts)
+    return Decoded(xray.smaller(squashed), height, width)
 
 
 def display(content: bytes) -> DeepXRay:

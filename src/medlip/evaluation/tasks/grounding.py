@@ -42,10 +42,11 @@ from medlip.errors import name_some
 from medlip.evaluation.cases import CASES, FINDINGS, Case, Choice, make_case, save_cases
 from medlip.evaluation.nulls import SampledRegion, StaticMaps, other_hits, relative_peak
 from medlip.evaluation.outcomes import Outcomes
-from medlip.evaluation.regions import checked_map, enlarge, paint_boxes, paint_masks
+from medlip.evaluation.regions import checked_map, paint_boxes, paint_masks
 from medlip.evaluation.selection import ON_REPORTED, Cohort, EvaluationOptions, Questions, seeded_half
 from medlip.evaluation.task_result import ClassResult, TaskResult
 from medlip.evaluation.tasks.base import AddedMeasure, ImageBatch, Needs, Task, added_measures, register_task, task_measures
+from medlip.images.preprocessing import enlarge
 from medlip.metrics import (
     Array,
     Estimate,

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from medlip.data.overlap import pseudonym
 from medlip.evaluation.outcomes import Outcomes
-from medlip.evaluation.regions import centres, checked_map, enlarge, paint_finding
+from medlip.evaluation.regions import centres, checked_map, paint_finding
 from medlip.evaluation.selection import Cohort, EvaluationOptions, Questions
 from medlip.evaluation.task_result import ClassResult, TaskResult
 from medlip.evaluation.tasks.base import ImageBatch, Needs, Task, register_task
+from medlip.images.preprocessing import enlarge
 from medlip.metrics import Array, Estimate, Measure, Statistic, bootstrap, mean_estimate, ratio
 
 if TYPE_CHECKING:

@@ -21,10 +21,11 @@ from numpy.typing import ArrayLike, NDArray
 from medlip.data.overlap import pseudonym
 from medlip.errors import MedLIPError, name_some
 from medlip.evaluation.outcomes import Outcomes
-from medlip.evaluation.regions import checked_map, enlarge, paint_masks
+from medlip.evaluation.regions import checked_map, paint_masks
 from medlip.evaluation.selection import ON_REPORTED, Cohort, EvaluationOptions, Questions, seeded_half
 from medlip.evaluation.task_result import ClassResult, TaskResult
 from medlip.evaluation.tasks.base import ImageBatch, Needs, Task, register_task
+from medlip.images.preprocessing import enlarge
 from medlip.metrics import Array, Estimate, Measure, Pixels, dice, iou, mean_estimate, number, overlap_counts
 
 if TYPE_CHECKING:
