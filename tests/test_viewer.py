@@ -361,6 +361,19 @@ def test_a_place_that_is_clicked_tells_what_is_said_there(viewer: Viewer) -> Non
     assert "Pneumothorax" not in viewer.click_film(0.9, 0.6).text("#inquiry")
 
 
+def test_a_place_names_the_anatomy_in_which_what_is_seen_there_lies(viewer: Viewer) -> None:
+    viewer.example(3)
+    (mask,) = (mask.pixels for mask in study(2).views[0].masks if mask.pathology == "pneumothorax")
+    y, x = np.argwhere(mask).mean(0) / 512
+    viewer.click_film(x, y)
+    assert "Right lung apex" in viewer.text(".pane .under")
+    viewer.page.locator("#inquiry .chip", has_text="Right lung apex").click()
+    assert viewer.settle().text("#inquiry h2") == "Right lung apex"
+    viewer.click_film(0.9, 0.6)  # nothing is seen there: the model can't say what lies there
+    assert viewer.page.locator("#inquiry .chip").count() == 0
+    assert re.fullmatch(r"value \d+", viewer.text(".pane .under"))
+
+
 def test_an_anatomy_that_is_clicked_tells_what_is_said_there_and_in_the_report(viewer: Viewer) -> None:
     viewer.example(3)
     viewer.finding("pneumothorax").locator(".row").click()

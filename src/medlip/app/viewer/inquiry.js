@@ -3,10 +3,11 @@
 import { $, announce, h, icon, setVars } from "./dom.js";
 import { display, probability } from "./format.js";
 import { sample } from "./maps.js";
+import { LEAST, anatomiesAt, anatomiesOf } from "./places.js";
 import { entryOf, everything } from "./session.js";
 
 const MOST = 6; // findings that are named
-const LEAST = 0.05; // of a map or a pair that is worth naming
+const FEW = 3; // anatomies that are
 
 export function createInquiry(store, actions) {
   const { state } = store;
@@ -20,7 +21,9 @@ export function createInquiry(store, actions) {
     const { reading } = entryOf(current, model);
     card.hidden = !inquiry || !current?.pixels || !reading;
     if (card.hidden) return;
-    const { title, rows, note } = inquiry.anatomy ? ofAnatomy(reading, inquiry.anatomy) : ofPlace(reading, inquiry);
+    const { title, rows, anatomies, note } = inquiry.anatomy
+      ? ofAnatomy(reading, inquiry.anatomy)
+      : ofPlace(reading, inquiry);
     card.replaceChildren(
       h(
         "header",
@@ -41,14 +44,16 @@ export function createInquiry(store, actions) {
       rows.length
         ? h("ul", { class: "rows" }, ...rows.map(row))
         : h("p", { class: "soft" }, "Nothing is said of this place."),
+      ...chips(anatomies, model),
       ...statements(current, inquiry.anatomy),
       note && h("p", { class: "soft small" }, note),
       h("p", { class: "soft small" }, "Not a medical device."),
     );
     if (inquiry === announced) return;
     announced = inquiry;
+    const where = anatomies.map(({ anatomy }) => `, ${display(model.anatomies, anatomy)}`).join("");
     announce(
-      `${title}: ${rows.length ? rows.map(({ label, share }) => `${label} ${probability(share)}`).join(", ") : "nothing"}`,
+      `${title}${where}: ${rows.length ? rows.map(({ label, share }) => `${label} ${probability(share)}`).join(", ") : "nothing"}`,
     );
   }
 
@@ -66,6 +71,26 @@ export function createInquiry(store, actions) {
         h("span", { class: "measure" }, bar, h("span", { class: "number" }, probability(share))),
       ),
     );
+  }
+
+  /** The anatomies in which what is seen here lies, to be clicked. */
+  function chips(anatomies, model) {
+    if (!anatomies.length) return [];
+    return [
+      h("h3", {}, "Likely in"),
+      h(
+        "p",
+        { class: "places" },
+        ...anatomies.map(({ anatomy, probability: p }) =>
+          h(
+            "button",
+            { type: "button", class: "chip", onclick: () => actions.inquire({ anatomy, model: model.id }) },
+            display(model.anatomies, anatomy),
+            h("span", { class: "number" }, probability(p)),
+          ),
+        ),
+      ),
+    ];
   }
 
   /** The maps read at a place. */
@@ -86,24 +111,20 @@ export function createInquiry(store, actions) {
         ...one,
         where: one.places[0] ? display(reading.model.anatomies, one.places[0].anatomy) : "",
       })),
+      anatomies: anatomiesAt(reading, x, y).slice(0, FEW),
       note: absolute ? "" : "Each map has a scale of its own: 1 is its highest place.",
     };
   }
 
   /** The matrix read along an anatomy, or of the places of the findings where there is no matrix. */
   function ofAnatomy(reading, anatomy) {
-    const { matrix, model } = reading;
-    const at = matrix ? matrix.anatomies.indexOf(anatomy) : -1;
-    const share = ({ id, places }) =>
-      at < 0
-        ? (places.find((place) => place.anatomy === anatomy)?.probability ?? 0)
-        : (matrix.probabilities[matrix.pathologies.indexOf(id)]?.[at] ?? 0);
     const rows = reading.findings
-      .map((finding) => ({ ...finding, share: share(finding) }))
+      .map((finding) => ({ ...finding, share: anatomiesOf(reading, finding).get(anatomy) ?? 0 }))
       .filter((one) => one.share >= LEAST);
     return {
-      title: display(model.anatomies, anatomy),
+      title: display(reading.model.anatomies, anatomy),
       rows: rows.sort((a, b) => b.share - a.share).slice(0, MOST),
+      anatomies: [],
       note: "",
     };
   }

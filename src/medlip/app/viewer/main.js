@@ -3,7 +3,7 @@
 //   state      store.js, session.js (what a person does), link.js (the view as a link)
 //   server     api.js
 //   film       stage.js, gestures.js, renderer.js, pixels.js, geometry.js
-//   maps       layers.js, maps.js, colours.js, scales.js
+//   maps       layers.js, maps.js, places.js, colours.js, scales.js
 //   panels     findings.js, matrix.js, report.js + verdicts.js, about.js, inquiry.js (what is said here), strip.js
 //   page       keyboard.js, export.js, welcome.js, theme.js, first.js
 

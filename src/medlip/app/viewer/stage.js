@@ -1,11 +1,12 @@
 // The film in the middle: a pane for each model, and what is written around it.
 
 import { $, h, setAttribute, setVars } from "./dom.js";
-import { probability, value } from "./format.js";
+import { display, probability, value } from "./format.js";
 import { pointOf } from "./geometry.js";
 import { attachGestures } from "./gestures.js";
 import { drawn, layersOf } from "./layers.js";
 import { sample } from "./maps.js";
+import { anatomiesAt } from "./places.js";
 import { Renderer } from "./renderer.js";
 import { entryOf } from "./session.js";
 
@@ -124,7 +125,7 @@ export function createStage(store, actions) {
     }
   }
 
-  /** Write what lies under the pointer: the film's own value, and the maps'. */
+  /** Write what lies under the pointer: the film's own value, the likeliest anatomy of what is seen there, and the maps' values. */
   function readUnder({ parts, model }, place) {
     const film = state.current;
     const inside = place && place.x >= 0 && place.x < 1 && place.y >= 0 && place.y < 1;
@@ -138,7 +139,10 @@ export function createStage(store, actions) {
     const said = drawn(state, reading)
       .slice(0, 3)
       .map(({ finding }) => `${finding.label} ${probability(sample(finding.map, place.x, place.y))}`);
-    parts.under.textContent = [`value ${grey}`, ...said].join("  ·  ");
+    const where = anatomiesAt(reading, place.x, place.y)
+      .slice(0, 1)
+      .map(({ anatomy }) => display(model.anatomies, anatomy));
+    parts.under.textContent = [`value ${grey}`, ...where, ...said].join("  ·  ");
   }
 
   store.on(
