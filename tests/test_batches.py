@@ -228,8 +228,12 @@ def test_evaluation_batches_keep_the_order_and_lose_nothing(store: Store) -> Non
 
 
 def test_wrong_settings_are_named(store: Store) -> None:
-    with pytest.raises(MedLIPError, match="fewer than a batch"):
-        TrainingBatches(store, PREPROCESSING, Augment(32), COUNT + 1, 0, VOCABULARY)
+    with pytest.raises(MedLIPError, match=r"fewer than a batch of 151\. Set training\.batch_size=150 or less"):
+        batches(store, batch_size=COUNT + 1)
+    with pytest.raises(MedLIPError, match=r"fewer than a batch of 60 on each of 4 processes\. Set training\.batch_size=37"):
+        batches(store, batch_size=60, rank=3, ranks=4)
+    with pytest.raises(MedLIPError, match=r"fewer than the 200 processes\. Start at most 150"):
+        batches(store, batch_size=1, rank=0, ranks=200, rest="keep")
     with pytest.raises(MedLIPError, match="one size to both"):
         batches(store, augment=Augment(64))
     other = Vocabulary.model_validate(

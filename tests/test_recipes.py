@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from fakes import shrunk
 from medlip.errors import MedLIPError
+from medlip.methods import build_method
 from medlip.methods.base import method_config
 from medlip.training import load_recipe
 from medlip.training.recipe import Recipe, about_recipe, recipe_files
@@ -106,6 +108,58 @@ def test_a_wrong_key_is_answered_with_the_one_that_was_meant(override: str, mean
 def test_a_key_that_resembles_none_is_answered_with_all_of_its_section() -> None:
     with pytest.raises(MedLIPError, match=r"training\.xyz: .*: epochs, batch_size, rest, lr"):
         load_recipe("medslip-phantom", ["training.xyz=3"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("training.lr=-1", r"training\.lr: .*greater than 0"),
+        ("training.lr=.inf", r"training\.lr: .*finite"),
+        ("training.lr=1e-6 training.final_lr=1e-5", r"final_lr=1e-05 is above lr=1e-06"),
+        ("training.betas=[0.9,1]", r"training\.betas\.1: .*less than 1"),
+        ("training.clip=.nan", r"training\.clip: .*finite"),
+        ("training.epochs=0", r"training\.epochs: .*greater than 0"),
+        ("training.batch_size=0", r"training\.batch_size: .*greater than 0"),
+        ("training.batch_size=8 training.accumulate=3", "batch_size=8 can't be divided into accumulate=3"),
+        ("training.batch_size=8 training.accumulate=16", "batch_size=8 can't be divided into accumulate=16"),
+        ("training.keep=0", r"training\.keep: .*greater than or equal to 1"),
+        ("training.ema=1", r"training\.ema: .*less than 1"),
+        ("training.precision=fp8", r"training\.precision: .*'bf16'"),
+        ("training.on_nan=ignore", r"training\.on_nan: .*'stop' or 'skip'"),
+        ("training.seed=-1", r"training\.seed: .*greater than or equal to 0"),
+        ('training.balance={"icl":1}', "name two or more"),
+        ('training.balance={"icl":1,"exist":0}', r"training\.balance\.exist: .*greater than 0"),
+        ("image.size=0", r"image\.size: .*greater than 0"),
+        ("image.std=[0,1,1]", "std greater than 0"),
+        ("augment.rotate=fast", r"augment\.rotate: .*valid number"),
+        ("augment.scale=[0.5]", r"augment\.scale\.1: .*required"),
+        ("augment.scale=[0.9,0.5]", r"scale=.*smallest <= largest"),
+        ("method.width=256 method.heads=3", r"method: width=256 is no multiple of heads=3"),
+        ("method.stride=0", r"method\.stride: .*greater than 0"),
+        ("method.alpha=.inf", r"method\.alpha: .*finite"),
+    ],
+)
+def test_a_setting_that_can_not_be_is_answered_with_what_can(settings: str, message: str) -> None:
+    with pytest.raises(MedLIPError, match=message) as error:
+        method_config(load_recipe("medslip-phantom", settings.split()).method)
+    assert "Value error" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "sizes"),
+    [
+        ("mlip", "image.size=100 method.stride=16", "96 or 112"),
+        ("mlip", "image.size=12 method.stride=16 method.backbone=vit_tiny_patch16_224", "16, or"),
+        ("medslip", "image.size=8 method.stride=16 method.deepest=null", "16 or more"),
+        ("medslip", "image.size=16 method.stride=8 method.deepest=32", "32 or more"),
+        ("convirt", "image.size=16 method.stride=32", "32 or more"),
+    ],
+)
+def test_an_image_that_does_not_fit_the_patches_is_answered_with_sizes_that_do(name: str, settings: str, sizes: str) -> None:
+    recipe = load_recipe(f"{name}-phantom", [*settings.split(), "method.weights=null"])
+    method = shrunk(recipe.method, but=["backbone", "stride"])
+    with pytest.raises(MedLIPError, match=rf"Set image\.size={sizes}.* method\.stride"):
+        build_method(method, recipe.make_vocabulary(), recipe.make_preprocessing(), lambda: ["A report."] * 3)
 
 
 @pytest.mark.processes

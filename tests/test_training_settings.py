@@ -230,22 +230,6 @@ def test_a_balance_of_what_is_not_there_is_an_error(run: Fit) -> None:
         run("b", "training.balance={icl: 0.5, protocl_anatomy: 0.5}", *stopped)
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("training.balance={icl: 1}", "name two or more"),
-        ("training.balance={icl: 1, exist: 0}", r"training\.balance\.exist"),
-        ("training.accumulate=3", "batch_size=8 can't be divided into accumulate=3"),
-        ("training.ema=1", r"training\.ema"),
-        ("training.keep=0", r"training\.keep"),
-        ("training.on_nan=ignore", r"training\.on_nan.*'stop' or 'skip'"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(setting: str, message: str) -> None:
-    with pytest.raises(MedLIPError, match=message):
-        load_recipe("medslip-phantom", [*MEDSLIP, setting])
-
-
 def test_the_latest_checkpoints_are_kept_and_each_can_be_gone_on_from(run: Fit) -> None:
     done = run("done", "training.epochs=4", "training.keep=2")
     assert sorted(file.name for file in done.glob("checkpoint*")) == [
@@ -444,6 +428,13 @@ def test_a_compiled_encoder_learns_the_same(run: Fit, plain: Path) -> None:
     assert weights(compiled).keys() == weights(plain).keys()
 
 
+@pytest.mark.parametrize("recipe", CONTRASTS)
+def test_a_contrast_of_one_image_is_an_error(run: Fit, recipe: str, tmp_path: Path) -> None:
+    with pytest.raises(MedLIPError, match=r"Set training\.batch_size=2 or more"):
+        run("one", "training.batch_size=1", recipe=recipe)
+    assert list((tmp_path / "one").iterdir()) == []
+
+
 def test_an_epoch_can_have_a_smaller_last_batch(run: Fit) -> None:
     kept = run("kept", "training.batch_size=10", "training.rest=keep", "training.accumulate=2")
     assert lines(kept, "loss")[-1]["step"] == 6  # 10, 10 and 4 images, twice
@@ -481,12 +472,6 @@ def test_checkpoints_can_be_read_by_the_group_of_their_folder(run: Fit, tmp_path
     for file in done.glob("*.safetensors"):
         assert file.stat().st_mode & stat.S_IRGRP
         assert file.stat().st_gid == done.stat().st_gid
-
-
-def test_a_patch_that_does_not_divide_the_image_is_answered_with_sizes_that_do() -> None:
-    recipe = load_recipe("mlip-phantom", [*PLAIN_VISION, "image.size=100"])
-    with pytest.raises(MedLIPError, match=r"Set image\.size=96 or 112, or another method\.stride"):
-        build_method(recipe.method, default_vocabulary(), recipe.make_preprocessing(), lambda: ["A report."] * 3)
 
 
 def test_a_dry_run_says_what_a_training_takes_and_writes_nothing(

@@ -64,7 +64,7 @@ Vocabulary = Annotated[
     Path | None,
     typer.Option("--vocabulary", help="YAML file with your own pathologies, anatomies and words.", metavar="FILE"),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Random seed.", metavar="N")]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed.", min=0, metavar="N")]
 Workers = Annotated[
     int | None, typer.Option("--workers", help="Number of processes. Default: one per core.", min=0, metavar="N")
 ]

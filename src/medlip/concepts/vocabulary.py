@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from medlip.errors import MedLIPError
+from medlip.errors import MedLIPError, first_problem
 
 CATCH_ALL_ANATOMIES = frozenset({"unspecified", "other"})
 DEFAULT = "default"  # what a vocabulary file extends by this name
@@ -329,10 +329,9 @@ class Vocabulary(BaseModel):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "vocabulary"
-            told = first["msg"].removeprefix("Value error, ") + _hint(first, content)
-            raise MedLIPError(f"{where}: {place}: {told}. See medlip/concepts/*.yaml for the form.") from error
+            place, problem = first_problem(error)
+            told = f"{place or 'vocabulary'}: {problem}{_hint(error.errors()[0], content)}"
+            raise MedLIPError(f"{where}: {told}. See medlip/concepts/*.yaml for the form.") from error
 
 
 def _hint(error: Any, content: Any) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, Self, get_args
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medlip.errors import MedLIPError
+from medlip.errors import MedLIPError, first_problem
 from medlip.evaluation.driver import ask_all, inference
 from medlip.evaluation.provenance import provenance
 from medlip.evaluation.selection import (
@@ -242,7 +242,7 @@ class Calibration(_Part):
         try:
             found = cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
+            what = first_problem(error)[1] if isinstance(error, ValidationError) else error.strerror
             raise MedLIPError(f"{path}: not readable as a calibration ({what}). {again}") from error
         if found.schema_version != SCHEMA_VERSION:
             raise MedLIPError(

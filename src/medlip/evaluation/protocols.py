@@ -15,7 +15,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medlip.errors import MedLIPError
+from medlip.errors import MedLIPError, first_problem
 
 Thresholds = Literal["validation", "test"]
 FORMS: Mapping[str, Thresholds] = {"sound": "validation", "medklip": "test"}
@@ -87,8 +87,8 @@ def parse_protocol(content: Mapping[str, object], where: str) -> Protocol:
     try:
         return Protocol.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise MedLIPError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+        place, problem = first_problem(error)
+        raise MedLIPError(f"{where}: {place}: {problem}.") from error
 
 
 def read_own(name: str, expected: str) -> Mapping[str, object] | None:

@@ -12,7 +12,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializeAsAny, ValidationError, create_model, model_validator
 
-from medlip.errors import MedLIPError
+from medlip.errors import MedLIPError, first_problem
 from medlip.evaluation.record import EvaluationRecord
 from medlip.evaluation.task_result import TaskResult
 from medlip.evaluation.tasks import find_task, measures, tasks
@@ -169,11 +169,8 @@ class Result(Provenance):
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise MedLIPError(
-                f"{where}: not the result of an evaluation ({place}: {first['msg']}). Evaluate again."
-            ) from error
+            place, problem = first_problem(error)
+            raise MedLIPError(f"{where}: not the result of an evaluation ({place}: {problem}). Evaluate again.") from error
 
 
 def json_schema() -> dict[str, JsonValue]:

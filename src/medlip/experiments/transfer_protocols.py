@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from medlip.errors import MedLIPError
+from medlip.errors import MedLIPError, first_problem
 from medlip.evaluation.protocols import read_own
 
 
@@ -125,5 +125,5 @@ def _parse(content: Mapping[str, Any], where: str) -> TransferProtocol:
     try:
         return TransferProtocol.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise MedLIPError(f"{where}: {'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}.") from error
+        place, problem = first_problem(error)
+        raise MedLIPError(f"{where}: {place or 'settings'}: {problem}.") from error

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medlip.concepts import Vocabulary
-from medlip.errors import MedLIPError
+from medlip.errors import MedLIPError, first_problem
 from medlip.files import share_with_group, writing
 from medlip.images.preprocessing import Preprocessing
 from medlip.nn.device import device_of
@@ -115,7 +115,7 @@ class MethodConfig(BaseModel):
         seed: of initial weights, and of what is drawn without a batch.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     seed: int = 0
 
@@ -145,8 +145,8 @@ class EncoderConfig(MethodConfig):
     """
 
     backbone: str = "resnet50"
-    stride: int = 16
-    deepest: int | None = None
+    stride: int = Field(16, gt=0)
+    deepest: int | None = Field(None, gt=0)
     weights: str | None = None
 
     def make_encoder(self, image_size: int) -> VisionEncoder:
@@ -176,6 +176,7 @@ class Method(nn.Module, ABC):
         map_rules: by which its maps can be made; the first, where nothing else is chosen.
         bench: what of it is usually timed.
         learns_from: what of reports it can't do without: "facts", "sentences", or "" for neither.
+        least_images: that a step takes; 2 where images are told from one another.
         seen: fingerprints of what it was trained on, None where that is not known.
         made_by: recipe, seed, data and versions of its training, None where they are not known.
         origin: where it was loaded from, None of one that was made here.
@@ -186,6 +187,7 @@ class Method(nn.Module, ABC):
     summary: ClassVar[str] = ""
     bench: ClassVar[BenchSettings] = BenchSettings()
     learns_from: ClassVar[Literal["facts", "sentences", ""]] = ""
+    least_images: ClassVar[int] = 1
     open_prompts: ClassVar[bool] = True
     map_rules: ClassVar[tuple[str, ...]] = ("as the method gives it",)
     config_type: ClassVar[type[MethodConfig]] = MethodConfig
@@ -656,11 +658,9 @@ def parse_config(method: type[Method], settings: Mapping[str, Any]) -> MethodCon
     try:
         return method.config_type.model_validate({key: value for key, value in settings.items() if key != "name"})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise MedLIPError(
-            f"{'.'.join(['method', *map(str, first['loc'])])}: {first['msg']}. "
-            f"Settings of {method.name}: {', '.join(method.config_type.model_fields)}."
-        ) from error
+        place, problem = first_problem(error)
+        known = ", ".join(method.config_type.model_fields)
+        raise MedLIPError(f"method{place and '.'}{place}: {problem}. Settings of {method.name}: {known}.") from error
 
 
 def describe_method(method: Method) -> dict[str, object]:

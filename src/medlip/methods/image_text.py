@@ -95,6 +95,7 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
     """
 
     learns_from = "sentences"
+    least_images = 2
 
     def __init__(
         self, config: ImageTextConfig, vocabulary: Vocabulary, preprocessing: Preprocessing, text: ReportEncoder

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medlip.concepts import Vocabulary, default_vocabulary
@@ -98,6 +98,12 @@ class QueryConfig(EncoderConfig):
     standardize: bool = True
     map_rule: MapRule = "contribution"
     init: Literal["normal", "xavier"] = "normal"
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width} is no multiple of heads={self.heads}. Change one")
+        return self
 
 
 EVERYTHING = cast("Sequence[int]", slice(None))

@@ -115,9 +115,10 @@ class VisionEncoder(nn.Module, Recomputing):
         """
         side, rest = divmod(image_size, self.stride)
         if rest:
+            sizes = " or ".join(str(patches * self.stride) for patches in (side, side + 1) if patches)
             raise MedLIPError(
                 f"image size {image_size} is not a multiple of the stride (patch) of {self.stride} px. Set image.size="
-                f"{side * self.stride or self.stride} or {(side + 1) * self.stride}, or another method.stride."
+                f"{sizes}, or another method.stride."
             )
         return side, side
 
@@ -159,7 +160,7 @@ def vision_encoder(
     Args:
         backbone: name of a timm model.
         stride: image pixels per location; None: the transformer's own patch, `STRIDE` for other backbones.
-        image_size: side of the input in pixels; of no matter to a convolutional backbone.
+        image_size: side of the input in pixels, a location at least.
         deepest: stride of the deepest stage of a convolutional backbone that is used; None: `stride`. Deeper stages are
             merged into the grid of `stride`.
         depth: transformer blocks; None for the model's own.
@@ -169,7 +170,8 @@ def vision_encoder(
         freeze_statistics: a convolutional backbone's batch normalization keeps the statistics that it came with.
 
     Raises:
-        MedLIPError: timm does not know the backbone, it can't have that stride or depth, or its weights can't be had.
+        MedLIPError: timm does not know the backbone, it can't have that stride or depth, the image is smaller than a
+            location, or the weights can't be had.
     """
     if backbone.startswith("vit_") and timm.is_model(backbone):
         if deepest is not None:
@@ -179,6 +181,12 @@ def vision_encoder(
         return TransformerEncoder(backbone, stride, image_size, depth, weights)
     if depth is not None:
         raise MedLIPError(f"backbone {backbone!r} is no vision transformer, so it takes no depth={depth}. Leave it out.")
+    location = max(stride or STRIDE, deepest or 0)
+    if image_size < location:
+        raise MedLIPError(
+            f"an image of {image_size} px is smaller than a location of {location} px. Set image.size={location} or more, "
+            "or a smaller method.stride."
+        )
     return ConvolutionalEncoder(backbone, stride or STRIDE, weights, freeze_statistics, deepest)
 
 

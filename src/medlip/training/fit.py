@@ -203,6 +203,11 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
         recipe.make_preprocessing(),
         lambda: (" ".join(sentences) for sentences in store.column("sentences")),
     )
+    if (images := settings.batch_size * ranks.num_processes) < method.least_images:
+        raise MedLIPError(
+            f"a step of {images} image teaches nothing: {method.name} tells an image's report from those of others. Set "
+            f"training.batch_size={method.least_images} or more."
+        )
     notes = [note for note in (str(LEARNED[method.learns_from](store)), _cut(method, store)) if note]
     batches = training_batches(recipe, method, store, ranks)
     steps = settings.epochs * len(batches)

@@ -9,13 +9,22 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from medlip.concepts import Vocabulary, default_vocabulary, load_vocabulary
-from medlip.errors import MedLIPError, did_you_mean
+from medlip.errors import MedLIPError, did_you_mean, first_problem
 from medlip.images.augment import Augment
 from medlip.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from medlip.nn.device import Precision
@@ -24,7 +33,7 @@ from medlip.reports import UncertainPolicy
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ImageSection(_Section):
@@ -47,6 +56,9 @@ class FactsSection(_Section):
     implied: bool = False
 
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainingSection(_Section):
     """The loop; the defaults are the published ones where there are any.
 
@@ -56,7 +68,7 @@ class TrainingSection(_Section):
         rest: what becomes of the images that an epoch leaves over beside whole batches: `drop` them, which are others in
             every epoch, or `keep` them as a last, smaller batch.
         lr: highest learning rate.
-        final_lr: where the cosine ends.
+        final_lr: where the cosine ends, `lr` at most.
         warmup: steps of linear warm-up.
         weight_decay: of matrices and kernels; biases and other 1-D parameters have none.
         betas: of AdamW.
@@ -88,10 +100,10 @@ class TrainingSection(_Section):
     final_lr: float = Field(1e-5, ge=0)
     warmup: int = Field(1000, ge=0)
     weight_decay: float = Field(0.02, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     clip: float = Field(0.0, ge=0)
     precision: Precision = "auto"
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=1 << 63)
     checkpoint_minutes: float = Field(10.0, gt=0)
     keep: int = Field(1, ge=1)
     validation_images: int = Field(256, ge=0)
@@ -123,6 +135,12 @@ class TrainingSection(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rates_fall(self) -> TrainingSection:
+        if self.final_lr > self.lr:
+            raise ValueError(f"final_lr={self.final_lr} is above lr={self.lr}, and rates fall. Change one")
+        return self
+
 
 class Recipe(_Section):
     """One experiment.
@@ -148,8 +166,16 @@ class Recipe(_Section):
         return Preprocessing(**self.image.model_dump())
 
     def make_augment(self) -> Augment:
-        """Return the augmentation of training images."""
-        return Augment(size=self.image.size, **self.augment)
+        """Return the augmentation of training images.
+
+        Raises:
+            MedLIPError: a setting is of another kind, or outside its range.
+        """
+        try:
+            return _AUGMENT.validate_python({"size": self.image.size, **self.augment})
+        except ValidationError as error:
+            place, problem = first_problem(error)
+            raise MedLIPError(f"augment.{place}: {problem}.") from error
 
     def make_vocabulary(self) -> Vocabulary:
         """Return the vocabulary."""
@@ -157,6 +183,7 @@ class Recipe(_Section):
 
 
 _FOLDERS = [Path(str(files("medlip") / "recipes"))]
+_AUGMENT = TypeAdapter(Augment)
 AUGMENT = tuple(name for name in Augment.__dataclass_fields__ if name != "size")
 
 
@@ -282,13 +309,14 @@ def parse_recipe(content: object, where: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        problem = _unknown(path) if first["type"] == "extra_forbidden" else f"{path}: {first['msg']}."
-        raise MedLIPError(f"recipe {where}: {problem}") from error
+        path, problem = first_problem(error)
+        told = _unknown(path) if error.errors()[0]["type"] == "extra_forbidden" else f"{path}: {problem}."
+        raise MedLIPError(f"recipe {where}: {told}") from error
     for name in recipe.augment:
         if name not in AUGMENT:
             raise MedLIPError(f"recipe {where}: {_unknown(f'augment.{name}')}")
+    recipe.make_preprocessing()
+    recipe.make_augment()
     return recipe
 
 
