@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.processes
 
@@ -86,6 +88,16 @@ def test_a_measure_of_another_package_is_in_results_tables_and_comparisons(
         assert 0 < result["grounding"]["energy_inside"]["value"] < 1
     comparison = run("own_measure", "compare", tmp_path / "a", tmp_path / "b")
     assert "energy_inside" in json.dumps(comparison["differences"])
+
+
+def test_maps_of_runs_are_drawn_side_by_side(phantom_store: Path, tiny_run: Path, tmp_path: Path) -> None:
+    sheet = [sys.executable, str(EXAMPLES / "map_sheet" / "map_sheet.py"), str(phantom_store), str(tmp_path / "sheet.png")]
+    done = subprocess.run([*sheet, str(tiny_run), str(tiny_run), "--finding", "effusion"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    drawn = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
+    assert drawn.shape[1] > 2 * drawn.shape[0] and drawn.std() > 10  # six pictures in a row
+    failed = subprocess.run([*sheet, str(tiny_run), "--finding", "nonsense"], capture_output=True, text=True)
+    assert failed.returncode == 1 and "no validation image has a mask of nonsense" in failed.stderr
 
 
 def test_figures_of_a_training_reach_a_logger_and_a_broken_one_is_left_out(
