@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -80,12 +81,13 @@ def numbers(prefix: str, training_split: str) -> Iterator[tuple[int, str]]:
     yield from ((n, "test") for n in range(20_000, 20_000 + TEST))
 
 
-def nih(folder: Path) -> None:
-    names = {
-        split: [f"{n:08d}_000.png" for n, found in numbers("nih", "val") if found == split] for split in ("val", "test")
-    }
+def nih(folder: Path, train: int = 0) -> None:
+    """Write images of a training list, some held back as "val" and `train` of them not, and images of a test list."""
+    kept = islice((n for n in range(1, 9999) if hold_back(f"nih:{n}") == "train"), train)
+    patients = [*numbers("nih", "val"), *((n, "train") for n in kept)]
+    names = {split: [f"{n:08d}_000.png" for n, found in patients if found == split] for split in ("val", "test", "train")}
     rows, boxes = [], []
-    for number, name in enumerate(names["val"] + names["test"]):
+    for number, name in enumerate(names["val"] + names["test"] + names["train"]):
         found = shown(number, NIH)
         rows.append(f"{name},{'|'.join(found) or 'No Finding'},0,{int(name[:8])},058Y,M,PA")
         boxes += [f"{name},{BOXED[label]},{100 + number},200,300,250" for label in found if label in BOXED]
@@ -93,7 +95,7 @@ def nih(folder: Path) -> None:
     columns = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
     write(folder / "Data_Entry_2017.csv", columns, *rows)
     write(folder / "BBox_List_2017.csv", "Image Index,Finding Label,Bbox [x,y,w,h]", *boxes)
-    write(folder / "train_val_list.txt", *names["val"])
+    write(folder / "train_val_list.txt", *names["val"], *names["train"])
     write(folder / "test_list.txt", *names["test"])
 
 
@@ -126,9 +128,10 @@ def chexpert(folder: Path) -> None:
         write(folder / f"{table}.csv", ",".join(["Path", *CHEXPERT]), *rows)
 
 
-def covidx(folder: Path) -> None:
-    for split in ("val", "test"):
-        found = [number for number, where in enumerate(SPLITS) if where == split]
+def covidx(folder: Path, train: int = 0) -> None:
+    splits = (*SPLITS, *("train",) * train)
+    for split in sorted(set(splits)):
+        found = [number for number, where in enumerate(splits) if where == split]
         for number in found:
             picture(folder / split / f"{number}.png", number)
         lines = (f"{number} {number}.png {'positive' if number % 2 else 'negative'} bimcv" for number in found)
