@@ -958,12 +958,15 @@ def test_what_broke_off_of_one_film_is_asked_for_again_while_another_is_looked_a
 
 def test_a_film_that_is_closed_while_its_answers_come_troubles_nobody(viewer: Viewer, films: dict[str, Path]) -> None:
     viewer.go().server.trouble.slow = {"/v1/pixels": 2}
+    requests: list[str] = []
+    viewer.page.on("request", lambda request: requests.append(urlsplit(request.url).path))
     with viewer.page.expect_response("**/v1/pixels"):  # of which half came
         viewer.choose(films["film.png"], films["film.jpg"])
     with viewer.page.expect_event("requestfailed"):
         viewer.page.locator(".thumb-close").first.click()
     assert viewer.read().page.locator("#notice").is_hidden()
     assert "film.jpg" in viewer.text(".pane .title")
+    assert "/health" not in requests  # nobody took the server for one that is gone
 
 
 def test_another_model_may_be_chosen_and_another_film_while_a_text_is_asked(viewer: Viewer, films: dict[str, Path]) -> None:
