@@ -23,6 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dicoms import dataset, encoded
+from medlip.data.store import Store
+from medlip.evaluation.calibration import calibrate
+from medlip.training import load_run
+from medlip.training.load import CALIBRATION
 from viewer_server import DISCLAIMER, EXAMPLES, LIMITS, Trouble, ViewerServer, png, study
 
 if TYPE_CHECKING:
@@ -133,13 +137,21 @@ class Viewer:
         self.page.mouse.up(**options)
         return self.settle()
 
+    def hover_film(self, x: float, y: float) -> Viewer:
+        """Move to a place of the film, in [0, 1]: the film is square and fills the height or the width."""
+        self.page.mouse.move(*self._on_screen(x, y))
+        return self.settle()
+
     def click_film(self, x: float, y: float) -> Viewer:
-        """Click a place of the film, in [0, 1]: the film is square and fills the height or the width."""
+        """Click a place of the film, as for `hover_film`."""
+        self.page.mouse.click(*self._on_screen(x, y))
+        return self.settle()
+
+    def _on_screen(self, x: float, y: float) -> tuple[float, float]:
         box = self.pane()
         side = min(box["width"], box["height"])
         left, top = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
-        self.page.mouse.click(left + x * side, top + y * side)
-        return self.settle()
+        return left + x * side, top + y * side
 
     def pane(self) -> Any:
         return self.page.locator(".pane").first.bounding_box()
@@ -185,6 +197,21 @@ def open_viewer(browser: Browser, server: ViewerServer) -> Iterator[Callable[...
     assert [text for text in complaints if "Failed to load resource" not in text] == []
 
 
+@pytest.fixture(scope="module")
+def real_server(tiny_run: Path, phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`medlip serve` with a model, and the same one calibrated; its address."""
+    calibrated = tmp_path_factory.mktemp("served") / "calibrated"
+    shutil.copytree(tiny_run, calibrated)
+    calibrate(load_run(calibrated), Store.open(phantom_store), split="all").save(calibrated / CALIBRATION)
+    command = [sys.executable, "-m", "medlip", "serve", tiny_run, calibrated, "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as served:
+        try:
+            assert served.stdout is not None
+            yield json.loads(served.stdout.readline())["address"]
+        finally:
+            served.terminate()
+
+
 @pytest.fixture
 def viewer(open_viewer: Callable[..., Viewer]) -> Viewer:
     return open_viewer()
@@ -202,6 +229,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "ramp.dcm": encoded(dataset(ramp, BitsStored=12, HighBit=11)),
         "film.png": png(2),
         "film.dcm": encoded(dataset(deep, BitsStored=12, HighBit=11, WindowCenter=2048, WindowWidth=4096)),
+        "lateral.dcm": encoded(dataset(deep, BitsStored=12, HighBit=11, ViewPosition="LL")),
         "knee.dcm": encoded(dataset(deep, BitsStored=12, HighBit=11, Modality="CT")),
         "broken.png": png(2)[:2000],
         "notes.txt": b"This is no image.",
@@ -351,6 +379,31 @@ def test_several_findings_have_colours_of_their_own(viewer: Viewer) -> None:
     assert (strong[:, 2] > strong[:, 0] + 60).any() and (strong[:, 0] > strong[:, 2] + 60).any()  # blue and orange
 
 
+def test_a_study_is_summed_up_by_the_film_that_shows_a_finding_most(viewer: Viewer, films: dict[str, Path]) -> None:
+    first, second = films["study"] / "1.png", films["study"] / "series" / "2.png"
+    viewer.go().choose(first, second, films["lateral.dcm"]).read()
+    summary = viewer.page.locator(".study")
+    summary.filter(has_text="Without a reading").wait_for(state="detached")
+    assert "highest of 3 films" in summary.inner_text()
+    assert "Left out because of doubts: lateral.dcm" in summary.inner_text()
+    there = [{mask.pathology for mask in study(index).views[0].masks} for index in (0, 4)]
+    told = dict(row.evaluate("row => [row.dataset.of, row.querySelector('.name .soft').textContent.trim()]")
+                for row in summary.locator("li").all())  # fmt: skip
+    assert told.keys() == there[0] | there[1]
+    assert all(told[name] == "1.png" for name in there[0] - there[1])
+    assert all(told[name] == "2.png" for name in there[1] - there[0])
+    only = next(iter(there[1] - there[0]))
+    summary.locator(f'[data-of="{only}"] button').click()
+    assert "2.png" in viewer.settle().text(".pane .title")
+    assert viewer.page.locator(".scale").count() == 1
+
+
+def test_a_film_of_its_own_has_no_summary(viewer: Viewer) -> None:
+    viewer.example(1).press("o").page.get_by_role("button", name="Synthetic X-ray 2").click()
+    viewer.page.locator(".thumb-main").nth(1).wait_for()
+    assert viewer.read().page.locator(".study").count() == 0
+
+
 def test_a_place_that_is_clicked_tells_what_is_said_there(viewer: Viewer) -> None:
     viewer.example(3)
     (mask,) = (mask.pixels for mask in study(2).views[0].masks if mask.pathology == "pneumothorax")
@@ -365,13 +418,11 @@ def test_a_place_names_the_anatomy_in_which_what_is_seen_there_lies(viewer: View
     viewer.example(3)
     (mask,) = (mask.pixels for mask in study(2).views[0].masks if mask.pathology == "pneumothorax")
     y, x = np.argwhere(mask).mean(0) / 512
-    viewer.click_film(x, y)
-    assert "Right lung apex" in viewer.text(".pane .under")
-    viewer.page.locator("#inquiry .chip", has_text="Right lung apex").click()
+    assert "Right lung apex" in viewer.hover_film(x, y).text(".pane .under")
+    viewer.click_film(x, y).page.locator("#inquiry .chip", has_text="Right lung apex").click()
     assert viewer.settle().text("#inquiry h2") == "Right lung apex"
-    viewer.click_film(0.9, 0.6)  # nothing is seen there: the model can't say what lies there
-    assert viewer.page.locator("#inquiry .chip").count() == 0
-    assert re.fullmatch(r"value \d+", viewer.text(".pane .under"))
+    assert re.fullmatch(r"value \d+", viewer.hover_film(0.9, 0.6).text(".pane .under"))  # nothing is seen there
+    assert viewer.click_film(0.9, 0.6).page.locator("#inquiry .chip").count() == 0
 
 
 def test_an_anatomy_that_is_clicked_tells_what_is_said_there_and_in_the_report(viewer: Viewer) -> None:
@@ -659,6 +710,38 @@ def test_all_text_can_be_read(viewer: Viewer, theme: str) -> None:
     assert viewer.press("o").page.evaluate(CONTRAST) == []
 
 
+@pytest.mark.skipif("AXE" not in os.environ, reason="needs AXE=axe.min.js, of the package axe-core of npm")
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_axe_has_nothing_against_any_part_of_the_page(
+    open_viewer: Callable[..., Viewer], films: dict[str, Path], theme: str
+) -> None:
+    viewer = open_viewer(bypass_csp=True).go()
+    viewer.page.add_script_tag(path=os.environ["AXE"])
+
+    def complaints() -> list[str]:
+        return list(
+            viewer.page.evaluate(
+                """async () => (await axe.run({ resultTypes: ["violations"] })).violations.flatMap(
+                    ({ id, help, nodes }) => nodes.map(({ html }) => `${id}: ${help}: ${html.slice(0, 120)}`))"""
+            )
+        )
+
+    if theme == "light":
+        viewer.press("t")
+    assert complaints() == []
+    viewer.choose(films["film.png"], films["lateral.dcm"]).read().press("1", "2").click_film(0.4, 0.3)
+    viewer.page.locator(".study", has_text="Without a reading").wait_for(state="detached")
+    for _ in range(4):  # findings, matrix, report, about
+        assert complaints() == []
+        viewer.press("g")
+    viewer.press("c").page.locator(".measure ~ .measure").first.wait_for()
+    assert complaints() == []
+    for key in ("?", "e"):
+        assert viewer.press(key).page.locator("dialog[open]").count() == 1
+        assert complaints() == []
+        viewer.press("Escape")
+
+
 @pytest.mark.parametrize("size", ["desk", "laptop", "tablet"])
 def test_every_part_fits_the_screen(open_viewer: Callable[..., Viewer], size: str) -> None:
     viewer = open_viewer(size).example(3).press("1")
@@ -846,10 +929,89 @@ def test_a_busy_server_is_asked_again_quietly(viewer: Viewer) -> None:
 
 
 def test_an_answer_that_breaks_off_while_the_film_comes_is_asked_for_again(viewer: Viewer) -> None:
-    viewer.go().server.trouble = Trouble(broken_off=1, slow_pixels=2)
+    viewer.go().server.trouble = Trouble(broken_off=["/v1/read"], slow={"/v1/pixels": 3})
     viewer.page.get_by_role("button", name="Synthetic X-ray 1").click()
     viewer.read()
     assert viewer.server.asked.count("/v1/read") == 2
+
+
+def test_any_answer_that_breaks_off_is_asked_for_again(viewer: Viewer) -> None:
+    viewer.go().server.trouble.broken_off = ["/v1/pixels", "/v1/ask", "/v1/facts", "/v1/read"]
+    viewer.page.get_by_role("button", name="Synthetic X-ray 3").click()
+    viewer.read().page.locator("#ask").fill("air outside the lung")
+    viewer.page.keyboard.press("Enter")
+    viewer.finding("air outside the lung").wait_for()
+    viewer.page.locator("#tab-report").click()
+    viewer.page.locator(".verdict").first.wait_for()
+    assert viewer.server.trouble.broken_off == []
+    viewer.page.locator("#notice").wait_for(state="hidden")
+
+
+def test_what_broke_off_of_one_film_is_asked_for_again_while_another_is_looked_at(
+    viewer: Viewer, films: dict[str, Path]
+) -> None:
+    viewer.go().server.trouble.broken_off = ["/v1/read", "/v1/read"]
+    viewer.choose(films["film.png"], films["film.jpg"]).read()
+    assert "Without a reading" in viewer.text(".study") or viewer.server.asked.count("/v1/read") == 4
+    viewer.page.locator(".study", has_text="Without a reading").wait_for(state="detached")
+
+
+def test_a_film_that_is_closed_while_its_answers_come_troubles_nobody(viewer: Viewer, films: dict[str, Path]) -> None:
+    viewer.go().server.trouble.slow = {"/v1/pixels": 2}
+    requests: list[str] = []
+    viewer.page.on("request", lambda request: requests.append(urlsplit(request.url).path))
+    with viewer.page.expect_response("**/v1/pixels"):  # of which half came
+        viewer.choose(films["film.png"], films["film.jpg"])
+    with viewer.page.expect_event("requestfailed"):
+        viewer.page.locator(".thumb-close").first.click()
+    assert viewer.read().page.locator("#notice").is_hidden()
+    assert "film.jpg" in viewer.text(".pane .title")
+    assert "/health" not in requests  # nobody took the server for one that is gone
+
+
+def test_another_model_may_be_chosen_and_another_film_while_a_text_is_asked(viewer: Viewer, films: dict[str, Path]) -> None:
+    viewer.go().choose(films["film.png"]).read()
+    viewer.choose(films["film.jpg"]).page.locator('.thumb[data-status="ready"]').nth(1).wait_for()
+    viewer.read().server.trouble.slow = {"/v1/ask": 1}
+    viewer.page.locator("#ask").fill("air outside the lung")
+    viewer.page.keyboard.press("Enter")
+    viewer.page.locator("#ask-note", has_text="Asking").wait_for()
+    viewer.page.locator(".thumb-main").first.click()
+    viewer.page.locator("#model").select_option("doubter")
+    viewer.page.locator("#ask-note").wait_for(state="hidden")
+    viewer.finding("air outside the lung").wait_for()
+    assert 0.5 < float(viewer.page.locator('.finding[data-id="pneumothorax"] .row .number').inner_text()) < 0.7
+
+
+def test_a_text_that_is_refused_takes_none_with_it_that_is_asked_meanwhile(viewer: Viewer) -> None:
+    viewer.example(3).server.trouble.slow = {"/v1/ask": 1}
+    for text in ("unanswerable", "air outside the lung"):
+        viewer.page.locator("#ask").fill(text)
+        viewer.page.keyboard.press("Enter")
+    viewer.finding("air outside the lung").wait_for()
+    assert viewer.finding("unanswerable").count() == 0
+
+
+def test_films_and_links_that_come_before_the_server_answers_are_not_lost(viewer: Viewer, films: dict[str, Path]) -> None:
+    viewer.server.trouble.token = "s3cret"
+    viewer.page.goto(viewer.server.address + "#model=fedcba9876543210&floor=0.4")
+    viewer.page.locator("#token-dialog[open]").wait_for()
+    viewer.choose(films["film.png"])
+    viewer.page.locator("#token").fill("s3cret")
+    viewer.page.get_by_role("button", name="Go on").click()
+    viewer.read()
+    assert viewer.page.locator("#model").input_value() == "doubter"
+    assert viewer.page.locator("#floor").input_value() == "0.4"
+
+
+def test_a_server_that_came_back_with_another_token_asks_for_it_and_all_goes_on(viewer: Viewer) -> None:
+    viewer.example(3).server.trouble.token = "another"
+    viewer.page.locator("#ask").fill("air outside the lung")
+    viewer.page.keyboard.press("Enter")
+    viewer.page.locator("#token").fill("another")
+    viewer.page.get_by_role("button", name="Go on").click()
+    viewer.finding("air outside the lung").wait_for()
+    assert viewer.page.locator("#notice").is_hidden()
 
 
 def test_a_server_that_stays_busy_says_so_and_is_asked_again_on_demand(viewer: Viewer, films: dict[str, Path]) -> None:
@@ -873,24 +1035,37 @@ def test_a_server_with_a_token_asks_for_it(viewer: Viewer) -> None:
 # The real server
 
 
-def test_a_trained_model_is_served_to_the_viewer(open_viewer: Callable[..., Viewer], tiny_run: Path) -> None:
-    command = [sys.executable, "-m", "medlip", "serve", tiny_run, "--port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as served:
-        try:
-            assert served.stdout is not None
-            address = json.loads(served.stdout.readline())["address"]
-            viewer = open_viewer()
-            viewer.page.goto(address)
-            viewer.page.get_by_role("button", name="Synthetic X-ray 1").click()
-            viewer.read().press("1")
-            assert viewer.pixels().std() > 20
-            assert viewer.page.locator(".scale").count() == 1
-            viewer.page.locator("#tab-matrix").click()
-            assert viewer.page.locator(".cell").count() > 50
-            viewer.page.locator("#tab-report").click()
-            viewer.page.locator(".verdict").first.wait_for()
-        finally:
-            served.terminate()
+def test_a_trained_model_is_served_to_the_viewer(open_viewer: Callable[..., Viewer], real_server: str) -> None:
+    viewer = open_viewer()
+    viewer.page.goto(real_server)
+    viewer.page.get_by_role("button", name="Synthetic X-ray 1").click()
+    viewer.read().press("1")
+    assert viewer.pixels().std() > 20
+    assert viewer.page.locator(".scale").count() == 1
+    assert "one half for every finding" in viewer.text(".list")
+    viewer.page.locator("#tab-matrix").click()
+    assert viewer.page.locator(".cell").count() > 50
+    viewer.page.locator("#tab-report").click()
+    viewer.page.locator(".verdict").first.wait_for()
+
+
+def test_a_calibrated_model_says_where_its_thresholds_are_from_and_what_there_is_to_doubt_about_a_film(
+    open_viewer: Callable[..., Viewer], real_server: str, films: dict[str, Path]
+) -> None:
+    viewer = open_viewer()
+    viewer.page.goto(real_server)
+    viewer.page.locator("#model").select_option("calibrated")
+    viewer.choose(films["film.dcm"], films["lateral.dcm"], films["knee.dcm"]).read()
+    viewer.page.locator(".study", has_text="Without a reading").wait_for(state="detached")
+    assert "Probabilities are calibrated." in viewer.text(".list")
+    assert "Threshold: specificity=0.9 on 60 images of phantom (all), by their labels." in viewer.text(".list")
+    assert "Left out because of doubts: lateral.dcm, knee.dcm." in viewer.text(".study")
+    thresholds = viewer.page.locator(".finding .gauge").evaluate_all(
+        "gauges => gauges.map((gauge) => gauge.style.getPropertyValue('--threshold'))"
+    )
+    assert len(set(thresholds)) > 1  # each finding has its own
+    for doubt in ("the view is lateral", "the modality is CT"):
+        assert f"What is read here may mean little: {doubt}" in viewer.press("n").text(".list")
 
 
 # Not a medical device

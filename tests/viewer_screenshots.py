@@ -74,6 +74,15 @@ def _each_part(page: Page, address: str, example: int, out: Path, name: str) -> 
         page.keyboard.press("c")
     page.keyboard.press("?")
     picture("help")
+    page.keyboard.press("Escape")
+    films = [(f"{number}.png", page.request.get(f"{address}v1/examples/{number}").body()) for number in (1, 2)]
+    page.locator("#files").set_input_files(
+        [{"name": film, "mimeType": "image/png", "buffer": content} for film, content in films]
+    )
+    page.locator(".study li").first.wait_for()
+    page.locator(".pane .numbers", has_text=re.compile(r"\d")).first.wait_for()
+    page.locator(".pane").click()
+    picture("study")
 
 
 def _shrink(picture: Path, out: Path) -> None:

@@ -48,12 +48,18 @@ LIMITS = {"upload_bytes": 4 << 20, "pixels": 10**8, "texts": 3, "text_characters
 
 @dataclass
 class Trouble:
-    """What is wrong with a server: how often in a row it is busy, how many readings break off, seconds that pixels take, and
-    the token that it wants."""
+    """What is wrong with a server.
+
+    Attributes:
+        busy: how often in a row it is.
+        broken_off: what it is asked, by address: the next answer ends in its middle, once for each time it stands here.
+        slow: seconds that answers take, by address; half of each comes at once.
+        token: that it wants.
+    """
 
     busy: int = 0
-    broken_off: int = 0
-    slow_pixels: float = 0
+    broken_off: list[str] = field(default_factory=list)
+    slow: dict[str, float] = field(default_factory=dict)
     token: str = ""
 
 
@@ -267,11 +273,6 @@ class _Handler(BaseHTTPRequestHandler):
                 503, "The server is busy", "Too many films are read at once. Try again in a moment.", ("Retry-After", "1")
             )
             return
-        if trouble.broken_off and self.path == "/v1/read":
-            trouble.broken_off -= 1
-            return
-        if self.path == "/v1/pixels":
-            sleep(trouble.slow_pixels)
         if self.path == "/v1/facts":
             report = json.loads(body)["report"]
             if "Befund" in report:
@@ -348,5 +349,11 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers:
             self.send_header(name, value)
         self.end_headers()
+        trouble, half = self.owner.trouble, len(content) // 2
         with suppress(ConnectionError):  # whoever asked is gone
-            self.wfile.write(content)
+            self.wfile.write(content[:half])
+            if self.path in trouble.broken_off:
+                trouble.broken_off.remove(self.path)
+                return
+            sleep(trouble.slow.get(self.path, 0))
+            self.wfile.write(content[half:])

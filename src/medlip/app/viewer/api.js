@@ -23,6 +23,9 @@ const gone = () =>
     "Start it again with “medlip serve”. Nothing here is lost: it goes on when the server is back.",
   );
 
+/** What it means that no whole answer came: nobody wanted it any more, or the server is gone. */
+const brokenOff = (error) => (error.name === "AbortError" ? new Problem("cancelled", "Cancelled", "") : gone());
+
 /** Ask the server; throw a `Problem` for any answer but a good one. A busy server gets a second chance after a while. */
 async function request(path, { body, json, signal, retry = true } = {}) {
   const headers = {};
@@ -34,7 +37,7 @@ async function request(path, { body, json, signal, retry = true } = {}) {
   try {
     response = await fetch(path, { method: sent === undefined ? "GET" : "POST", body: sent, headers, signal });
   } catch (error) {
-    throw error.name === "AbortError" ? new Problem("cancelled", "Cancelled", "") : gone();
+    throw brokenOff(error);
   }
   if (response.ok) return response;
   if (response.status === 503 && retry) {
@@ -65,8 +68,8 @@ function wait(seconds, signal) {
 async function whole(response, read) {
   try {
     return await response[read]();
-  } catch {
-    throw gone();
+  } catch (error) {
+    throw brokenOff(error);
   }
 }
 
@@ -102,8 +105,8 @@ export async function examples() {
 }
 
 /** @returns {Blob} the file of an example */
-export async function example(id) {
-  return whole(await request(`/v1/examples/${encodeURIComponent(id)}`), "blob");
+export async function example(id, signal) {
+  return whole(await request(`/v1/examples/${encodeURIComponent(id)}`, { signal }), "blob");
 }
 
 /** @returns {import("./pixels.js").Film} all the bits that a file has, upright, with what reading it left out or turned */
@@ -122,9 +125,9 @@ export async function pixels(file, signal) {
   };
 }
 
-/** @returns {Reading} what a model sees in a file, and what it answers to texts */
-export async function read(file, model, texts, signal) {
-  const body = form({ file, model: model.id, ask: texts, maps: "all" });
+/** @returns {Reading} what a model sees in a file */
+export async function read(file, model, signal) {
+  const body = form({ file, model: model.id, maps: "all" });
   return readingOf(await json("/v1/read", { body, signal }), model);
 }
 
@@ -174,7 +177,7 @@ function readingOf(answer, model) {
   return {
     model,
     findings: found,
-    asked: asked(answer, maps),
+    asked: [], // answers to texts, as they come
     matrix: answer.matrix,
     doubts: answer.doubts,
     notes: answer.notes,

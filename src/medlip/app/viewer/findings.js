@@ -5,6 +5,7 @@ import { $, announce, h, icon, setVars } from "./dom.js";
 import { counted, display, probability, value } from "./format.js";
 import { unitOf } from "./layers.js";
 import { entryOf, findingOf } from "./session.js";
+import { sumUp } from "./study.js";
 import { isPresent } from "./verdicts.js";
 
 const WORTH = 0.1; // of its likeliest place, that a finding's other places are named from: the matrix has them all
@@ -132,6 +133,8 @@ export function createFindings(store, actions) {
           `${reading.doubts.join("; ")}. A model for frontal chest X-rays answers anything it is shown.`,
         ),
       );
+    const films = state.films.filter(({ study }) => study === state.current.study);
+    if (films.length > 1 && !typed) parts.push(ofStudy(films));
     if (beside)
       parts.push(h("p", { class: "soft small" }, `Upper bar: ${reading.model.name}. Lower bar: ${beside.model.name}.`));
     if (reading.asked.some(matches))
@@ -186,6 +189,38 @@ export function createFindings(store, actions) {
       findings.length
         ? h("ul", { class: "rows" }, ...findings.map((finding) => row(finding, reading, beside)))
         : h("p", { class: "soft small" }, none),
+    );
+  }
+
+  /** What all films of the study show together: a click shows the finding on the film that shows it most. */
+  function ofStudy(films) {
+    const { findings, doubted, unread } = sumUp(films, state.model);
+    const present = findings.filter(({ finding }) => isPresent(finding));
+    const names = (some) => some.map(({ label }) => label).join(", ");
+    return h(
+      "section",
+      { class: "group study", "aria-label": "The study" },
+      h("h2", {}, `The study: highest of ${films.length} films`, h("span", { class: "count" }, present.length)),
+      present.length
+        ? h(
+            "ul",
+            { class: "rows" },
+            ...present.map(({ film, finding }) =>
+              h(
+                "li",
+                { "data-of": finding.id },
+                h(
+                  "button",
+                  { type: "button", class: "row", onclick: () => actions.showOn(film, finding.id) },
+                  h("span", { class: "name" }, finding.label, h("span", { class: "soft" }, ` ${film.label}`)),
+                  measure(finding),
+                ),
+              ),
+            ),
+          )
+        : h("p", { class: "soft small" }, "None of the findings reaches its threshold."),
+      doubted.length > 0 && h("p", { class: "soft small" }, `Left out because of doubts: ${names(doubted)}.`),
+      unread.length > 0 && h("p", { class: "soft small" }, `Without a reading so far: ${names(unread)}.`),
     );
   }
 

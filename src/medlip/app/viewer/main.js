@@ -4,7 +4,7 @@
 //   server     api.js
 //   film       stage.js, gestures.js, renderer.js, pixels.js, geometry.js
 //   maps       layers.js, maps.js, places.js, colours.js, scales.js
-//   panels     findings.js, matrix.js, report.js + verdicts.js, about.js, inquiry.js (what is said here), strip.js
+//   panels     findings.js + study.js, matrix.js, report.js + verdicts.js, about.js, inquiry.js (what is said here), strip.js
 //   page       keyboard.js, export.js, welcome.js, theme.js, first.js
 
 import { createAbout } from "./about.js";
@@ -52,6 +52,10 @@ const actions = {
   inquire: (inquiry) => store.set({ inquiry }),
   showPair: (pathology, anatomy) => {
     store.set({ shown: [{ id: pathology, slot: 0 }], selected: pathology, mapsOn: true, inquiry: { anatomy } });
+  },
+  showOn: (film, id) => {
+    session.select(film);
+    actions.show(id);
   },
   show: (id) => store.set({ shown: [{ id, slot: 0 }], selected: id, mapsOn: true }),
   nextFinding: (by) => {
@@ -191,6 +195,7 @@ async function follow(fragment) {
   }
   store.set({ ...patch, model: byHash(model) ?? state.model, second: byHash(second) ?? null });
   linked = film;
+  if (state.current) session.ensureStudy(state.current);
   const known = state.examples.find(({ id }) => id === example);
   if (known) {
     await welcome.openExample(known);

@@ -67,10 +67,10 @@ export function createReport(store, actions) {
       study = film?.study ?? null;
       text.value = study?.report ?? "";
     }
-    text.disabled = !study;
+    text.disabled = !study || !state.ready;
     clear.hidden = !text.value;
     const { reading } = entryOf(film, state.model);
-    results.replaceChildren(...outcome(reading));
+    results.replaceChildren(...outcome(reading).filter(Boolean));
   }
 
   function outcome(reading) {
@@ -91,8 +91,10 @@ export function createReport(store, actions) {
     const verdicts = compare(study.facts.facts, reading);
     const cards = (chosen) => h("ul", { class: "cards" }, ...chosen.map((verdict) => cardOf(verdict, reading)));
     const apart = verdicts.filter(({ kind }) => kind === "apart");
+    const films = state.films.filter((film) => film.study === study).length;
     return [
       summary(verdicts),
+      films > 1 && h("p", { class: "soft small" }, `Compared with this film alone, one of ${films} of the study.`),
       cards(verdicts.filter(({ kind }) => kind !== "apart")),
       apart.length
         ? h(
@@ -178,6 +180,6 @@ export function createReport(store, actions) {
     text.scrollTop = (text.scrollHeight - text.clientHeight) * (from / Math.max(1, text.value.length));
   }
 
-  store.on(["report", "films", "current", "model"], draw);
+  store.on(["report", "films", "current", "model", "ready"], draw);
   draw();
 }

@@ -7,7 +7,7 @@ import { WHOLE } from "./geometry.js";
 import { pyramid } from "./pixels.js";
 
 const AT_ONCE = 2; // films that are read at a time
-const LOOK_AGAIN = 3000; // ms between two looks whether a server that was gone is back
+const LOOK_AGAIN = 1500; // ms before each look whether a server that was gone is back
 
 export const INITIAL = {
   ready: false, // whether the server said what it offers
@@ -37,34 +37,42 @@ export function createSession(store) {
   const queue = []; // films that wait for their turn
   let running = 0;
   let keys = 0;
+  let goOn = null; // wakes what waits for the server at the start
+  let asking = Promise.resolve(); // texts are asked one after the other: the server refuses a bad one with all beside it
 
   // Models and examples
 
+  /** Learn what the server offers. What may pass is waited out, so that films and links that came meanwhile are not lost. */
   async function start() {
-    try {
-      const [offer, samples] = await Promise.all([api.models(), api.examples()]);
-      const model = offer.models.find(({ id }) => id === offer.preferred) ?? offer.models[0];
-      store.set({
-        ready: true,
-        models: offer.models,
-        limits: offer.limits,
-        disclaimer: offer.disclaimer,
-        examples: samples,
-        model,
-        notice: null,
-      });
-    } catch (problem) {
-      complain(problem);
-      if (problem.kind !== "gone") throw problem;
-      await back();
-      await start();
+    while (!state.ready) {
+      try {
+        const [offer, samples] = await Promise.all([api.models(), api.examples()]);
+        const model = offer.models.find(({ id }) => id === offer.preferred) ?? offer.models[0];
+        store.set({
+          ready: true,
+          models: offer.models,
+          limits: offer.limits,
+          disclaimer: offer.disclaimer,
+          examples: samples,
+          model,
+          notice: null,
+        });
+      } catch (problem) {
+        if (!problem.passing) {
+          store.set({ notice: problem });
+          throw problem;
+        }
+        complain(problem);
+        await new Promise((resolve) => (goOn = resolve));
+      }
     }
+    catchUp();
   }
 
   function chooseModel(model) {
     const second = state.second === model ? null : state.second;
     store.set({ model, second });
-    if (state.current) ensureAll(state.current);
+    if (state.current) ensureStudy(state.current);
     for (const study of new Set(state.films.map((film) => film.study))) if (study.report) readReport(study, study.report);
   }
 
@@ -126,8 +134,9 @@ export function createSession(store) {
     film.problem = null;
     store.touch("films");
     try {
-      film.file ??= await api.example(film.example);
+      film.file ??= await api.example(film.example, film.stop.signal);
       refuseTooLarge(film.file);
+      film.sendable = true;
       const reading = ensureAll(film);
       film.pixels = await api.pixels(film.file, film.stop.signal);
       film.levels = pyramid(film.pixels);
@@ -157,7 +166,7 @@ export function createSession(store) {
 
   function select(film) {
     store.set({ current: film, inquiry: null });
-    if (film?.pixels) ensureAll(film);
+    if (film) ensureStudy(film);
     return film;
   }
 
@@ -176,19 +185,26 @@ export function createSession(store) {
   }
 
   function retry(film) {
-    queue.push(film);
+    for (const entry of film.readings.values()) entry.problem = null;
+    if (!queue.includes(film)) queue.push(film);
     turn();
   }
 
-  // Readings: each film by each model that is looked at, with every text that was asked
+  // Readings: each film by each model that is looked at, the current one with every text that was asked
 
   const activeModels = () => [state.model, state.second].filter(Boolean);
 
-  function ensureAll(film) {
-    return Promise.all(activeModels().map((model) => ensure(film, model)));
+  function ensureAll(film, models = activeModels()) {
+    return Promise.all(models.map((model) => ensure(film, model)));
   }
 
-  /** See to it that a model has read a film and answered every text; what is under way is waited for. */
+  /** See to it that a film was read, then those that are summed up with it. */
+  async function ensureStudy(film) {
+    await ensureAll(film);
+    for (const other of state.films) if (other !== film && other.study === film.study) await ensureAll(other);
+  }
+
+  /** See to it that a model has read a film, and of the current one answered every text; what is under way is waited for. */
   function ensure(film, model) {
     const entry = film.readings.get(model.id) ?? { reading: null, problem: null, busy: Promise.resolve() };
     film.readings.set(model.id, entry);
@@ -197,14 +213,22 @@ export function createSession(store) {
   }
 
   async function complete(film, model, entry) {
-    const answered = new Set(entry.reading?.asked.map(({ id }) => id));
-    const texts = model.can.open_text ? state.texts.filter((text) => !answered.has(text)) : [];
-    if (!film.file || (entry.reading && !texts.length)) return;
+    const unanswered = () => {
+      const answered = new Set(entry.reading.asked.map(({ id }) => id));
+      return model.can.open_text && film === state.current ? state.texts.filter((text) => !answered.has(text)) : [];
+    };
+    const refused = !entry.reading && entry.problem && !entry.problem.passing; // until it is tried again
+    if (!film.sendable || refused || (entry.reading && !unanswered().length)) return;
     Object.assign(entry, { problem: null, pending: true });
     store.touch("films");
     try {
-      if (!entry.reading) entry.reading = await api.read(film.file, model, texts, film.stop.signal);
-      else entry.reading.asked.push(...(await api.ask(film.file, model, texts, film.stop.signal)));
+      if (!entry.reading) {
+        entry.reading = await api.read(film.file, model, film.stop.signal);
+        store.touch("films"); // what it says is shown while texts are asked
+      }
+      const texts = unanswered();
+      const answers = texts.length ? await api.ask(film.file, model, texts, film.stop.signal) : [];
+      entry.reading.asked.push(...answers.filter(({ id }) => state.texts.includes(id))); // it may be taken away meanwhile
     } catch (problem) {
       if (problem.kind !== "cancelled") entry.problem = problem;
       complain(problem);
@@ -237,8 +261,13 @@ export function createSession(store) {
     return store.set({ shown, selected: id, mapsOn: true });
   }
 
-  /** Ask a text of every film; the one that is looked at answers first. */
-  async function ask(text) {
+  /** Ask a text of every film: each answers when it is looked at. */
+  function ask(text) {
+    asking = asking.catch(() => {}).then(() => askOne(text));
+    return asking;
+  }
+
+  async function askOne(text) {
     const most = state.limits.texts ?? 32;
     if (!state.texts.includes(text)) {
       if (state.texts.length >= most)
@@ -248,8 +277,9 @@ export function createSession(store) {
     store.set({ shown: [{ id: text, slot: 0 }], selected: text, mapsOn: true });
     const film = state.current;
     if (!film) return;
-    await ensureAll(film);
-    const entries = activeModels().map((model) => film.readings.get(model.id));
+    const models = activeModels(); // others may be chosen meanwhile
+    await ensureAll(film, models);
+    const entries = models.map((model) => film.readings.get(model.id));
     const failed = entries.find((entry) => entry.problem);
     if (failed && !failed.problem.passing) {
       forget(text);
@@ -299,33 +329,37 @@ export function createSession(store) {
     if (problem.kind === "gone") back();
   }
 
-  /** Wait until the server answers again, then do what was left undone. */
+  /** Wait until the server answers again, then go on. */
   function back() {
     waiting ??= (async () => {
-      while (!(await api.answers())) await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN));
+      do await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN));
+      while (!(await api.answers()));
       waiting = null;
-      if (state.ready) resume();
+      resume();
     })();
-    return waiting;
   }
 
-  /** Do again what a passing problem left undone. */
+  /** Go on where a passing problem stopped it. */
   function resume() {
     store.set({ notice: null });
-    if (!state.ready) return start().catch(() => {});
+    if (state.ready) catchUp();
+    else goOn?.();
+  }
+
+  /** Do what was left undone: by a passing problem, or because films came before the models were known. */
+  function catchUp() {
     for (const film of state.films) {
+      const entries = [...film.readings.values()];
       if (film.problem?.passing) retry(film);
-      for (const entry of film.readings.values()) if (entry.problem?.passing) entry.problem = null;
+      else if (!entries.length || entries.some(({ problem }) => problem?.passing)) ensureAll(film);
     }
-    if (state.current && state.current.status !== "failed") ensureAll(state.current);
     for (const study of new Set(state.films.map((film) => film.study)))
       if (study.problem?.passing) readReport(study, study.report);
-    return null;
   }
 
   function giveToken(token) {
     api.useToken(token);
-    return resume();
+    resume();
   }
 
   return {
@@ -340,6 +374,7 @@ export function createSession(store) {
     retry,
     showOnly,
     toggle,
+    ensureStudy,
     ask,
     forget,
     readReport,

@@ -15,6 +15,7 @@ export function createStage(store, actions) {
   const panes = [createPane(), createPane()];
   const area = $("#panes");
   let frame = 0;
+  let asked = false; // who asked what is said at a place needs no hint any more
 
   function createPane() {
     const pane = h("div", {
@@ -54,7 +55,8 @@ export function createStage(store, actions) {
     const shown = Boolean(film);
     area.hidden = !shown;
     $("#tools").hidden = !shown;
-    $("#hint").hidden = !film?.pixels;
+    asked ||= Boolean(state.inquiry);
+    $("#hint").hidden = asked || !film?.pixels;
     $("#welcome").hidden = shown;
     const models = film ? [state.model, state.second].filter(Boolean) : [];
     area.classList.toggle("two", models.length > 1);
