@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ class Cluster:
             items: read lazily.
             size: of a chunk.
         """
+        errors = self.ray.exceptions
         task = self.ray.remote(_do).options(max_retries=TRIES, num_cpus=1)
         shared = self.ray.put(work)  # sent to each machine once
         chunks = iter(items)
@@ -51,7 +53,7 @@ class Cluster:
             chunk, future = waiting.popleft()
             try:
                 yield chunk, self.ray.get(future)
-            except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.OutOfMemoryError):
+            except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError, errors.ObjectLostError):
                 yield chunk, None
 
 
@@ -79,7 +81,9 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Cluster]:
         if mine:
             plugins = {name: os.environ[name] for name in (PLUGINS,) if name in os.environ}
             settings: Mapping[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-            if address is None:
+            if address is not None:
+                _require_listener(address)
+            else:
                 settings = {**settings, "num_cpus": workers, "include_dashboard": False}
             ray.init(address=address or "local", runtime_env={"env_vars": plugins}, **settings)
         yield Cluster(ray, 2 * (workers or max(1, int(ray.cluster_resources().get("CPU", 1)))))
@@ -91,3 +95,16 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Cluster]:
     finally:
         if mine:
             ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raise a `ConnectionError` unless someone listens at host and port: Ray itself would try for minutes without a word."""
+    if address == "auto" or "//" in address:
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConnectionError("it should be auto, or a host and a port as in head-node:6379")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConnectionError(str(error)) from error
