@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from medlip.concepts import default_vocabulary
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods.base import Method, MethodConfig, method_config
+from medlip.training import load_recipe
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ class FakeStore(list):
         return FakeStore(self[index] for index in indices)
 
 
+REPORTS = (
+    ("The heart is normal in size.", "No pneumothorax.", "There is a 3.5 cm mass in the left lung."),
+    ("There is a large right pleural effusion.",),
+    (),
+    ("No change since the prior study.", "Mild cardiomegaly."),
+)
 SMALL: dict[str, Any] = {
     "backbone": "resnet10t",
     "stride": 16,
@@ -74,6 +82,25 @@ def shrunk(settings: dict[str, Any], but: Sequence[str] = ()) -> dict[str, Any]:
     """Settings of a method in small; what it doesn't know as a setting, and what is in `but`, is left out."""
     known = type(method_config({"name": settings["name"]})).model_fields
     return settings | {key: value for key, value in SMALL.items() if key in known and key not in but}
+
+
+def recipe_settings(name: str, text_encoder: str) -> dict[str, Any]:
+    """A shipped recipe's method: the same kind of networks, the same terms, but few layers, and a text encoder at hand."""
+    settings = shrunk(load_recipe(name).method, but=["backbone", "stride"])
+    if settings.get("text_encoder", "").count("/"):
+        settings["text_encoder"] = text_encoder
+    return settings | ({"depth": 1} if settings["backbone"].startswith("vit_") else {})
+
+
+def save_text_encoder(folder: Path) -> None:
+    """Write a text encoder of one layer, as transformers saves them."""
+    from transformers import BertTokenizerFast
+
+    from medlip.nn.report_encoder import ReportEncoder
+
+    tiny = ReportEncoder.from_reports([" ".join(report) for report in REPORTS] * 3, 32, width=32, layers=1)
+    tiny.model.save_pretrained(folder)
+    BertTokenizerFast(tokenizer_object=tiny.tokenizer).save_pretrained(folder)
 
 
 class FakeMethod(Method):

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fakes import shrunk
+from fakes import REPORTS, recipe_settings, save_text_encoder, shrunk
 from medlip.concepts import default_vocabulary
 from medlip.data.batch import Batch
 from medlip.errors import MedLIPError
@@ -35,18 +35,11 @@ from medlip.methods.base import (
     read_safetensors,
     write_safetensors,
 )
-from medlip.training import load_recipe
 from medlip.training.recipe import recipe_files
 
 SIZE = 64
 VOCABULARY = default_vocabulary()
 PROMPTS = ("effusion", "a metal clip over the heart", "There is a large right pleural effusion.", "pneumothorax")
-REPORTS = (
-    ("The heart is normal in size.", "No pneumothorax.", "There is a 3.5 cm mass in the left lung."),
-    ("There is a large right pleural effusion.",),
-    (),
-    ("No change since the prior study.", "Mild cardiomegaly."),
-)
 EVERY = method_names()
 DEVICES = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
 
@@ -378,14 +371,6 @@ class Losses(nn.Module):
         return self.method.losses(batch)
 
 
-def recipe_settings(name: str, text_encoder: str) -> dict[str, Any]:
-    """A shipped recipe's method: the same kind of networks, the same terms, but few layers, and a text encoder at hand."""
-    settings = shrunk(load_recipe(name).method, but=["backbone", "stride"])
-    if settings.get("text_encoder", "").count("/"):
-        settings["text_encoder"] = text_encoder
-    return settings | ({"depth": 1} if settings["backbone"].startswith("vit_") else {})
-
-
 def work(rank: int, folder: str, text_encoder: str) -> None:
     """Take three steps of every recipe's model in two processes, one of which finds nothing to learn from in the second."""
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=300))
@@ -408,11 +393,5 @@ def work(rank: int, folder: str, text_encoder: str) -> None:
 def test_every_recipe_s_model_trains_in_two_processes_without_unused_weights(
     ranks: Callable[..., None], tmp_path: Path
 ) -> None:
-    from transformers import BertTokenizerFast
-
-    from medlip.nn.report_encoder import ReportEncoder
-
-    tiny = ReportEncoder.from_reports([" ".join(report) for report in REPORTS] * 3, 32, width=32, layers=1)
-    tiny.model.save_pretrained(tmp_path / "text")
-    BertTokenizerFast(tokenizer_object=tiny.tokenizer).save_pretrained(tmp_path / "text")
+    save_text_encoder(tmp_path / "text")
     ranks(work, str(tmp_path), str(tmp_path / "text"))

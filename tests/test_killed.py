@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -115,26 +116,27 @@ def assert_same(ours: Path, theirs: Path) -> None:
 
 def campaign(name: str, ranks: int, kills: int, store: Path, tmp_path: Path, seed: int = 0) -> None:
     """Kill a training at random moments, and twice while it writes a checkpoint; hold it against one that was left alone."""
-    began = time.monotonic()
-    whole = str(tmp_path / "whole")
-    assert end(start(ranks, name, str(store), whole)) == [0] * ranks
-    duration, killed = time.monotonic() - began, tmp_path / "killed"
-    moments = random.Random(seed)
-    for kill in range(kills):
+    for whole in (tmp_path / "first", tmp_path / "whole"):  # the first one waits for the server that forks, too
+        began = time.monotonic()
+        assert end(start(ranks, name, str(store), str(whole))) == [0] * ranks
+        duration = time.monotonic() - began
+    moments, runs, done = random.Random(seed), count(), 0
+    killed = tmp_path / f"killed {next(runs)}"
+    while done < kills:
         processes = start(ranks, name, str(store), str(killed))
         time.sleep(moments.uniform(0, 0.7 * duration))
         processes[moments.randrange(ranks)].kill()
-        end(processes)
-        if (killed / "model.safetensors").exists():  # it was done before; the next one starts anew
-            assert_same(Path(whole), killed)
-            killed = tmp_path / f"killed {kill}"
+        done += -signal.SIGKILL in end(processes)  # else it was over before
+        if (killed / "model.safetensors").exists():  # the next one starts anew
+            assert_same(whole, killed)
+            killed = tmp_path / f"killed {next(runs)}"
     written = tmp_path / "written"
     for writes in (2, 3):
         assert -signal.SIGKILL in end(start(ranks, name, str(store), str(written), writes=writes))
         assert list(written.glob("*.partial"))
     for left in (killed, written):
         assert end(start(ranks, name, str(store), str(left))) == [0] * ranks
-        assert_same(Path(whole), left)
+        assert_same(whole, left)
         assert not list(left.glob("*.partial"))
 
 

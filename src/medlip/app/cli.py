@@ -60,6 +60,7 @@ from medlip.app.commands.retrieve import retrieve
 from medlip.app.commands.serve import serve
 from medlip.app.commands.show import show
 from medlip.app.commands.transfer import transfer
+from medlip.app.launcher import is_main
 from medlip.app.options import Json, Plugin
 from medlip.app.output import to_json
 from medlip.errors import MedLIPError, MedLIPWarning
@@ -217,12 +218,12 @@ def _add(
             except KeyboardInterrupt:
                 print(f"error: interrupted. {interrupted}".rstrip(), file=sys.stderr)
                 raise
-        for note in answer.notes:
+        for note in answer.notes if is_main() else ():
             if note.startswith("WARNING"):
                 warnings.warn(note, MedLIPWarning, stacklevel=1)
             else:
                 _note(note)
-        if text := to_json(answer.document) if as_json else answer.text:
+        if is_main() and (text := to_json(answer.document) if as_json else answer.text):
             print(text)
         if answer.failure:
             raise MedLIPError(answer.failure)

@@ -9,16 +9,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from medlip.app.answer import warn_skipped
+from medlip.app.launcher import processes
 from medlip.data.prepare import SHARES, SKIPPED, prepare
-from medlip.data.sources import open_source
+from medlip.data.sources import Source, open_source
 from medlip.data.store import Store
+from medlip.errors import MedLIPError
 
 ALL_TEST = {"test": 1.0}
 
 
 def training_store(source: str, run: Path) -> Store:
-    """Open a store, or prepare another source into `run`/store, where `--resume` finds it again."""
-    return _open(source, run / "store", SHARES)
+    """Open a store, or prepare another source into `run`/store, where `--resume` finds it again.
+
+    Raises:
+        MedLIPError: another source, and several processes that would each prepare it.
+    """
+    opened = open_source(source)
+    if processes() > 1 and not isinstance(opened, Store):
+        raise MedLIPError(
+            f"--data {source}: this is one of {processes()} processes, and they share a store. Prepare it before: medlip "
+            f"prepare {source} --out STORE, then --data STORE."
+        )
+    return _prepared(opened, source, run / "store", SHARES)
 
 
 @contextmanager
@@ -30,11 +42,10 @@ def evaluation_store(source: str, shares: Mapping[str, float] = ALL_TEST) -> Ite
         shares: of such studies by split, instead.
     """
     with TemporaryDirectory(prefix="medlip-") as folder:
-        yield _open(source, Path(folder) / "store", shares)
+        yield _prepared(open_source(source), source, Path(folder) / "store", shares)
 
 
-def _open(source: str, folder: Path, shares: Mapping[str, float]) -> Store:
-    opened = open_source(source)
+def _prepared(opened: Store | Source, source: str, folder: Path, shares: Mapping[str, float]) -> Store:
     if isinstance(opened, Store):
         return opened
     summary = prepare([opened], folder, shares=shares)

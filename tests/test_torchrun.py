@@ -1,0 +1,55 @@
+"""Shipped recipes, started by torchrun: two processes train together, and one of them speaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fakes import recipe_settings, save_text_encoder
+from medlip.training import load_recipe
+from medlip.training.recipe import recipe_files
+
+pytestmark = pytest.mark.processes
+
+FIRST = "medslip-phantom"
+RECIPES = [pytest.param(name, marks=[pytest.mark.slow] if name != FIRST else []) for name in recipe_files()]
+SETTINGS = {
+    "image.size": 64,
+    "training.batch_size": 8,
+    "training.epochs": 1,
+    "training.precision": "fp32",
+    "training.validation_images": 4,
+}
+
+
+def torchrun(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Pre-train in two processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "medlip"]
+    command = [*launcher, "pretrain", name, *map(str, arguments), "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_torchrun_trains_a_shipped_recipe(name: str, phantom_store: Path, tmp_path: Path) -> None:
+    save_text_encoder(tmp_path / "text")
+    whole = load_recipe(name).method
+    small = recipe_settings(name, str(tmp_path / "text"))
+    changes = SETTINGS | {f"method.{key}": value for key, value in small.items() if whole.get(key) != value}
+    settings = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    done = torchrun(name, "--data", phantom_store, "--out", tmp_path / "run", *settings, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 3  # of 16 images each
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_several_processes_share_a_store_that_is_prepared_before(tmp_path: Path) -> None:
+    done = torchrun(FIRST, "--data", "phantom:30", "--out", tmp_path / "run")
+    assert done.returncode != 0
+    assert "medlip prepare phantom:30 --out STORE" in done.stderr
+    assert not (tmp_path / "run").exists()
