@@ -13,6 +13,8 @@ from medlip.data.study import Box
 from medlip.evaluation import evaluate
 from medlip.evaluation.nulls import SampledRegion, commonest_places, other_hits, phantom_maps, relative_peak, static_maps
 
+pytestmark = pytest.mark.long
+
 SIZE = 32
 LEFT, RIGHT = Box("effusion", 0, 0, 16, 32), Box("effusion", 16, 0, 16, 32)
 

@@ -23,6 +23,8 @@ from medlip.phantom import phantom
 from medlip.reports import Presence
 from medlip.training import fit, load_recipe, load_run
 
+pytestmark = pytest.mark.long
+
 
 def pixels(index: int) -> np.ndarray:  # type: ignore[type-arg]
     image = phantom(index).views[0].image

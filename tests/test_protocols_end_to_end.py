@@ -28,6 +28,8 @@ from medlip.evaluation.protocols import FORMS, load_protocol, named_protocols, p
 from test_data_sets import write
 from test_read_image import dicom_file
 
+pytestmark = pytest.mark.long
+
 VAL, TEST = 9, 15
 SPLITS = ("val",) * VAL + ("test",) * TEST
 BOXED = {

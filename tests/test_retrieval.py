@@ -24,6 +24,8 @@ from medlip.methods.base import EmbedsReports
 from medlip.methods.queries import QueryMethod
 from plain_loops import plain_precision, plain_recall
 
+pytestmark = pytest.mark.long
+
 SIZE = 16
 CLASSES = ("effusion", "nodule", "pneumothorax")
 RECALLS = ("recall_at_1", "recall_at_5", "recall_at_10")

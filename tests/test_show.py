@@ -15,6 +15,8 @@ from medlip.data.store import Store, row_of
 from medlip.data.writer import Prepared, open_writer
 from medlip.reports import extract_facts
 
+pytestmark = pytest.mark.long
+
 Medlip = Callable[..., Any]
 
 

@@ -24,6 +24,8 @@ from medlip.images.frontal import appearance, doubts, frontal_score
 from medlip.images.read import read_xray
 from medlip.phantom import phantom
 
+pytestmark = pytest.mark.long
+
 
 def film(index: int) -> np.ndarray:
     image = phantom(index, seed=901).views[0].image
