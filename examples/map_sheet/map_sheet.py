@@ -7,6 +7,7 @@ masks. The one in the middle is shown, and the last one. Colours are on the abso
 from __future__ import annotations
 
 import argparse
+from itertools import islice
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,15 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import medlip
-from medlip.data.store import Record, Store
+from medlip.data.store import Store
+from medlip.evaluation.regions import paint_finding
 
 FINDINGS = ("effusion", "pneumothorax", "cardiomegaly", "nodule")
 CASES = ("typical", "worst")
-
-
-def mask_of(record: Record, finding: str) -> NDArray[np.bool_]:
-    """Return where a finding is, (H, W)."""
-    return np.any([mask.pixels for mask in record.masks if mask.pathology == finding], axis=0)
 
 
 def share_inside(heat: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
@@ -36,13 +33,14 @@ def draw(store: Store, runs: list[Path], findings: list[str], most: int) -> plt.
     columns = len(CASES) * (1 + len(runs))
     figure, axes = plt.subplots(len(findings), columns, figsize=(1.7 * columns, 1.9 * len(findings)), squeeze=False)
     for row, finding in zip(axes, findings, strict=True):
-        having = [record for record in store if any(mask.pathology == finding for mask in record.masks)][:most]
+        masks = ((one, paint_finding((), one.masks, finding, one.image.shape)) for one in store)
+        having = list(islice(((one, mask) for one, mask in masks if mask is not None), most))
         if not having:
             raise SystemExit(f"no validation image has a mask of {finding}. Name another with --finding.")
-        shares = [share_inside(readers[-1].read(one.image).heat_map(finding), mask_of(one, finding)) for one in having]
+        shares = [share_inside(readers[-1].read(one.image).heat_map(finding), mask) for one, mask in having]
         ranked = np.argsort(shares)
         for number, chosen in enumerate((ranked[len(ranked) // 2], ranked[0])):
-            record = having[chosen]
+            record, mask = having[chosen]
             films = [record.image]
             captions = [f"{finding}, {CASES[number]} of {len(having)}"]
             for run, reader in zip(runs, readers, strict=True):
@@ -52,7 +50,7 @@ def draw(store: Store, runs: list[Path], findings: list[str], most: int) -> plt.
             start = number * (1 + len(runs))
             for axis, film, caption in zip(row[start:], films, captions, strict=False):
                 axis.imshow(film, cmap="gray", vmin=0, vmax=255)
-                axis.contour(mask_of(record, finding), [0.5], colors="white", linewidths=0.7)
+                axis.contour(mask, [0.5], colors="white", linewidths=0.7)
                 axis.set_title(caption, fontsize=7)
     for axis in axes.flat:
         axis.axis("off")

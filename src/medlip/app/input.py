@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from medlip.app.answer import warn_skipped
-from medlip.app.launcher import processes
+from medlip.app.launcher import process_count
 from medlip.data.prepare import SHARES, SKIPPED, prepare
 from medlip.data.sources import Source, open_source
 from medlip.data.store import Store
@@ -25,10 +25,10 @@ def training_store(source: str, run: Path) -> Store:
         MedLIPError: another source, and several processes that would each prepare it.
     """
     opened = open_source(source)
-    if processes() > 1 and not isinstance(opened, Store):
+    if process_count() > 1 and not isinstance(opened, Store):
         raise MedLIPError(
-            f"--data {source}: this is one of {processes()} processes, and they share a store. Prepare it before: medlip "
-            f"prepare {source} --out STORE, then --data STORE."
+            f"--data {source}: this is one of {process_count()} processes, and they share a store. Prepare it before: "
+            f"medlip prepare {source} --out STORE, then --data STORE."
         )
     return _prepared(opened, source, run / "store", SHARES)
 

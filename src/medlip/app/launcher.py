@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 
 
-def processes() -> int:
+def process_count() -> int:
     """Return how many processes run this command together; 1 without a launcher."""
     return _number("WORLD_SIZE", 1)
 
 
 def is_main() -> bool:
     """Whether this process prints what the command has to say."""
-    return processes() == 1 or _number("RANK", 0) == 0
+    return process_count() == 1 or _number("RANK", 0) == 0
 
 
 def _number(name: str, default: int) -> int:

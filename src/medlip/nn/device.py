@@ -17,6 +17,8 @@ from medlip.errors import MedLIPError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """How networks compute: in full, in mixed precision, or `auto`: bf16 where the device is fast at it, else in full."""
+MIB = 1 << 20
+"""Bytes in a mebibyte, in which memory is told."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

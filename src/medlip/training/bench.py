@@ -17,6 +17,7 @@ from medlip.images.preprocessing import Preprocessing
 from medlip.methods import build_method
 from medlip.methods.base import HasReference, method_type
 from medlip.nn.device import (
+    MIB,
     Precision,
     autocast,
     compute_dtype,
@@ -30,7 +31,6 @@ from medlip.reports import split_sentences
 from medlip.reports.generate import generated_reports
 
 FACTS = 12
-MIB = 1 << 20
 
 
 def bench_step(

@@ -13,7 +13,7 @@ from torch import Tensor
 from medlip.data.batch import TrainingBatches
 from medlip.data.store import Store
 from medlip.methods.base import HasEncoder
-from medlip.nn.device import peak_memory, resolve_device, synchronize
+from medlip.nn.device import MIB, peak_memory, resolve_device, synchronize
 from medlip.training.average import WeightAverage
 from medlip.training.fit import begin, training_batches
 from medlip.training.loop import Callback, Training, processes
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from medlip.training.recipe import Recipe
 
 STEPS = 5  # of which the first warms up
-MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

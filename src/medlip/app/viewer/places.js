@@ -23,6 +23,7 @@ export function anatomiesAt(reading, x, y) {
   const likely = new Map();
   for (const finding of reading?.findings ?? []) {
     const height = finding.map ? sample(finding.map, x, y) / Math.max(1e-9, highest(finding.map)) : 0;
+    if (height < LEAST) continue; // no pair is above 1: asked at every move of the pointer, most findings end here
     for (const [anatomy, pair] of anatomiesOf(reading, finding))
       likely.set(anatomy, Math.max(likely.get(anatomy) ?? 0, height * pair));
   }
