@@ -7,19 +7,25 @@ import subprocess
 import sys
 from collections import Counter
 from functools import lru_cache
+from itertools import combinations
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from medlip.concepts import default_vocabulary
+from medlip.data.sources import open_source
 from medlip.data.study import Study
 from medlip.errors import MedLIPError
 from medlip.phantom import PATHOLOGIES, contact_sheet, phantom, phantoms, truth
 from medlip.phantom.cases import PhantomCase, anatomies_of, draw_case
 from medlip.phantom.findings import PhantomFinding, side_of
-from medlip.phantom.generator import render
+from medlip.phantom.generator import drawn_without, render
 
 SIZE = 128
+# SHA-256 of what reports and truth of twenty phantoms have been from the first.
+PLAIN = "9bf05090b76df25ecedb7277b5dfee04f1fdd5999b7b72a952c158f6836a8dd2"
 
 
 @lru_cache(maxsize=1)
@@ -32,6 +38,11 @@ def cases() -> tuple[PhantomCase, ...]:
     return tuple(draw_case(np.random.default_rng([7, index])) for index in range(4000))
 
 
+@lru_cache(maxsize=1)
+def independent_cases() -> tuple[PhantomCase, ...]:
+    return tuple(draw_case(np.random.default_rng([7, index]), independent=True) for index in range(4000))
+
+
 def every_finding(severity: float) -> list[PhantomFinding]:
     return [
         PhantomFinding(
@@ -41,7 +52,7 @@ def every_finding(severity: float) -> list[PhantomFinding]:
             side_of(anatomy) or (1 if pathology in ("fracture", "pacemaker", "catheter") else 0),
         )
         for pathology in PATHOLOGIES
-        for anatomy in anatomies_of(pathology)
+        for anatomy in anatomies_of(pathology) | anatomies_of(pathology, independent=True)
     ]
 
 
@@ -168,7 +179,8 @@ def test_every_name_is_in_the_vocabulary() -> None:
     assert len(PATHOLOGIES) >= 16
     for pathology in PATHOLOGIES:
         assert pathology in vocabulary.pathology_index
-        assert set(anatomies_of(pathology)) <= set(vocabulary.anatomy_index)
+        for independent in (False, True):
+            assert set(anatomies_of(pathology, independent)) <= set(vocabulary.anatomy_index)
 
 
 def test_labels_say_present_or_absent_of_every_pathology() -> None:
@@ -248,6 +260,79 @@ def test_the_split_depends_on_the_index_alone() -> None:
 def test_a_patient_has_one_study_and_no_identifier() -> None:
     assert len({study.patient for study in studies()}) == len(studies())
     assert all(set(study.attributes) == {"sex", "age"} for study in studies())
+
+
+def test_a_plain_phantom_is_what_it_always_was() -> None:
+    told = [phantom(index, seed, 64) for seed in (0, 1) for index in range(10)]
+    content = repr([(study.id, study.report, truth(study), study.labels) for study in told])
+    assert hashlib.sha256(content.encode()).hexdigest() == PLAIN
+
+
+def test_independent_phantoms_are_other_patients_with_findings_in_other_places() -> None:
+    plain, independent = phantom(4, 1, SIZE), phantom(4, 1, SIZE, independent=True)
+    assert independent.id == independent.patient == "phantom-independent-1-4"
+    assert independent.split == plain.split
+    assert next(iter(open_source("phantom:1@1?independent"))).report == phantom(0, 1, independent=True).report
+    assert same(list(phantoms(5, 1, SIZE, independent=True))[4], independent)
+    places = {(finding.pathology, finding.anatomy) for case in independent_cases() for finding in case.findings}
+    assert ("nodule", "right_hilar") in places
+    assert {anatomy for pathology, anatomy in places if pathology == "effusion"} == {"left_pleural", "right_pleural"}
+
+
+def test_a_phantom_is_drawn_without_a_finding_by_its_name_alone() -> None:
+    for independent in (False, True):
+        study = next(s for s in phantoms(20, 2, SIZE, independent=independent) if s.views[0].masks)
+        before, after = drawn_without(study.id, study.views[0].masks[0].pathology, SIZE)
+        assert np.array_equal(before, study.views[0].image)
+        assert not np.array_equal(after, before)
+    assert drawn_without(study.id, "no finding of it") is None
+    assert drawn_without("openi-1-2", "mass") is drawn_without("phantom-other-1-2", "mass") is None
+
+
+LESIONS = ("opacity", "nodule", "mass", "calcification")
+
+
+def told(features: np.ndarray, labels: np.ndarray) -> float:
+    """Macro AUROC of the columns of labels, a logistic regression of one half of the cases asked for the other."""
+    half, areas = len(labels) // 2, []
+    for column in labels.T:
+        model = LogisticRegression(C=0.1, max_iter=1000).fit(features[:half], column[:half])
+        areas.append(roc_auc_score(column[half:], model.decision_function(features[half:])))
+    return float(np.mean(areas))
+
+
+@pytest.mark.parametrize("independent", [True, False])
+def test_places_tell_which_lesion_there_is_and_the_other_way_round_but_not_where_they_are_independent(
+    independent: bool,
+) -> None:
+    having = [
+        (lesion, case)
+        for case in (independent_cases() if independent else cases())
+        if len(lesions := [finding for finding in case.findings if finding.pathology in LESIONS]) == 1
+        for lesion in lesions
+    ]
+    zones = sorted(Counter(lesion.anatomy for lesion, _ in having))
+    anatomies = sorted({finding.anatomy for _, case in having for finding in case.findings})
+    where = np.array([[any(f.anatomy == name for f in case.findings) for name in anatomies] for _, case in having])
+    what = np.array([[any(f.pathology == name for f in case.findings) for name in PATHOLOGIES] for _, case in having])
+    which_told = told(where, np.array([[lesion.pathology == name for name in LESIONS] for lesion, _ in having]))
+    place_told = told(what, np.array([[lesion.anatomy == name for name in zones] for lesion, _ in having]))
+    if independent:
+        assert 0.47 < which_told < 0.53 and 0.47 < place_told < 0.53
+    else:
+        assert which_told > 0.65 and place_told > 0.6
+
+
+def test_sides_of_independent_findings_are_chance_and_tell_nothing_of_one_another() -> None:
+    found = [finding for case in independent_cases() for finding in case.findings if finding.side]
+    for pathology in {finding.pathology for finding in found}:
+        assert np.mean([f.side > 0 for f in found if f.pathology == pathology]) == pytest.approx(0.5, abs=0.09)
+    pairs = [
+        one.side == other.side
+        for case in independent_cases()
+        for one, other in combinations([finding for finding in case.findings if finding.side], 2)
+    ]
+    assert np.mean(pairs) == pytest.approx(0.5, abs=0.03)
 
 
 def test_the_contact_sheet_shows_every_study() -> None:

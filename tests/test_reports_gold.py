@@ -8,9 +8,13 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
-from medlip.phantom import phantom, truth
+from medlip.phantom import PATHOLOGIES, phantom, truth
+from medlip.phantom.cases import PhantomCase, anatomies_of
+from medlip.phantom.findings import PhantomFinding, side_of
+from medlip.phantom.reporting import write_report
 from medlip.reports import extract_facts, resolve
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -71,10 +75,11 @@ def test_codes_written_by_people_agree_with_the_text(pathology: str, code: str) 
     assert both / either >= 0.7
 
 
-def test_reports_of_phantoms_tell_their_truth() -> None:
+@pytest.mark.parametrize("independent", [False, True])
+def test_reports_of_phantoms_tell_their_truth(independent: bool) -> None:
     hits = found = there = denied = 0
     for index in range(40):
-        study = phantom(index, size=64)
+        study = phantom(index, size=64, independent=independent)
         facts = resolve(extract_facts(study.report))
         true = {(fact.pathology, fact.anatomy) for fact in truth(study)}
         abnormal = {name for name, label in study.labels.items() if label == "present"} | set(study.labels)
@@ -87,3 +92,18 @@ def test_reports_of_phantoms_tell_their_truth() -> None:
     assert hits / found >= 0.97
     assert hits / there >= 0.8  # reports leave out and hedge some of what is there
     assert denied == 0
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_what_a_phantoms_report_says_of_a_finding_is_read_in_its_place(independent: bool) -> None:
+    for pathology in PATHOLOGIES:
+        for anatomy in anatomies_of(pathology, independent):
+            case = PhantomCase("M", 60, "PA", (PhantomFinding(pathology, anatomy, 0.8, side_of(anatomy) or 1),))
+            reports = [write_report(case, np.random.default_rng(seed), independent) for seed in range(3)]
+            read = {
+                (fact.pathology, fact.anatomy)
+                for report in reports
+                for fact in resolve(extract_facts(report))
+                if fact.presence == "present" and fact.pathology in PATHOLOGIES
+            }
+            assert read == {(pathology, anatomy)}

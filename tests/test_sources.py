@@ -107,6 +107,13 @@ def test_phantoms_differ_by_seed() -> None:
     assert first.id != next(iter(source("phantom:3"))).id
 
 
+def test_phantoms_differ_by_setting() -> None:
+    plain, independent = source("phantom:3@1"), source("phantom:3@1?independent")
+    assert len(independent) == 3
+    assert set(plain.items).isdisjoint(independent.items)
+    assert {study.id for study in plain}.isdisjoint(study.id for study in independent)
+
+
 WRONG: Sequence[tuple[str, str]] = [
     ("openi:{0}/none", "no folder"),
     ("openi:{0}/empty", "the folder is empty"),
@@ -116,6 +123,10 @@ WRONG: Sequence[tuple[str, str]] = [
     ("nih:{0}/number", "w='wide' is no number"),
     ("phantom:many", "a number of phantoms"),
     ("phantom:0", "a number of phantoms"),
+    ("phantom:3?indep", r"no setting 'indep'. Did you mean 'independent'\? Settings, several joined by &: independent"),
+    ("phantom:3@1?", r"no setting after the \?. Settings, several joined by &: independent"),
+    ("phantom:3?independent&", "no setting after"),
+    ("phantom:?independent", "a number of phantoms"),
     ("{0}/empty", r"holds no manifest\.json"),
     ("mimik:{0}", "no data set 'mimik'. Give a prepared store's folder or one of phantom:N, openi:DIR, nih:DIR"),
 ]

@@ -139,7 +139,9 @@ def _installed() -> Mapping[str, DataSet]:
 
 
 def open_source(text: str | Path) -> Source | Store:
-    """Open "NAME:PLACE" (a data set in its own layout), "phantom:N" (or "phantom:N@SEED"), or a store's path or URL.
+    """Open "NAME:PLACE" (a data set in its own layout), "phantom:N", or a store's path or URL.
+
+    "phantom:N@SEED" names other phantoms, "phantom:N?SETTING" and "phantom:N@SEED?SETTING" those of another kind.
 
     Raises:
         MedLIPError: no such source, or its folder is empty, missing or laid out differently; says what was expected.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
@@ -23,13 +24,18 @@ class PhantomCase:
     findings: tuple[PhantomFinding, ...]
 
 
-def draw_case(rng: np.random.Generator) -> PhantomCase:
-    """Draw a person and 0 to 4 pathologies (one may be on both sides), in the order in which they are painted."""
-    tables = _tables()
+def draw_case(rng: np.random.Generator, independent: bool = False) -> PhantomCase:
+    """Draw a person and 0 to 4 pathologies (one may be on both sides), in the order in which they are painted.
+
+    Args:
+        rng: to draw with.
+        independent: place is drawn independently of the pathology, and findings of one another (each in one place).
+    """
+    tables = _tables(independent)
     findings: list[PhantomFinding] = []
-    for pathology in _choose(rng):
-        findings += _place(rng, pathology, findings)
-    findings = [_shallow(finding, findings) for finding in findings]
+    for pathology in _choose(rng, tables):
+        findings += _place(rng, pathology, findings, tables)
+    findings = [_shallow(finding, findings, always=independent) for finding in findings]
     findings.sort(key=lambda finding: (PATHOLOGIES.index(finding.pathology), finding.anatomy))
     years = tables["age"]
     shift = sum(years.get(finding.pathology, 0) for finding in findings)
@@ -39,14 +45,23 @@ def draw_case(rng: np.random.Generator) -> PhantomCase:
     return PhantomCase("M" if rng.random() < 0.52 else "F", age, position, tuple(findings))
 
 
-def anatomies_of(pathology: str) -> dict[str, float]:
-    """Return the anatomies in which a pathology occurs, with their shares."""
-    return dict(_tables()["findings"][pathology]["anatomies"])
+def anatomies_of(pathology: str, independent: bool = False) -> dict[str, float]:
+    """Return the anatomies in which a pathology occurs, with their shares (or weights, all alike)."""
+    return dict(_tables(independent)["findings"][pathology]["anatomies"])
 
 
-@lru_cache(maxsize=1)
-def _tables() -> dict[str, Any]:
+@lru_cache(maxsize=2)
+def _tables(independent: bool) -> Mapping[str, Any]:
     tables: dict[str, Any] = yaml.safe_load((files(__package__) / "cases.yaml").read_text())
+    if independent:
+        tables |= tables["independent"]
+        tables["findings"] = {
+            name: {"weight": 1.0, "anatomies": entry["anatomies"]} for name, entry in tables["findings"].items()
+        } | {
+            name: {"weight": group["weight"], "anatomies": dict.fromkeys(group["anatomies"], 1)}
+            for group in tables["groups"]
+            for name in group["pathologies"]
+        }
     names = list(tables["findings"])
     affinity = np.ones((len(names), len(names)))
     for first, second, factor in tables["together"]:
@@ -60,8 +75,7 @@ def _tables() -> dict[str, Any]:
     }
 
 
-def _choose(rng: np.random.Generator) -> list[str]:
-    tables = _tables()
+def _choose(rng: np.random.Generator, tables: Mapping[str, Any]) -> list[str]:
     weights = tables["weights"].copy()
     chosen: list[str] = []
     for _ in range(_pick(rng, tables["count"])):
@@ -72,8 +86,9 @@ def _choose(rng: np.random.Generator) -> list[str]:
     return chosen
 
 
-def _place(rng: np.random.Generator, pathology: str, others: list[PhantomFinding]) -> list[PhantomFinding]:
-    tables = _tables()
+def _place(
+    rng: np.random.Generator, pathology: str, others: list[PhantomFinding], tables: Mapping[str, Any]
+) -> list[PhantomFinding]:
     entry = tables["findings"][pathology]
     shares = dict(entry["anatomies"])
     allowed = {-1, 1}
@@ -96,11 +111,11 @@ def _place(rng: np.random.Generator, pathology: str, others: list[PhantomFinding
     return found
 
 
-def _shallow(finding: PhantomFinding, others: list[PhantomFinding]) -> PhantomFinding:
-    """Return an effusion shallow enough not to drown another finding at the base of the same lung."""
+def _shallow(finding: PhantomFinding, others: list[PhantomFinding], always: bool) -> PhantomFinding:
+    """Return an effusion shallow enough not to drown another finding at the base of the same lung, or `always` so."""
     if finding.pathology == "effusion":
         beside = [other.anatomy.split("_") for other in others if other.side == finding.side]
-        if any({"lower", "middle", "mid"} & set(words) for words in beside):
+        if always or any({"lower", "middle", "mid"} & set(words) for words in beside):
             return replace(finding, severity=round(0.5 * finding.severity, 3))
     return finding
 

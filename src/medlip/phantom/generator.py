@@ -16,6 +16,7 @@ from medlip.phantom.cases import PhantomCase, draw_case
 from medlip.phantom.film import Region
 from medlip.phantom.findings import PATHOLOGIES, paint, reshape
 from medlip.phantom.reporting import write_report
+from medlip.phantom.settings import PhantomSettings, read_study_id, study_id
 from medlip.reports import Fact
 
 SMALLEST = 64
@@ -24,7 +25,7 @@ SMALLEST = 64
 _CASE, _FILM, _REPORT, _FINDING = range(4)
 
 
-def phantom(index: int, seed: int = 0, size: int = 256) -> Study:
+def phantom(index: int, seed: int = 0, size: int = 256, *, independent: bool = False) -> Study:
     """Return one phantom study: a frontal chest radiograph with its report and exact ground truth.
 
     The same (index, seed, size) gives the same study anywhere; another size gives the same chest at another resolution, but
@@ -34,6 +35,7 @@ def phantom(index: int, seed: int = 0, size: int = 256) -> Study:
         index: 0 or more; also decides the split (70 % train, 15 % val, 15 % test).
         seed: 0 or more: another world.
         size: width and height in pixels, at least 64.
+        independent: draw place independently of the pathology, and findings of one another.
 
     Returns:
         A study with one view (pixels uint8 (size, size), bright = dense, a mask and a box for each true finding), a report,
@@ -44,27 +46,27 @@ def phantom(index: int, seed: int = 0, size: int = 256) -> Study:
         MedLIPError: an argument is out of its range.
     """
     _check(index, seed, size)
-    case = draw_case(_stream(seed, index, _CASE))
+    case = draw_case(_stream(seed, index, _CASE), independent)
     pixels, regions = render(case, index, seed, size)
     masks = tuple(
         Mask(finding.pathology, region, finding.anatomy) for finding, region in zip(case.findings, regions, strict=True)
     )
     present = {finding.pathology for finding in case.findings}
-    name = f"phantom-{seed}-{index}"
+    name = study_id(index, seed, PhantomSettings(independent=independent))
     return Study(
         id=name,
         patient=name,
         views=(View(pixels, case.position, tuple(_box(mask) for mask in masks), masks),),
-        report=write_report(case, _stream(seed, index, _REPORT)),
+        report=write_report(case, _stream(seed, index, _REPORT), independent),
         labels={pathology: "present" if pathology in present else "absent" for pathology in PATHOLOGIES},
         split=_split(index),
         attributes={"sex": case.sex, "age": str(case.age)},
     )
 
 
-def phantoms(count: int, seed: int = 0, size: int = 256) -> Iterator[Study]:
+def phantoms(count: int, seed: int = 0, size: int = 256, *, independent: bool = False) -> Iterator[Study]:
     """Yield the phantoms 0 to `count` - 1 in order."""
-    yield from map(partial(phantom, seed=seed, size=size), range(count))
+    yield from map(partial(phantom, seed=seed, size=size, independent=independent), range(count))
 
 
 def truth(study: Study) -> tuple[Fact, ...]:
@@ -86,21 +88,21 @@ def render(
     return film.develop(rng), regions
 
 
-def drawn_without(
-    index: int, seed: int, pathology: str, size: int = 256
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+def drawn_without(study: str, pathology: str, size: int = 256) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
     """Return the pixels (size, size) of a phantom, and of the same patient without a finding; None where it has no such one.
 
     One that has it in several places is drawn without all of them.
 
     Args:
-        index: as for `phantom`.
-        seed: as for `phantom`.
+        study: the phantom's id; None is returned of another study's.
         pathology: the finding's name.
         size: width and height in pixels.
     """
+    if (which := read_study_id(study)) is None:
+        return None
+    index, seed, settings = which
     _check(index, seed, size)
-    case = draw_case(_stream(seed, index, _CASE))
+    case = draw_case(_stream(seed, index, _CASE), settings.independent)
     left_out = [k for k, finding in enumerate(case.findings) if finding.pathology == pathology]
     if not left_out:
         return None

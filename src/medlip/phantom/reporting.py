@@ -33,12 +33,13 @@ FALSE_HEDGES = 0.12
 USUAL_NEGATIVES = ("pneumothorax", "effusion", "consolidation", "edema", "fracture", "nodule", "opacity")
 
 
-def write_report(case: PhantomCase, rng: np.random.Generator) -> str:
+def write_report(case: PhantomCase, rng: np.random.Generator, independent: bool = False) -> str:
     """Write a report with INDICATION, TECHNIQUE, COMPARISON, FINDINGS and IMPRESSION.
 
-    Now and then a minor finding is left out, a subtle one is hedged, and something that is not there is hedged too.
+    Now and then a minor finding is left out, a subtle one is hedged, and something that is not there is hedged too; with
+    `independent`, in the places where such cases have it (see `draw_case`).
     """
-    writer = _Writer(case, rng)
+    writer = _Writer(case, rng, independent)
     return "\n".join(
         f"{heading}: {text}"
         for heading, text in (
@@ -58,8 +59,8 @@ def _words() -> dict[str, Any]:
 
 
 class _Writer:
-    def __init__(self, case: PhantomCase, rng: np.random.Generator) -> None:
-        self.case, self.rng = case, rng
+    def __init__(self, case: PhantomCase, rng: np.random.Generator, independent: bool) -> None:
+        self.case, self.rng, self.independent = case, rng, independent
         stated = [f for f in case.findings if not (f.pathology in MINOR and rng.random() < OMITTED)]
         self.hedged = [
             f for f in stated if f.severity < 0.35 and rng.random() < HEDGED_WHEN_SUBTLE and self._templates(f, "hedged")
@@ -79,7 +80,7 @@ class _Writer:
         """Return a finding that is not there."""
         words = _words()["findings"]
         pathology = self.pick([name for name, entry in words.items() if name not in present and entry.get("hedged")])
-        anatomy = self.pick(list(anatomies_of(pathology)))
+        anatomy = self.pick(list(anatomies_of(pathology, self.independent)))
         side = side_of(anatomy) or (1 if self.rng.random() < 0.5 else -1)
         return PhantomFinding(pathology, anatomy, 0.1, side)
 

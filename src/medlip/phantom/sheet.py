@@ -14,13 +14,16 @@ CAPTION = 26
 COLOURS = ((255, 209, 102), (6, 214, 160), (239, 111, 108), (120, 190, 255), (220, 150, 255), (255, 160, 70))
 
 
-def contact_sheet(count: int = 24, seed: int = 0, size: int = 256) -> NDArray[np.uint8]:
+def contact_sheet(count: int = 24, seed: int = 0, size: int = 256, *, independent: bool = False) -> NDArray[np.uint8]:
     """Return a page of `count` phantoms, uint8 (height, width, 3), each with its findings outlined and named below."""
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
     page = Image.new("RGB", (columns * size, rows * (size + CAPTION)))
     for k in range(count):
-        page.paste(_tile(phantom(k, seed, size), size), (k % columns * size, k // columns * (size + CAPTION)))
+        page.paste(
+            _tile(phantom(k, seed, size, independent=independent), size),
+            (k % columns * size, k // columns * (size + CAPTION)),
+        )
     return np.asarray(page)
 
 

@@ -27,9 +27,8 @@ def list_sets() -> Answer:
         + "\n".join(f"  - {line}" for line in entry.layout)
         for name, entry in data_sets().items()
     ]
-    return Answer(
-        document, "\n\n".join([*paragraphs, "phantom:N  N synthetic X-rays, generated here; phantom:N@SEED for others"])
-    )
+    phantoms = "phantom:N  N synthetic X-rays, generated here; phantom:N@SEED for others, phantom:N?SETTING for other kinds"
+    return Answer(document, "\n\n".join([*paragraphs, f"{phantoms}\n  - ?independent: place tells nothing of the finding"]))
 
 
 def check(source: Annotated[str, typer.Argument(help=SOURCE, metavar="SOURCE")]) -> Answer:

@@ -11,7 +11,6 @@ score that comes from anything but the finding has 0.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -33,7 +32,6 @@ GROWN = 0.02
 """How far a region is grown before it is filled in, as a share of the image's side: edges of a finding lie outside of it."""
 TRIES = 200
 """Places that are tried for the region elsewhere."""
-_PHANTOM = re.compile(r"phantom-(\d+)-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +145,7 @@ def _rendered(record: Record, finding: str) -> tuple[NDArray[np.uint8], NDArray[
     """Return a phantom with and without a finding, drawn anew; None of what is no phantom, or shows it more than once."""
     from medlip.phantom.generator import drawn_without
 
-    named = _PHANTOM.fullmatch(record.study)
-    if record.source != "phantom" or named is None:
-        return None
-    both = drawn_without(int(named[2]), int(named[1]), finding)
+    both = drawn_without(record.study, finding) if record.source == "phantom" else None
     if both is None:
         return None
     before, after = (resize_short_side(pixels, min(record.image.shape)) for pixels in both)
