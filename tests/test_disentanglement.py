@@ -21,12 +21,14 @@ from medlip.data.sources import Source, open_source
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
 from medlip.experiments.composition import Composition, compositional_split, read_pairs, save_pairs, without_pairs
+from medlip.experiments.conditional import OWN, probe_given
 from medlip.experiments.disentanglement import disentanglement
-from medlip.experiments.factors import Known, read_facts
+from medlip.experiments.factors import Known, factor_classes, read_facts
 from medlip.experiments.probes import probe, probe_held_out
 from medlip.experiments.stream_maps import Overlaps, overlap_of_maps
 from medlip.methods.base import TellsPlaces
-from medlip.reports import Fact
+from medlip.phantom.cases import draw_case
+from medlip.reports import Fact, fact_matrix
 from medlip.training import load_run
 
 pytestmark = pytest.mark.long
@@ -34,6 +36,7 @@ pytestmark = pytest.mark.long
 VOCABULARY = default_vocabulary()
 PATHOLOGIES = ("mass", "nodule", "opacity", "scar", "effusion", "fracture")
 PLACES = ("left_upper_lung", "right_upper_lung", "left_lower_lung", "right_lower_lung", "left_hilar", "right_hilar")
+CLASSES = {factor: factor_classes(VOCABULARY, factor) for factor in ("pathology", "anatomy")}
 COLUMNS = [VOCABULARY.pathology_index[name] for name in PATHOLOGIES]
 ROWS = [VOCABULARY.anatomy_index[name] for name in PLACES]
 
@@ -196,6 +199,83 @@ def test_classes_without_two_halves_are_named_and_without_any_there_is_no_number
     assert result.classes == []
     assert result.left_out == {"cardiomegaly": "it occurs with a single partner"}
     assert result.macro_auroc["pathology"].loss.value is None
+
+
+@pytest.mark.parametrize("asked", OWN)
+def test_in_images_that_are_alike_in_its_own_factor_a_free_stream_tells_nothing_of_the_other(asked):
+    own = OWN[asked]
+    (other,) = {"pathology", "anatomy"} - {own}
+    result = probe_given(*both(pure), VOCABULARY, asked, resamples=50)
+    assert result.macro_auroc[own].value == result.macro_auroc["encoder"].value == 1.0
+    low, high = result.macro_auroc[other].interval
+    assert low < 0.5 < high
+    assert result.own_minus_other.value == pytest.approx(1 - result.macro_auroc[other].value)
+    assert result.own_minus_other.interval[0] > 0.3
+    assert list(result.conditions) == [name for name in CLASSES[other] if name in {*PATHOLOGIES, *PLACES}]
+    asked_for = {"place": set(PLACES), "side": {"left"}, "finding": set(PATHOLOGIES)}[asked]
+    assert all(set(condition.asked) == asked_for for condition in result.conditions.values())
+    leaking = probe_given(*both(swapped), VOCABULARY, asked, resamples=50)
+    assert leaking.macro_auroc[other].value == 1.0
+    assert leaking.own_minus_other.interval[1] < -0.3
+
+
+@pytest.mark.parametrize("asked", OWN)
+def test_streams_that_know_the_truth_of_independent_phantoms_are_found_to_be_free(asked):
+    def told(seed, n):
+        cases = [draw_case(np.random.default_rng([seed, index]), independent=True) for index in range(n)]
+        found = [[Fact(f.pathology, f.anatomy, "present") for f in case.findings] for case in cases]
+        facts = np.stack([fact_matrix(image, VOCABULARY) for image in found])
+        what, where = ((facts == 1).any(axis).astype(float) for axis in (1, 2))
+        return Known(facts, [str(index) for index in range(n)], {"pathology": what, "anatomy": where})
+
+    result = probe_given(told(1, 1200), told(2, 600), VOCABULARY, asked, resamples=50)
+    (other,) = {"pathology", "anatomy"} - {OWN[asked]}
+    assert result.macro_auroc[OWN[asked]].value > 0.9
+    assert result.macro_auroc[other].value == pytest.approx(0.5, abs=0.06)
+    assert len(result.conditions) >= 10
+
+
+def test_what_is_told_given_a_finding_is_what_a_probe_made_by_hand_tells():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    def weak(what, where, rng):
+        return {name: where + rng.normal(size=what.shape) for name in ("encoder", "pathology", "anatomy")}
+
+    train, test = both(weak, 900)
+    cells = [part.facts[:, :, VOCABULARY.pathology_index["scar"]] == 1 for part in (train, test)]
+    scars = [part.any(1) for part in cells]
+    lefts = [VOCABULARY.anatomy_index[name] for name in PLACES if name.startswith("left")]
+    left = [part[:, lefts].any(1)[rows] for part, rows in zip(cells, scars, strict=True)]
+    scaler = StandardScaler().fit(train.features["anatomy"])
+    model = LogisticRegression(C=0.1, max_iter=1000).fit(scaler.transform(train.features["anatomy"][scars[0]]), left[0])
+    scores = model.decision_function(scaler.transform(test.features["anatomy"][scars[1]]))
+    found = probe_given(train, test, VOCABULARY, "side", resamples=5).conditions["scar"]
+    assert found.auroc["anatomy"] == pytest.approx(roc_auc_score(left[1], scores), abs=1e-3)
+    assert (found.train, found.test) == (scars[0].sum(), scars[1].sum())
+
+
+def test_a_finding_in_two_places_or_an_uncertain_one_has_no_place_to_be_told_and_rare_ones_are_named():
+    train, test = both(pure)
+    facts = test.facts.copy()
+    scar, mass = (VOCABULARY.pathology_index[name] for name in ("scar", "mass"))
+    left, right = (VOCABULARY.anatomy_index[f"{side}_upper_lung"] for side in ("left", "right"))
+    there = np.flatnonzero((facts[:, :, scar] == 1).any(1))
+    facts[there[0]] = np.where(facts[there[0]] == 1, -2, facts[there[0]])
+    facts[there[1], [left, right], scar] = 1
+    kept = np.flatnonzero((facts[:, :, mass] == 1).any(1))
+    facts[kept[4:], :, mass] = -1
+    twice = replace(test, facts=facts)
+    place, side = (probe_given(train, twice, VOCABULARY, asked, resamples=5) for asked in ("place", "side"))
+    assert place.conditions["scar"].test == side.conditions["scar"].test == len(there) - 2
+    masses = (train.facts[:, :, mass] == 1).any(1).sum()
+    assert place.left_out == side.left_out == {"mass": f"{masses} images to learn from and 4 to test on"}
+    finding = probe_given(train, twice, VOCABULARY, "finding", resamples=5)
+    assert all("mass" in condition.too_rare and "mass" not in condition.asked for condition in finding.conditions.values())
+    one = np.full_like(facts, -1)
+    one[:300, VOCABULARY.anatomy_index["heart_size"], VOCABULARY.pathology_index["cardiomegaly"]] = 1
+    nothing = probe_given(replace(train, facts=one), replace(test, facts=one), VOCABULARY, "place", resamples=5)
+    assert (nothing.conditions, nothing.left_out, nothing.own_minus_other.value) == ({}, {}, None)
 
 
 def test_identical_maps_overlap_fully_and_flat_ones_not_at_all():
@@ -429,6 +509,7 @@ def test_a_tiny_medslip_is_measured_from_end_to_end(measured):
             if cells is not None:
                 assert counts.test == (cells == 1).any(1).sum()
             assert counts.test >= 5
+    assert set(result.given) == {"place", "side", "finding"}
     assert 0 <= result.maps.own.value <= 1
     assert result.composition.trained_without is False
     assert any(note.startswith("WARNING") and "--without" in note for note in result.notes)
@@ -456,7 +537,7 @@ def test_a_method_without_streams_is_told_which_have_them_and_is_still_asked_for
     with pytest.raises(MedLIPError, match=r"'one' has no streams.* medslip"):
         disentanglement(OneStream(), store)
     result = disentanglement(OneStream(), store, pairs=pairs, resamples=5)
-    assert result.probes is result.held_out is result.maps is None
+    assert result.probes is result.held_out is result.given is result.maps is None
     assert result.composition.trained_without is None
     assert len(list(tables(result))) == 1
 

@@ -1,9 +1,10 @@
 """Does each stream of a method hold its own factor, pathology (what) or anatomy (where)? Both are known of images by facts.
 
-What a stream holds is read off its representation of an image before any query looks at it, by linear probes
-(`medlip.experiments.probes`). The states of queries would say nothing: their order gives the factor away by construction.
-Where the streams look, their maps say (`medlip.experiments.stream_maps`). Composition is what a method makes of pairs of
-pathology and anatomy that training never showed together (`medlip.experiments.composition`).
+What a stream holds is read off its representation of an image before any query looks at it: by linear probes of all images
+(`medlip.experiments.probes`), and by those of images that are alike in one factor (`medlip.experiments.conditional`). The
+states of queries would say nothing: their order gives the factor away by construction. Where the streams look, their maps
+say (`medlip.experiments.stream_maps`). Composition is what a method makes of pairs of pathology and anatomy that training
+never showed together (`medlip.experiments.composition`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from medlip.evaluation.provenance import provenance
 from medlip.evaluation.results import Provenance
 from medlip.evaluation.selection import default_split
 from medlip.experiments.composition import Composition, CompositionResult, Pair, without_pairs
+from medlip.experiments.conditional import OWN, Asked, ConditionalProbes, probe_given
 from medlip.experiments.factors import FACTORS, MINIMUM, Known, read_facts
 from medlip.experiments.probes import STRENGTH, FactorProbes, HeldOutProbes, probe, probe_held_out
 from medlip.experiments.stream_maps import MapOverlap, Overlaps
@@ -37,6 +39,8 @@ RULES = {
     "probe": f"logistic regression on standardised features, C = {STRENGTH} for all, trained on images of train",
     "macro": f"mean AUROC over classes with at least {MINIMUM} positives both in training and in testing",
     "held out": "positives in a random half of the partners learned from, those in the other half tested; both ways",
+    "given": "images with a finding in one place (which?), on one side (which?), with one finding in a place (which?); "
+    f"answers with {MINIMUM} images and {MINIMUM} without; mean over findings or places of their mean over answers",
     "maps": "cosine of cross-attention, mean over layers and heads, each map scaled from its minimum to its maximum",
     "control": "mean over other places that have a finding in some image, do not overlap, and have none in this one",
     "place": "the right place is among the highest third of the places that have a finding in some image; chance 1/3",
@@ -50,6 +54,7 @@ class Disentanglement(Provenance):
     Attributes:
         probes: what can be read of each factor off each representation; None for a method without streams.
         held_out: the same with the other factor held out; None likewise.
+        given: what can be told of place, side and finding in images that are alike in the other factor; None likewise.
         maps: whether the streams look at one thing; None likewise.
         composition: what it makes of held-out pairs; None without such pairs.
         split: that was tested on.
@@ -64,6 +69,7 @@ class Disentanglement(Provenance):
 
     probes: dict[str, FactorProbes] | None
     held_out: dict[str, HeldOutProbes] | None
+    given: dict[Asked, ConditionalProbes] | None = None
     maps: MapOverlap | None
     composition: CompositionResult | None
     split: str
@@ -115,7 +121,7 @@ def disentanglement(
     facts, patients = read_facts(tested, vocabulary), tested.column("patient")
     overlaps = Overlaps(facts, patients, vocabulary) if streams else None
     composition = Composition(facts, patients, vocabulary, pairs) if pairs is not None else None
-    n_train, probes, held_out = 0, None, None
+    n_train, probes, held_out, given = 0, None, None, None
     if streams:
         if split == "train":
             raise MedLIPError("probes learn from the split 'train': test them on another one.")
@@ -143,12 +149,17 @@ def disentanglement(
             factor: probe_held_out(train, test, vocabulary, factor, resamples=resamples, seed=seed)
             for factor in track(FACTORS, "probing, the other factor held out", len(FACTORS))
         }
+        given = {
+            asked: probe_given(train, test, vocabulary, asked, resamples=resamples, seed=seed)
+            for asked in track(OWN, "probing, the other factor given", len(OWN))
+        }
     composed = None
     if composition and pairs is not None:
         composed = composition.result(resamples, seed, trained_without=_trained_without(method, store, pairs))
     return Disentanglement(
         probes=probes,
         held_out=held_out,
+        given=given,
         maps=overlaps.result(resamples, seed) if overlaps else None,
         composition=composed,
         split=split,

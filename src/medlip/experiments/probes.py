@@ -150,12 +150,12 @@ def probe(
             f"{len(asked)} to test on. Take more images."
         )
     answers = {
-        name: auroc_statistic(_scores(train, test, name, learned[:, kept]), asked[:, kept]) for name in train.features
+        name: auroc_statistic(probe_scores(train, test, name, learned[:, kept]), asked[:, kept]) for name in train.features
     }
 
     def statistic(weights: Array) -> Array:
         macro = {name: mean_defined(areas(weights)) for name, areas in answers.items()}
-        return np.stack([*macro.values(), _own_minus_other(macro, factor)], axis=1)
+        return np.stack([*macro.values(), own_minus_other(macro, factor)], axis=1)
 
     *macro, difference = estimates(
         statistic,
@@ -229,13 +229,13 @@ def probe_held_out(
     learned, seen, held_out = (np.concatenate(columns, 1) for columns in targets)
     areas = {}
     for name in train.features:
-        scores = _scores(train, test, name, learned)
+        scores = probe_scores(train, test, name, learned)
         areas[name] = auroc_statistic(scores, seen), auroc_statistic(scores, held_out)
 
     def statistic(weights: Array) -> Array:
         macro = {name: [mean_defined(part(weights)) for part in both] for name, both in areas.items()}
         values = [value for old, new in macro.values() for value in (old, new, old - new)]
-        return np.stack([*values, _own_minus_other({name: new for name, (_, new) in macro.items()}, factor)], axis=1)
+        return np.stack([*values, own_minus_other({name: new for name, (_, new) in macro.items()}, factor)], axis=1)
 
     *found, difference = estimates(
         statistic,
@@ -256,7 +256,7 @@ def probe_held_out(
     )
 
 
-def _scores(train: Known, test: Known, name: str, labels: Array) -> Array:
+def probe_scores(train: Known, test: Known, name: str, labels: Array) -> Array:
     """Train a probe for each column of labels (N, C) on one representation; return scores of the tested images (M, C)."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -273,6 +273,7 @@ def _scores(train: Known, test: Known, name: str, labels: Array) -> Array:
     return scores
 
 
-def _own_minus_other(values: Mapping[str, Array], factor: Factor) -> Array:
+def own_minus_other(values: Mapping[str, Array], factor: Factor) -> Array:
+    """Return the value of the factor's own stream less that of the other one."""
     (other,) = set(FACTORS) - {factor}
     return values[factor] - values[other]

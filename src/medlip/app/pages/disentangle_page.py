@@ -24,12 +24,18 @@ if TYPE_CHECKING:
 
     from medlip.data.store import Store
     from medlip.experiments.composition import CompositionResult
+    from medlip.experiments.conditional import Asked, ConditionalProbes
     from medlip.experiments.disentanglement import Disentanglement
     from medlip.experiments.probes import FactorProbes, HeldOutProbes
     from medlip.experiments.stream_maps import MapOverlap
 
 CASES = 6
 FACTORS = {"pathology": "what: pathologies", "anatomy": "where: anatomies with a finding"}
+GIVEN: dict[Asked, str] = {
+    "place": "where: place, given the finding",
+    "side": "where: side, given the finding",
+    "finding": "what: finding, given the place",
+}
 REPRESENTATIONS = {
     "pathology": "pathology stream",
     "anatomy": "anatomy stream",
@@ -102,6 +108,8 @@ def disentanglement_tables(result: Disentanglement) -> Iterator[Table]:
         yield _probes(result, result.probes)
     if result.held_out:
         yield _held_out(result.held_out)
+    if result.given:
+        yield _given(result.given)
     if result.maps:
         yield _maps(result.maps)
     if result.composition:
@@ -110,11 +118,9 @@ def disentanglement_tables(result: Disentanglement) -> Iterator[Table]:
 
 def _probes(result: Disentanglement, probes: Mapping[str, FactorProbes]) -> Table:
     rows = [
-        [title, *(estimate(probes[factor].macro_auroc[name]) for factor in FACTORS)]
-        for name, title in REPRESENTATIONS.items()
+        *_by_representation([probes[factor] for factor in FACTORS]),
+        ["classes", *(str(len(probes[factor].per_class)) for factor in FACTORS)],
     ]
-    rows.append(["own stream less the other", *(estimate(probes[factor].own_minus_other, "+") for factor in FACTORS)])
-    rows.append(["classes", *(str(len(probes[factor].per_class)) for factor in FACTORS)])
     rare = [
         f"too rare {factor} classes: {', '.join(probes[factor].left_out)}" for factor in FACTORS if probes[factor].left_out
     ]
@@ -125,6 +131,12 @@ def _probes(result: Disentanglement, probes: Mapping[str, FactorProbes]) -> Tabl
         rows,
         "; ".join(rare),
     )
+
+
+def _by_representation(parts: Sequence[FactorProbes | ConditionalProbes]) -> Iterator[list[str]]:
+    for name, title in REPRESENTATIONS.items():
+        yield [title, *(estimate(part.macro_auroc[name]) for part in parts)]
+    yield ["own stream less the other", *(estimate(part.own_minus_other, "+") for part in parts)]
 
 
 def _held_out(held_out: Mapping[str, HeldOutProbes]) -> Table:
@@ -142,6 +154,23 @@ def _held_out(held_out: Mapping[str, HeldOutProbes]) -> Table:
         ["factor; representation", "seen", "held out", "loss"],
         rows,
         "; ".join(f"{factor} classes: {', '.join(part.classes) or 'none'}" for factor, part in held_out.items()),
+    )
+
+
+def _given(given: Mapping[Asked, ConditionalProbes]) -> Table:
+    rows = [
+        *_by_representation(list(given.values())),
+        ["findings or places", *(str(len(part.conditions)) for part in given.values())],
+    ]
+    left_out = {
+        asked: sorted(part.left_out) + [f"{what} ({name})" for name, c in part.conditions.items() for what in c.too_rare]
+        for asked, part in given.items()
+    }
+    return Table(
+        "In images that are alike in one factor: macro AUROC of the other (chance 0.5)",
+        ["representation", *(GIVEN[asked] for asked in given)],
+        rows,
+        "; ".join(f"too few images, {asked}: {', '.join(names)}" for asked, names in left_out.items() if names),
     )
 
 
