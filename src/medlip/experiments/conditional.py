@@ -10,7 +10,7 @@ something is at the pleura. Here images are alike in one factor, and the other o
 Where place is drawn independently of the pathology (`phantom:N?independent`), whatever else a free stream knows of an image
 is of no use: it has 0.5. Elsewhere other findings may tell, and only the streams' difference says whose place is whose. A
 stream that knows its own factor and nothing more, such as the places of all findings of an image, has a little less than 1,
-about 0.98 on those phantoms: it doesn't know which finding is where.
+0.97 to 0.99 on those phantoms: it doesn't know which finding is where.
 """
 
 from __future__ import annotations

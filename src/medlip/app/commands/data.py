@@ -87,6 +87,7 @@ def hold_out(
     """Choose pairs of pathology and anatomy to hold out of training.
 
     `medlip pretrain --without FILE` trains without images that show them; `medlip disentangle --pairs FILE` tests on them.
+    Another --seed draws other pairs.
     """
     from medlip.data.store import Store
     from medlip.experiments.composition import compositional_split, save_pairs

@@ -37,7 +37,8 @@ def disentangle(
 ) -> Answer:
     """Measure how well each stream isolates its own factor.
 
-    Linear probes, attention maps, and pairs of pathology and anatomy that were held out of training.
+    By linear probes (of all images, and of those with the same finding or place), attention maps, and pairs of pathology and
+    anatomy that were held out of training. Most telling on --data "phantom:N?independent", where the two are independent.
     """
     from medlip.app.input import evaluation_store
     from medlip.app.pages.disentangle_page import disentanglement_tables
