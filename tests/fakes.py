@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -101,6 +103,21 @@ def save_text_encoder(folder: Path) -> None:
     tiny = ReportEncoder.from_reports([" ".join(report) for report in REPORTS] * 3, 32, width=32, layers=1)
     tiny.model.save_pretrained(folder)
     BertTokenizerFast(tokenizer_object=tiny.tokenizer).save_pretrained(folder)
+
+
+def free_port() -> int:
+    """A port of this machine at which processes can meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def become_rank(rank: int, ranks: int, port: int) -> None:
+    """Tell this process, as torchrun does, which of several it is and where they meet; each computes on a core."""
+    os.environ.update(ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")
+    if ranks > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 
 
 class FakeMethod(Method):

@@ -19,7 +19,7 @@ from medlip.errors import MedLIPError
 from medlip.evaluation.calibration import Calibration, OperatingPoint, calibrate
 from medlip.methods.base import TellsPlaces
 from medlip.metrics import calibration_error
-from medlip.metrics.recalibration import OperatingCurve, binomial_interval, fit
+from medlip.metrics.recalibration import OperatingCurve, fit
 from medlip.reports import Fact
 from medlip.training.load import CALIBRATION
 
@@ -75,15 +75,6 @@ def test_a_threshold_has_what_is_stated_and_none_better_does(wanted: float) -> N
         candidates = [reached(t) for t in (*np.unique(scores), 2)]
         best = max(found[other] for found in candidates if found[measure] >= rounded)
         assert reached(threshold)[other] == pytest.approx(best)
-
-
-def test_the_binomial_interval_is_the_exact_one() -> None:
-    from scipy.stats import binomtest
-
-    for successes, n in ((0, 5), (5, 5), (3, 10), (190, 200)):
-        exact = binomtest(successes, n).proportion_ci()
-        assert binomial_interval(successes, n) == pytest.approx((exact.low, exact.high))
-    assert np.isnan(binomial_interval(0, 0)).all()
 
 
 class Claims(FakeMethod, TellsPlaces):

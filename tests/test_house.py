@@ -22,7 +22,7 @@ FLOORS = (
     "experiments", "app",
 )  # fmt: skip
 FACE = "the package itself"  # medlip/__init__.py: it may offer what any floor holds, and no floor leans on it
-BASE = ("about", "errors", "files", "plugins", "delimited", "ray_engine", "parallel", "tables")
+BASE = ("about", "errors", "files", "plugins", "delimited", "ray_engine", "parallel", "tables", "memory", "imports")
 HEIGHT = {name: height for height, name in enumerate((*BASE, *FLOORS, FACE, "__main__"))}
 HEAVY = ("torch", "pandas", "transformers", "matplotlib")
 
@@ -329,6 +329,24 @@ def test_words_and_facts_need_neither_torch_nor_pandas() -> None:
     )
     assert "yaml" in loaded
     assert loaded.isdisjoint(HEAVY)
+
+
+COMPILER = """
+import sys
+import medlip.app.reader
+from medlip.imports import without_compiler
+with without_compiler():
+    from torch._dynamo import disable
+    from torch._dynamo.utils import is_compile_supported
+assert "torch._dynamo" not in sys.modules and "torchvision" in sys.modules
+assert disable(len)("four") == 4 and is_compile_supported("meta") is False
+assert "torch._dynamo.convert_frame" in sys.modules
+"""
+
+
+@pytest.mark.processes
+def test_a_reading_needs_no_compiler_and_whoever_calls_it_gets_it() -> None:
+    assert "timm" in _loaded_by(COMPILER)
 
 
 def test_citation_and_package_agree() -> None:

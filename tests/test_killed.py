@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Sequence
 from itertools import count
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from fakes import shrunk
+from fakes import become_rank, free_port, shrunk
 from medlip.data.prepare import prepare
 from medlip.data.store import Store
 from medlip.errors import MedLIPError, MedLIPWarning
@@ -48,11 +47,8 @@ def recipe_of(name: str) -> Recipe:
 
 def work(rank: int, ranks: int, port: int, name: str, store: str, out: str, writes: int) -> None:
     """Train, or go on; with `writes`, die in the middle of writing that checkpoint."""
-    os.environ.update(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
     torch.set_num_threads(1)
-    if ranks > 1:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    become_rank(rank, ranks, port)
     if writes:
         left = iter(range(writes - 1, -1, -1))
         os.fsync = lambda file: None if next(left) else os.kill(os.getpid(), signal.SIGKILL)
@@ -66,9 +62,7 @@ def work(rank: int, ranks: int, port: int, name: str, store: str, out: str, writ
 
 def start(ranks: int, *arguments: Any, writes: int = 0) -> list[Any]:
     """Start the processes of a training, forked where torch was imported already."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("forkserver")
     multiprocessing.set_forkserver_preload(["medlip.training", "transformers.models.bert.modeling_bert"])
     started = [context.Process(target=work, args=(rank, ranks, port, *arguments, writes)) for rank in range(ranks)]

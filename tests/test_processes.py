@@ -4,9 +4,7 @@ own in each."""
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from fakes import become_rank, free_port
 from medlip.data.batch import evaluation_batches
 from medlip.data.prepare import prepare
 from medlip.data.store import Store
@@ -44,8 +43,7 @@ class Interrupt(Callback):
 
 
 def work(rank: int, store: str, out: str, port: int) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_WORLD_SIZE=str(RANKS))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
+    become_rank(rank, RANKS, port)
     recipe, studies = load_recipe("convirt-phantom", SETTINGS), Store.open(store)
     try:
         for round in ("interrupted", "resumed", "finished"):
@@ -80,10 +78,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(ranks: Callable[..., None], store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes: interrupted in one, resumed, and resumed again when there was nothing left to do."""
     out = tmp_path_factory.mktemp("processes") / "run"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks(work, str(store), str(out), port)
+    ranks(work, str(store), str(out), free_port())
     return out
 
 

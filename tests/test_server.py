@@ -494,8 +494,18 @@ def test_models_say_what_they_know(client: TestClient, reader: Reader) -> None:
 
 
 def test_the_command_refuses_what_it_cant_do(medlip: Callable[..., Any], tmp_path: Path) -> None:
-    assert "token" in medlip("serve", tmp_path, "--host", "0.0.0.0").last_line
-    assert "no model.safetensors" in medlip("serve", tmp_path, "--port", 0).last_line
+    nothing, broken_model = tmp_path / "run", tmp_path / "broken.safetensors"
+    nothing.mkdir()
+    broken_model.write_bytes(b"no weights")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        outcome = medlip("serve", tmp_path, "--port", taken.getsockname()[1])
-    assert outcome.code == 1 and "--port" in outcome.last_line
+        port = taken.getsockname()[1]
+        for arguments, why in (
+            ((nothing, "--host", "0.0.0.0"), "MEDLIP_TOKEN"),
+            ((nothing, "--host", "0.0.0.0", "--token", "short"), "too easily guessed"),
+            ((nothing, "--port", 0), "no model.safetensors"),
+            ((broken_model, "--port", 0), "broken.safetensors"),
+            ((nothing, "--port", port), f"can't listen on 127.0.0.1, port {port}"),
+        ):
+            outcome = medlip("serve", *arguments)
+            assert (outcome.code, outcome.out) == (1, "")
+            assert outcome.last_line.startswith("error: ") and why in outcome.last_line and "Traceback" not in outcome.err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterable, Sized
 from pathlib import Path
@@ -21,6 +20,7 @@ from medlip.data.store import Store
 from medlip.data.study import Study, View
 from medlip.images.augment import Augment
 from medlip.images.preprocessing import Preprocessing
+from medlip.memory import MIB, peak_resident
 from medlip.parallel import cpu_count
 
 ORIGINAL = 2000
@@ -57,7 +57,7 @@ def bench_store(images: int = 512, originals: int = 16, size: int = 224) -> dict
         "cached_images_per_second": round(cached, 1),
         "raw_images_per_second": round(raw, 1),
         "speedup": round(first / raw, 1),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mb": round(peak_resident() / MIB),
     }
 
 

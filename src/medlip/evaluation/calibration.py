@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medlip.errors import MedLIPError, first_problem
@@ -36,8 +37,8 @@ from medlip.evaluation.tasks.places import Places, places_result
 from medlip.evaluation.tasks.zero_shot import ZeroShot
 from medlip.files import write_atomic
 from medlip.images.frontal import appearance
-from medlip.metrics import Array, Estimate, brier, calibration_error
-from medlip.metrics.recalibration import Kind, OperatingCurve, Recalibration, binomial_interval, fit
+from medlip.metrics import Array, Estimate, brier, calibration_error, mean_estimate
+from medlip.metrics.recalibration import Kind, OperatingCurve, Recalibration, fit
 
 if TYPE_CHECKING:
     from medlip.data.store import Record, Store
@@ -301,10 +302,12 @@ def calibrate(
         ask_all(method, cohort, [scored, placed, looks], options, "calibrating")
     scored.predictions()  # refuses what is not finite
     at = at or OperatingPoint(measure="specificity", value=0.9)
-    folds = _folds(cohort.patients, seed)
+    patients = np.asarray(cohort.patients)
+    folds = _folds(patients, seed)
     places = places_result(placed.placed, seed=seed).estimates if placed.placed else {}
     findings = {
-        finding: _calibrated(_Cases(scored.scores[:, c], known[finding], folds), kind, at) for c, finding in enumerate(known)
+        finding: _calibrated(_Cases(scored.scores[:, c], known[finding], patients, folds), kind, at, seed)
+        for c, finding in enumerate(known)
     }
     for finding in sorted({case.finding for case in placed.placed}):
         cases = [case for case in placed.placed if case.finding == finding]
@@ -356,25 +359,25 @@ class _Looks(Task):
 
 @dataclass(frozen=True, slots=True)
 class _Cases:
-    """One finding in N images: the model's scores, the truth (1, 0, NaN for unknown), and which fold each image is of."""
+    """One finding in N images: the model's scores, the truth (1, 0, NaN for unknown), and each image's patient and fold."""
 
     scores: Array
     truth: Array
+    patients: NDArray[Any]
     folds: Array
 
-    def known(self) -> _Cases:
-        rows = ~np.isnan(self.truth)
-        return _Cases(self.scores[rows], self.truth[rows], self.folds[rows])
+    def where(self, rows: NDArray[np.bool_]) -> _Cases:
+        return _Cases(self.scores[rows], self.truth[rows], self.patients[rows], self.folds[rows])
 
-    def parts(self) -> Iterator[tuple[_Cases, np.ndarray]]:
+    def parts(self) -> Iterator[tuple[_Cases, NDArray[np.bool_]]]:
         """Yield what is outside of each fold, and which rows are in it."""
         for fold in range(FOLDS):
             own = self.folds == fold
-            yield _Cases(self.scores[~own], self.truth[~own], self.folds[~own]), own
+            yield self.where(~own), own
 
 
-def _calibrated(all_cases: _Cases, kind: Kind | Literal["auto"], at: OperatingPoint) -> CalibratedFinding:
-    cases = all_cases.known()
+def _calibrated(all_cases: _Cases, kind: Kind | Literal["auto"], at: OperatingPoint, seed: int) -> CalibratedFinding:
+    cases = all_cases.where(~np.isnan(all_cases.truth))
     images, positives = len(cases.truth), int(cases.truth.sum())
     fewer = min(positives, images - positives)
     if fewer < FEWEST:
@@ -395,7 +398,7 @@ def _calibrated(all_cases: _Cases, kind: Kind | Literal["auto"], at: OperatingPo
         probabilities[own] = without(cases.scores[own])
         threshold = OperatingCurve.of(without(others.scores), others.truth).threshold(at.measure, at.value)
         called[own] = probabilities[own] >= threshold
-    fitted = ~np.isnan(probabilities)
+    fitted, present = ~np.isnan(probabilities), cases.truth == 1
     before, after = ((p[fitted, None], cases.truth[fitted, None]) for p in (cases.scores, probabilities))
     return CalibratedFinding(
         images=images,
@@ -406,20 +409,14 @@ def _calibrated(all_cases: _Cases, kind: Kind | Literal["auto"], at: OperatingPo
         calibration_error_after=Estimate.of(float(calibration_error(*after)[0]), n=int(fitted.sum())),
         brier_before=Estimate.of(float(brier(*before)[0]), n=int(fitted.sum())),
         brier_after=Estimate.of(float(brier(*after)[0]), n=int(fitted.sum())),
-        sensitivity=_share(called[cases.truth == 1]),
-        specificity=_share(1 - called[cases.truth == 0]),
+        sensitivity=mean_estimate(called[present], cases.patients[present], seed=seed),
+        specificity=mean_estimate(1 - called[~present], cases.patients[~present], seed=seed),
     )
 
 
-def _share(right: Array) -> Estimate:
-    decided = right[~np.isnan(right)]
-    successes, n = float(decided.sum()), len(decided)
-    return Estimate.of(successes / n if n else np.nan, *binomial_interval(successes, n), n=n)
-
-
-def _folds(patients: Sequence[str], seed: int) -> Array:
+def _folds(patients: NDArray[Any], seed: int) -> Array:
     """Return the fold of each image, (N,): all images of a patient are in one."""
-    names, where = np.unique(np.asarray(patients), return_inverse=True)
+    names, where = np.unique(patients, return_inverse=True)
     return np.asarray(np.random.default_rng(seed).permutation(len(names))[where] % FOLDS)
 
 

@@ -14,6 +14,7 @@ from medlip.errors import MedLIPError
 from medlip.images.display import LUMINANCE, Deep, stretch, stretch_deep
 from medlip.images.orientation import Turn
 from medlip.images.size import check_size
+from medlip.imports import without_compiler
 
 Number = TypeVar("Number", np.uint8, np.uint16)
 FORMATS = ("PNG", "JPEG", "TIFF")
@@ -123,7 +124,9 @@ def _deep_colour(content: bytes, format: str) -> NDArray[Any]:
     if format != "PNG":
         raise MedLIPError(f"is a {format} of 16 bits a colour. Save it as PNG, or in grey.")
     import torch
-    from torchvision.io import ImageReadMode, decode_png
+
+    with without_compiler():
+        from torchvision.io import ImageReadMode, decode_png
 
     pixels = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.UNCHANGED)
     return np.asarray(pixels.permute(1, 2, 0).numpy())

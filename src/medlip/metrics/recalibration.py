@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.special import betaincinv, expit, logit
+from scipy.special import expit, logit
 
 from medlip.errors import MedLIPError
 from medlip.metrics.bootstrap import Array
@@ -169,22 +169,6 @@ class OperatingCurve(_Fitted):
         reached = np.array(getattr(self, measure)) >= value - 1e-9
         rows = np.flatnonzero(reached)
         return self.thresholds[int(rows[0] if measure == "sensitivity" else rows[-1])]
-
-
-def binomial_interval(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the exact interval of a share (Clopper and Pearson 1934); NaN where there is no case.
-
-    Args:
-        successes: how many cases were right, 0..n.
-        n: how many there were.
-        level: how often the interval is to hold the truth, at least.
-    """
-    if n == 0:
-        return np.nan, np.nan
-    tail = (1 - level) / 2
-    low = betaincinv(successes, n - successes + 1, tail) if successes > 0 else 0.0
-    high = betaincinv(successes + 1, n - successes, 1 - tail) if successes < n else 1.0
-    return float(low), float(high)
 
 
 def _logits(scores: ArrayLike) -> Array:

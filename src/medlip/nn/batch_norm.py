@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, TypeVar, cast
 
 import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from medlip.nn.gather import summed
 from medlip.nn.pairs import at_least_float32
+from medlip.nn.zoo import BatchNormAct2d
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -9,8 +9,9 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
+
+from medlip.nn.zoo import Conv2dSame, pad_same
 
 Module = TypeVar("Module", bound=nn.Module)
 

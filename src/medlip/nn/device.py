@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate, chain
@@ -14,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from medlip.errors import MedLIPError
+from medlip.memory import peak_resident
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """How networks compute: in full, in mixed precision, or `auto`: bf16 where the device is fast at it, else in full."""
-MIB = 1 << 20
-"""Bytes in a mebibyte, in which memory is told."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -64,7 +61,7 @@ def peak_memory(device: torch.device) -> int:
     """Return the most bytes in use so far: of a GPU's memory, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_resident()
 
 
 def peak_allocated(work: Callable[[], object], device: torch.device) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from medlip.nn.parts import Recomputing, recompute_blocks
 from medlip.nn.patches import sine_cosine_positions
+from medlip.nn.zoo import Block
 
 
 class ImageDecoder(nn.Module, Recomputing):

@@ -10,12 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
-import timm
 import torch
-from timm.layers import PatchEmbed
-from timm.models.efficientnet import EfficientNetFeatures
-from timm.models.mobilenetv3 import MobileNetV3Features
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -23,6 +18,7 @@ from medlip.errors import MedLIPError
 from medlip.nn.parts import Recomputing, blocks_of, in_parts, recompute_blocks
 from medlip.nn.patches import sine_cosine_positions, take, visible_map
 from medlip.nn.pretrained import load_backbone
+from medlip.nn.zoo import EfficientNetFeatures, MobileNetV3Features, PatchEmbed, VisionTransformer, timm
 
 STRIDE = 16
 """Of a convolutional backbone, unless another one is asked for: the third stage of a ResNet."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from medlip.memory import MIB, peak_resident
 from medlip.reports.extract import forget_sentences
 from medlip.reports.generate import generated_graphs, generated_reports
 from medlip.reports.stream import Summary, extract_file
@@ -43,7 +42,7 @@ def bench_facts(reports: int = 20_000, graphs: int = 5_000, seed: int = 0) -> di
     return {
         "reports_per_second": read.reports / seconds,
         "radgraph_studies_per_second": read_graphs.reports / graph_seconds,
-        "peak_memory_mb": _peak_memory(),
+        "peak_memory_mb": peak_resident() / MIB,
         "reports": read.reports,
         "facts": read.facts,
         "radgraph_studies": read_graphs.reports,
@@ -66,8 +65,3 @@ def _timed(source: Path, out: Path) -> tuple[Summary, float]:
         summary = extract_file(source, out, workers=0)
         seconds.append(time.process_time() - start)
     return summary, min(seconds)
-
-
-def _peak_memory() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)

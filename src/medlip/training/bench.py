@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from medlip.concepts import Vocabulary, default_vocabulary
 from medlip.data.batch import Batch
 from medlip.images.preprocessing import Preprocessing
+from medlip.memory import MIB
 from medlip.methods import build_method
 from medlip.methods.base import HasReference, method_type
 from medlip.nn.device import (
-    MIB,
     Precision,
     autocast,
     compute_dtype,

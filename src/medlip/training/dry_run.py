@@ -12,8 +12,10 @@ from torch import Tensor
 
 from medlip.data.batch import TrainingBatches
 from medlip.data.store import Store
+from medlip.memory import MIB
 from medlip.methods.base import HasEncoder
-from medlip.nn.device import MIB, peak_memory, resolve_device, synchronize
+from medlip.nn.device import peak_memory, resolve_device, synchronize
+from medlip.nn.parameters import count_learned, learned_parameters
 from medlip.training.average import WeightAverage
 from medlip.training.fit import begin, training_batches
 from medlip.training.loop import Callback, Training, processes
@@ -100,12 +102,11 @@ def dry_run(recipe: Recipe, store: Store, device: str = "auto") -> DryRun:
         training.batches, training.budget = training_batches(recipe, method, few, ranks), Steps(STEPS)
         clock = _Clock()
         training.run("dry run", [*([WeightAverage(method, settings.ema)] if settings.ema else []), clock])
-        learned = [parameter for parameter in method.parameters() if parameter.requires_grad]
-        model, moments = _bytes(method.state_dict().values()), 2 * _bytes(learned)
+        model, moments = _bytes(method.state_dict().values()), 2 * _bytes(learned_parameters(method))
         seconds, steps = statistics.median(clock.seconds), settings.epochs * len(planned)
         return DryRun(
-            parameters=_count(learned),
-            encoder_parameters=_count(method.encoder.parameters()) if isinstance(method, HasEncoder) else None,
+            parameters=count_learned(method),
+            encoder_parameters=count_learned(method.encoder) if isinstance(method, HasEncoder) else None,
             model_mb=model / MIB,
             checkpoint_mb=(model * (2 if settings.ema else 1) + moments) / MIB,
             memory_mb=peak_memory(training.device) / MIB,
@@ -133,10 +134,6 @@ class _Clock(Callback):
         if self._last is not None:
             self.seconds.append(now - self._last[0] - (waited - self._last[1]))
         self._last = now, waited
-
-
-def _count(parameters: Iterable[Tensor]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -26,6 +26,7 @@ from medlip.methods import Method, build_method, save_method
 from medlip.methods.base import EmbedsReports, HasEncoder
 from medlip.nn.batch_norm import synchronize_statistics
 from medlip.nn.device import resolve_device, why_not_compiled
+from medlip.nn.parameters import learned_parameters
 from medlip.training.average import WeightAverage
 from medlip.training.callbacks import Checkpoint, Finite, Log, Validate, loggers, tensorboard
 from medlip.training.gradients import Balance, LogGradients
@@ -286,7 +287,7 @@ def _cut(method: Method, store: Store) -> str:
 
 def _groups(method: Method, settings: TrainingSection) -> list[Group]:
     """Decay matrices and kernels, and leave biases and other 1-D parameters alone."""
-    learned = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    learned = learned_parameters(method)
     return [
         Group([parameter for parameter in learned if parameter.ndim > 1], settings.lr, settings.weight_decay),
         Group([parameter for parameter in learned if parameter.ndim <= 1], settings.lr, 0.0),
@@ -295,8 +296,7 @@ def _groups(method: Method, settings: TrainingSection) -> list[Group]:
 
 def _encoder(method: Method) -> list[nn.Parameter]:
     """Return what gradients of loss terms are compared at: the image encoder, or all of a method that has none."""
-    part = method.encoder if isinstance(method, HasEncoder) else method
-    return [parameter for parameter in part.parameters() if parameter.requires_grad]
+    return learned_parameters(method.encoder if isinstance(method, HasEncoder) else method)
 
 
 def _validate(

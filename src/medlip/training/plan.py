@@ -19,16 +19,17 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from medlip.errors import MedLIPError, did_you_mean
+from medlip.memory import GIB
 from medlip.methods import build_method
 from medlip.methods.base import HasEncoder
 from medlip.nn.device import peak_allocated, product_rate
+from medlip.nn.parameters import count_learned
 from medlip.training.bench import made_up_batch
 from medlip.training.progress import duration
 
 if TYPE_CHECKING:
     from medlip.training.recipe import Recipe
 
-GIB = 1 << 30
 COUNTED = (2, 4)  # images of the batches that are counted
 READING = 1.6e-3  # seconds of one core that reading and augmenting an image takes, docs/speed.md
 HIDDEN = 0.8  # share of the exchange of gradients that goes on beside the backward pass
@@ -339,13 +340,12 @@ def count(recipe: Recipe) -> Counted:
         kinds = [_by_kind(found) for found in (first, second)]
         pairs = [(kinds[0][kind], kinds[1].get(kind, kinds[0][kind])) for kind in kinds[0]]
     operations = [Operation(a.kind, (a.flops, b.flops), (a.bytes, b.bytes), a.count) for a, b in pairs]
-    learned = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
     tokens = 0
     if isinstance(method, HasEncoder):
         with torch.no_grad():
             tokens = method.encoder(batches[0].images).tokens.shape[1]
     text = REPORT_TOKENS if method.learns_from == "sentences" else 0
-    return Counted(operations, (peaks[0], peaks[1]), learned, tokens, text, notes)
+    return Counted(operations, (peaks[0], peaks[1]), count_learned(method), tokens, text, notes)
 
 
 def _at_hand(settings: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:

@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 
 from medlip.app.bench import untrained
-from medlip.app.server.limits import MIB
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
+from medlip.memory import MIB
 from medlip.methods import Method, save_method
 from medlip.nn.device import resolve_device, synchronize
 from medlip.phantom import phantom

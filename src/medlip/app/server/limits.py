@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medlip.images.size import MAX_PIXELS
-
-MIB = 1 << 20
+from medlip.memory import MIB
 
 
 @dataclass(frozen=True, slots=True)
