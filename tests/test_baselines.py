@@ -20,7 +20,7 @@ from medlip.images.preprocessing import Preprocessing
 from medlip.losses import existence_labels
 from medlip.losses.existence import reference_existence_loss
 from medlip.losses.prototype import reference_protocl_loss
-from medlip.methods import GLoRIA, MedKLIP, Method, build_method, method_names
+from medlip.methods import ConVIRT, GLoRIA, MedKLIP, Method, build_method, method_names
 from medlip.methods.base import method_config
 from medlip.training import fit, load_recipe, load_run
 
@@ -191,3 +191,50 @@ def test_prompts_are_asked_anew_after_training(name: str, batch: Batch) -> None:
 def test_a_setting_of_another_method_is_refused() -> None:
     with pytest.raises(MedLIPError, match="gate"):
         method_config({"name": "medklip", "gate": "off"})
+
+
+TEXTS: tuple[dict[str, Any], ...] = (
+    {"texts": "facts", "prompts": "facts", "apart": True, "unit": "sentence", "hard_negatives": 2},
+    {"texts": "both", "false_negatives": "attenuate", "hard_negatives": 2},
+    {"texts": "report", "false_negatives": "attenuate", "pooling": "similarity"},
+    {"contrast": "sigmoid", "sigmoid_bias": -3.0, "hard_negatives": 2, "max_sentences": 0},
+    {
+        "texts": "both",
+        "unit": "sentence",
+        "contrast": "sigmoid",
+        "pooling": "similarity",
+        "prompts": "present",
+        "false_negatives": "attenuate",
+    },
+)
+
+
+@pytest.mark.parametrize("settings", TEXTS, ids=str)
+@pytest.mark.parametrize("name", ["convirt", "gloria", "mlip"])
+def test_every_way_with_texts_trains(name: str, settings: dict[str, Any], batch: Batch) -> None:
+    method = make(name, batch, **settings)
+    total(method, batch).backward()  # type: ignore[no-untyped-call]
+    assert_finite_gradients(method)
+    assert all(parameter.grad is not None for parameter in method.parameters())
+    method.zero_grad()
+    total(method, cut(batch, range(4), sentences=((),) * 4, facts=torch.full_like(batch.facts, -1))).backward()  # type: ignore[no-untyped-call]
+    assert_finite_gradients(method)
+    assert method.eval().score(batch.images, PROMPTS).isfinite().all()
+
+
+def test_a_text_that_is_true_of_another_image_is_no_negative_of_it(batch: Batch) -> None:
+    method = make("convirt", batch, texts="facts", max_sentences=0, false_negatives="attenuate")
+    assert isinstance(method, ConVIRT)
+    twins = cut(batch, [0, 0, 1], seeds=torch.arange(3))
+    negatives = method.negatives(method.lesson(twins), "report")
+    assert negatives is not None
+    assert negatives[0, 1] == negatives[1, 0] == 0
+    assert negatives[0, 2] > 0
+    other = make("convirt", batch, texts="report", false_negatives="attenuate")
+    assert isinstance(other, ConVIRT)
+    assert torch.equal(other.negatives(other.lesson(twins), "report")[:2, :2], torch.zeros(2, 2))  # type: ignore[index]
+
+
+def test_only_a_trained_text_encoder_is_frozen(batch: Batch) -> None:
+    with pytest.raises(MedLIPError, match="name a trained one"):
+        make("convirt", batch, freeze_text=True)

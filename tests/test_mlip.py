@@ -13,6 +13,7 @@ from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods import build_method
 from medlip.methods.base import load_method, save_method
+from medlip.methods.image_text import Lesson
 from medlip.methods.mlip import MLIP
 from medlip.methods.texts import DISTRACTORS, add_distractors, draw_sentences, prompt_texts
 from medlip.nn.patches import draw_visible
@@ -72,7 +73,7 @@ def images() -> torch.Tensor:
 )
 def test_every_setting_trains(settings: dict[str, Any], images: torch.Tensor) -> None:
     method = make(**settings)
-    terms = method.loss_terms(images, REPORTS)
+    terms = method.loss_terms(images, Lesson(REPORTS))
     assert set(terms) <= set(method.loss_weights)
     assert ("local" in terms) == (settings.get("local") != "off")
     predicts = settings.get("mask_ratio", 0.5) > 0 and settings.get("lambda_reconstruction", 1.0) > 0
@@ -93,7 +94,7 @@ def test_missing_sentences_and_a_batch_of_one_are_finite(
     reports: tuple[tuple[str, ...], ...], integrity: str, local: str, images: torch.Tensor
 ) -> None:
     method = make(integrity=integrity, local=local)
-    terms = method.loss_terms(images[: len(reports)], reports)
+    terms = method.loss_terms(images[: len(reports)], Lesson(reports))
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     assert all(torch.isfinite(term) for term in terms.values())
     gradients = [p.grad for p in method.parameters() if p.grad is not None]
@@ -106,15 +107,15 @@ def test_permuting_the_batch_changes_no_loss(images: torch.Tensor) -> None:
         [torch.randperm(16, generator=torch.Generator().manual_seed(i))[:8].sort().values for i in range(4)]
     )
     order = [2, 0, 3, 1]
-    terms = method.loss_terms(images, REPORTS, visible)
-    moved = method.loss_terms(images[order], [REPORTS[i] for i in order], visible[order])
+    terms = method.loss_terms(images, Lesson(REPORTS), visible)
+    moved = method.loss_terms(images[order], Lesson([REPORTS[i] for i in order]), visible[order])
     for name, term in terms.items():
         torch.testing.assert_close(moved[name], term, atol=1e-5, rtol=1e-4)
 
 
 def test_masks_are_seeded(images: torch.Tensor) -> None:
     method = make()
-    first, again, other = (method.loss_terms(images, REPORTS, seeds=seed * torch.arange(1, 5)) for seed in (1, 1, 2))
+    first, again, other = (method.loss_terms(images, Lesson(REPORTS), seeds=seed * torch.arange(1, 5)) for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["global"], other["global"])
 
@@ -188,7 +189,7 @@ def test_every_parameter_is_trained() -> None:
     images = torch.randn(4, 3, 32, 32)
     for settings in ({}, {"local": "off"}, {"lambda_local": 0.0}, {"integrity": "position", "mask_ratio": 0.0}):
         method = make(**settings)
-        torch.stack(list(method.loss_terms(images, REPORTS).values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(method.loss_terms(images, Lesson(REPORTS)).values())).sum().backward()  # type: ignore[no-untyped-call]
         assert all(parameter.grad is not None for parameter in method.parameters()), settings
 
 
@@ -198,7 +199,7 @@ def test_learned_positions_cannot_silence_a_sample(images: torch.Tensor) -> None
     with torch.no_grad():
         method.importance[visible[0]] = -30.0
     images.requires_grad_()
-    method.loss_terms(images, REPORTS, visible)["global"].backward()  # type: ignore[no-untyped-call]
+    method.loss_terms(images, Lesson(REPORTS), visible)["global"].backward()  # type: ignore[no-untyped-call]
     assert images.grad is not None
     strength = images.grad.abs().mean((1, 2, 3))
     assert strength[0] > 0.002 * strength.mean()
@@ -210,7 +211,7 @@ def test_a_temperature_out_of_range_can_come_back(images: torch.Tensor, log_scal
     with torch.no_grad():
         method.log_scale.fill_(log_scale)
     assert 1 <= float(method.scale.detach()) <= 100
-    method.loss_terms(images, REPORTS)["global"].backward()  # type: ignore[no-untyped-call]
+    method.loss_terms(images, Lesson(REPORTS))["global"].backward()  # type: ignore[no-untyped-call]
     assert method.log_scale.grad
 
 

@@ -131,3 +131,49 @@ def test_what_cannot_be_had_says_what_to_do(tmp_path: Path) -> None:
         build_report_encoder(str(tmp_path / "nothing"), tuple, 64)
     with pytest.raises(MedLIPError, match="no report"):
         build_report_encoder("wordpiece", lambda: ["", ""], 64)
+
+
+def apart(encoder: ReportEncoder) -> ReportEncoder:
+    copy = ReportEncoder.blank(encoder.about, 64).eval()
+    copy.load_state_dict(encoder.state_dict())
+    copy.apart = True
+    return copy
+
+
+def test_a_sentence_by_itself_is_the_same_in_every_report(encoder: ReportEncoder) -> None:
+    encoded = apart(encoder)(REPORTS)
+    for row, report in enumerate(REPORTS):
+        for place, sentence in enumerate(report):
+            alone = encoder([(sentence,)])
+            torch.testing.assert_close(encoded.sentences[row, place], alone.sentences[0, 0], atol=1e-5, rtol=1e-4)
+    together = encoder(REPORTS)
+    assert torch.equal(encoded.real, together.real)
+    assert encoded.most_words == together.most_words
+    spoken, expected = (values.words[0][values.words[0] >= 0] for values in (encoded, together))
+    assert torch.equal(spoken, expected)
+    assert not encoded.reports[2].any()
+
+
+def test_sentences_by_themselves_pass_gradients_on(encoder: ReportEncoder) -> None:
+    copy = apart(encoder).train()
+    copy(REPORTS).sentences.sum().backward()
+    assert copy.model.embeddings.word_embeddings.weight.grad.any()
+
+
+def test_a_frozen_encoder_gives_the_same_and_learns_nothing(encoder: ReportEncoder) -> None:
+    copy = apart(encoder)
+    before = copy(REPORTS)
+    copy.freeze()
+    copy.train()
+    for _ in range(2):  # the second time from what is kept
+        encoded = copy(REPORTS)
+        torch.testing.assert_close(encoded.tokens, before.tokens, atol=1e-5, rtol=1e-4)
+        assert not encoded.tokens.requires_grad
+    assert not any(parameter.requires_grad for parameter in copy.parameters())
+
+
+def test_of_sentences_by_themselves_each_is_cut(encoder: ReportEncoder) -> None:
+    short = ReportEncoder.blank(encoder.about, 8)
+    short.apart = True
+    assert short.cut([("No mass.",) * 9]).lost == 0
+    assert short.cut([("No mass.", "Small right pleural effusion with mild atelectasis at the base.")]).longer == 1

@@ -12,9 +12,12 @@ from medlip.losses import (
     attention_integrity,
     info_nce,
     normalized_weights,
+    pooled_similarity,
     position_integrity,
     prediction_errors,
     reconstruction_integrity,
+    sentence_contrast,
+    sigmoid_contrast,
     similarity_integrity,
 )
 from medlip.losses.infonce import reference_info_nce
@@ -26,6 +29,7 @@ from medlip.losses.integrity import (
     reference_similarity_integrity,
 )
 from medlip.losses.reconstruction import reference_prediction_errors
+from medlip.losses.sigmoid import reference_sigmoid_contrast
 from medlip.nn.patches import draw_visible, patch_pixels
 
 
@@ -167,3 +171,70 @@ def test_what_does_not_fit_is_named() -> None:
         normalized_weights(torch.ones(3), 2)
     with pytest.raises(MedLIPError, match="a prediction of every patch"):
         prediction_errors(torch.zeros(1, 3, 16), torch.zeros(1, 3, 8, 8), torch.tensor([[0]]), 4)
+
+
+def test_a_negative_that_is_true_in_part_counts_in_part() -> None:
+    logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).double()
+    counted = torch.ones(4, 4).double()
+    counted[0, 1], counted[2, 0] = 0.25, 0.0
+    exact = logits.exp() * counted
+    rows, columns = exact.sum(1).log(), exact.sum(0).log()
+    expected = ((rows + columns) / 2 - logits.diagonal()).mean()
+    torch.testing.assert_close(info_nce(logits, negatives=counted), expected)
+    torch.testing.assert_close(info_nce(logits, negatives=counted.fill_diagonal_(0)), expected)
+
+
+def test_further_texts_are_told_from_their_own_image_alone() -> None:
+    logits, further = torch.randn(3, 3), torch.tensor([[0.5, -torch.inf], [-torch.inf, -torch.inf], [1.0, 2.0]])
+    rows = torch.cat([logits, further], 1).logsumexp(1)
+    expected = ((rows + logits.logsumexp(0)) / 2 - logits.diagonal()).mean()
+    torch.testing.assert_close(info_nce(logits, further=further), expected)
+
+
+def test_sigmoid_contrast_is_its_equation() -> None:
+    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    own = torch.tensor([0, 0, 1, 2, 2]) == torch.arange(3)[:, None]
+    expected = reference_sigmoid_contrast(logits, own)
+    torch.testing.assert_close(sigmoid_contrast(logits, own), expected)
+    nobodys = torch.cat([own, torch.zeros(3, 1, dtype=torch.bool)], 1)
+    torch.testing.assert_close(sigmoid_contrast(torch.cat([logits, torch.randn(3, 1)], 1), nobodys), expected)
+    further = torch.tensor([[-torch.inf], [-torch.inf], [2.0]])
+    wrong = torch.nn.functional.softplus(torch.tensor(2.0)) / 3
+    torch.testing.assert_close(sigmoid_contrast(logits, own, further=further), expected + wrong)
+    true_of_all = own.float()  # what is true of another image, too, is no negative of it
+    torch.testing.assert_close(
+        sigmoid_contrast(logits, own, negatives=true_of_all), -(logits.sigmoid().log() * own).sum() / 3
+    )
+
+
+def test_sentences_are_told_from_those_of_other_images_and_not_from_one_another() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, owners = torch.randn(3, 5, generator=generator), torch.tensor([0, 0, 1, -1, 2])
+    counted, further = torch.rand(3, 5, generator=generator), torch.tensor([[0.3], [-torch.inf], [1.0]])
+    expected = torch.zeros(())
+    for image in range(3):
+        own = (owners == image).nonzero()[:, 0]
+        for sentence in own:
+            said = logits[image, sentence]
+            others = [t for t in range(5) if owners[t] not in (-1, image)]
+            row = sum(counted[image, t] * logits[image, t].exp() for t in others) + further[image].exp().sum()
+            column = sum(counted[j, sentence] * logits[j, sentence].exp() for j in range(3) if j != image)
+            losses = [-said + (said.exp() + against).log() for against in (row, column)]
+            expected = expected + sum(losses) / 2 / len(own) / 3
+    torch.testing.assert_close(sentence_contrast(logits, owners, negatives=counted, further=further), expected)
+
+
+def test_no_sentence_at_all_is_zero_with_gradient_zero() -> None:
+    logits = torch.randn(2, 3, requires_grad=True)
+    nobody = torch.full((3,), -1)
+    loss = sentence_contrast(logits, nobody) + sigmoid_contrast(logits, nobody == torch.arange(2)[:, None])
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_a_similarity_is_pooled_over_the_patches_that_are_like_the_text() -> None:
+    text, patches = torch.tensor([[1.0, 0.0]]), torch.tensor([[[1.0, 0.0], *([[0.0, 1.0]] * 99)]])
+    assert pooled_similarity(text, patches, 0.02).item() > 0.99
+    assert abs(pooled_similarity(text, patches, 1e6).item() - 0.01) < 1e-4

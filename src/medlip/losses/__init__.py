@@ -16,6 +16,8 @@ from medlip.losses.integrity import (
 from medlip.losses.pairs import icl_loss, pair_loss
 from medlip.losses.prototype import draw_negatives, draw_positive, protocl_loss
 from medlip.losses.reconstruction import prediction_errors
+from medlip.losses.sentences import pooled_similarity, sentence_contrast
+from medlip.losses.sigmoid import sigmoid_contrast
 from medlip.losses.word_region import attention_similarity, local_logits
 
 __all__ = [
@@ -30,9 +32,12 @@ __all__ = [
     "local_logits",
     "normalized_weights",
     "pair_loss",
+    "pooled_similarity",
     "position_integrity",
     "prediction_errors",
     "protocl_loss",
     "reconstruction_integrity",
+    "sentence_contrast",
+    "sigmoid_contrast",
     "similarity_integrity",
 ]

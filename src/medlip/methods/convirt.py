@@ -15,10 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from medlip.losses import info_nce
 from medlip.methods.base import register, upcast
-from medlip.methods.image_text import ImageTextConfig, ImageTextMethod, SeenImages
-from medlip.nn.gather import gather
+from medlip.methods.image_text import ImageTextConfig, ImageTextMethod, Lesson, SeenImages
 
 if TYPE_CHECKING:
     from medlip.concepts import Vocabulary
@@ -71,13 +69,12 @@ class ConVIRT(ImageTextMethod):
         """One term."""
         return {"contrast": 1.0}
 
-    def loss_terms(self, images: Tensor, reports: Sequence[Sequence[str]]) -> dict[str, Tensor]:
-        """Return the contrast of images (B, 3, S, S) and their reports, given as sentences; one without any is left out."""
-        pooled, texts = self._whole(self.encoder(images).tokens), self.encode_reports(reports)
-        present = torch.tensor([any(report) for report in reports]).to(images.device, non_blocking=True)
+    def loss_terms(self, images: Tensor, lesson: Lesson) -> dict[str, Tensor]:
+        """Return the contrast of images (B, 3, S, S) and their texts; one without any is left out."""
+        seen, texts, config = self.see(images), self.taught(lesson), self.config
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
-            logits = gather(pooled) @ gather(texts).T / self.config.temperature
-            return {"contrast": info_nce(logits, present=gather(present), to_reports=self.config.image_to_text)}
+            term = self.contrast(seen, texts, lesson, 1 / config.temperature, to_reports=config.image_to_text)
+        return {"contrast": term}
 
     def see(self, images: Tensor) -> SeenImages:
         """Return whole images and their parts. ConVIRT aligns whole images alone: the head is trained for their mean."""
@@ -87,9 +84,7 @@ class ConVIRT(ImageTextMethod):
 
     def scores_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
         """Return probabilities (B, C): softmax over what speaks for and against each prompt."""
-        positive, negative = self.embed_prompts(prompts)
-        scores: Tensor = (seen.whole @ (positive - negative).T / self.config.temperature).sigmoid()
-        return scores
+        return self.probabilities(seen, prompts, 1 / self.config.temperature)
 
     def maps_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
         """Return (1 + cosine) / 2 of each location and each prompt's positive words, (B, N, C)."""

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from medlip.losses import info_nce, local_logits
 from medlip.methods.base import register, upcast
-from medlip.methods.image_text import ImageTextConfig, ImageTextMethod, SeenImages
+from medlip.methods.image_text import ImageTextConfig, ImageTextMethod, Lesson, SeenImages
 from medlip.methods.texts import Sides, prompt_name
 from medlip.nn.gather import gather, gather_padded
 from medlip.nn.report_encoder import pool
@@ -66,7 +66,8 @@ class GLoRIA(ImageTextMethod):
         self, config: GLoRIAConfig, vocabulary: Vocabulary, preprocessing: Preprocessing, text: ReportEncoder
     ) -> None:
         super().__init__(config, vocabulary, preprocessing, text)
-        self.project = nn.Linear(self.encoder.width, config.width)
+        # Where the similarity of a whole is that of its regions, it has no projection of its own.
+        self.project = nn.Linear(self.encoder.width, config.width) if config.pooling == "mean" else None
         self.project_region = nn.Linear(self.encoder.width, config.width)
         self.project_report = nn.Linear(text.width, config.width)
         self.project_word = nn.Linear(text.width, config.width)
@@ -76,24 +77,23 @@ class GLoRIA(ImageTextMethod):
         """The global contrast at 1, the local one at lambda_local."""
         return {"global": 1.0, "local": self.config.lambda_local}
 
-    def loss_terms(self, images: Tensor, reports: Sequence[Sequence[str]]) -> dict[str, Tensor]:
-        """Return both terms for images (B, 3, S, S) and their reports, given as sentences; one without any is left out."""
+    def loss_terms(self, images: Tensor, lesson: Lesson) -> dict[str, Tensor]:
+        """Return both terms for images (B, 3, S, S) and their texts; one without any is left out."""
         config = self.config
         seen = self.see(images)
-        encoded = self.text(reports)
-        wholes, (words, real) = self._whole(encoded), self._words(encoded)
+        encoded = self.text(lesson.reports)
+        texts, (words, real) = self.taught(lesson, self._whole(encoded)), self._words(encoded)
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
-            present = gather(real.any(1))
-            logits = config.scale * gather(seen.whole) @ gather(wholes).T
-            terms = {"global": info_nce(logits, present=present)}
+            terms = {"global": self.contrast(seen, texts, lesson, config.scale)}
             words, real = gather_padded(words), gather_padded(real)
             logits = gather(local_logits(words, seen.parts, real, config.attention, config.words, config.scale))
-            return terms | {"local": info_nce(logits, present=present)}
+            return terms | {"local": info_nce(logits, present=real.any(1), negatives=self.negatives(lesson, "report"))}
 
     def see(self, images: Tensor) -> SeenImages:
         """Return whole images and their regions."""
         features = self.encoder(images)
-        whole, regions = self.project(features.tokens.mean(1)), self.project_region(features.tokens)
+        regions = self.project_region(features.tokens)
+        whole = regions.mean(1) if self.project is None else self.project(features.tokens.mean(1))
         return SeenImages(normalize(upcast(whole), dim=-1), normalize(upcast(regions), dim=-1), features.grid)
 
     def scores_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
@@ -109,7 +109,8 @@ class GLoRIA(ImageTextMethod):
             words, real, share = self.prompts.keep("words", texts, self._words_of)
             logits = local_logits(words, seen.parts, real, config.attention, config.words)
             local[texts] = (logits - real.sum(1).log()) / config.words @ share
-        similarities = (seen.whole @ (positive - negative).T + torch.stack([local[texts] for texts in sides], 1)) / 2
+        whole = self.similarity(seen, positive) - self.similarity(seen, negative)
+        similarities = (whole + torch.stack([local[texts] for texts in sides], 1)) / 2
         scores: Tensor = (config.scale * similarities).sigmoid()
         return scores
 
@@ -136,5 +137,5 @@ class GLoRIA(ImageTextMethod):
         """Return words (T, M, d) of the texts for and against a prompt, which are there, and each text's signed share."""
         positive, negative = sides
         words, real = self._words(self.text([[text] for text in positive + negative]))
-        shares = [1 / len(positive)] * len(positive) + [-1 / len(negative)] * len(negative)
+        shares = [1 / len(positive) for _ in positive] + [-1 / len(negative) for _ in negative]
         return words, real, torch.tensor(shares, device=words.device)

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from medlip.concepts import Vocabulary
 from medlip.images.preprocessing import Preprocessing
+from medlip.losses import info_nce, pooled_similarity, sentence_contrast, sigmoid_contrast
 from medlip.methods.base import (
     Answers,
     AnswersAtOnce,
@@ -22,12 +25,18 @@ from medlip.methods.base import (
     Pass,
     WhichMaps,
 )
-from medlip.methods.texts import PromptBank, Sides, draw_sentences, prompt_texts
+from medlip.methods.claims import Claims, Wrong, draw_wrong
+from medlip.methods.texts import Form, PromptBank, Sides, draw_sentences, prompt_texts
+from medlip.nn.gather import gather, gather_padded
 from medlip.nn.report_encoder import WORDPIECE, Cut, EncodedReports, ReportEncoder, build_report_encoder
 from medlip.nn.vision_encoder import vision_encoder
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
+
+
+NO_SENTENCE = -2
+CENTERED = 20  # a frozen text encoder is centered on every so many-th claim
 
 
 class ImageTextConfig(MethodConfig):
@@ -49,6 +58,23 @@ class ImageTextConfig(MethodConfig):
         width: of the space that images and texts share.
         described: a pathology is asked for by its description beside its name; a text encoder that has seen few reports
             hardly knows a description's words.
+        prompts: how a finding is asked for: in `several` published sentences, as `facts` are written, a sentence for it and
+            one against it, or by the sentence for it alone (`present`), which is what to take where reports hardly ever
+            deny what they don't find.
+        texts: what is learned from: the sentences of the `report`, its `facts` as sentences ("There is no effusion."), or
+            `both`.
+        unit: images are told apart by whole `report`s, or by each `sentence` by itself, as they are asked for.
+        apart: each sentence of a report is encoded by itself, as a question is, rather than in its report.
+        freeze_text: the text encoder stays as it is; with `apart` each sentence is then encoded once.
+        pooling: an image's similarity with a text is that of its `mean`, or the mean of its parts' cosines, weighed by
+            their softmax (`similarity`), so that what a text says of a small part is not averaged away.
+        pooling_temperature: of that softmax.
+        contrast: the own text is told from all (`softmax`), or each pair is judged by itself (`sigmoid`).
+        sigmoid_bias: of the judgement at the start; it is learned. SigLIP starts at -10, for batches of thousands.
+        false_negatives: a text of another study that says what is true of an image, too: does it `count` as a negative, or
+            the less, the more of it is known to be true (`attenuate`)?
+        hard_negatives: an image is also told from so many wrong versions of its own text, with the other side, another zone
+            or the opposite in one of its sentences.
     """
 
     backbone: str = "resnet50"
@@ -64,6 +90,58 @@ class ImageTextConfig(MethodConfig):
     max_sentences: int = Field(0, ge=0)
     width: int = Field(512, gt=0)
     described: bool = True
+    prompts: Form = "several"
+    texts: Literal["report", "facts", "both"] = "report"
+    unit: Literal["report", "sentence"] = "report"
+    apart: bool = False
+    freeze_text: bool = False
+    pooling: Literal["mean", "similarity"] = "mean"
+    pooling_temperature: float = Field(0.1, gt=0)
+    contrast: Literal["softmax", "sigmoid"] = "softmax"
+    sigmoid_bias: float = -10.0
+    false_negatives: Literal["count", "attenuate"] = "count"
+    hard_negatives: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _frozen_text_was_trained(self) -> Self:
+        if self.freeze_text and self.text_encoder == WORDPIECE:
+            raise ValueError("freeze_text keeps a text encoder as it is: name a trained one as text_encoder")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What is learned from of B studies.
+
+    Attributes:
+        reports: as sentences; a study without any takes no part.
+        claims: (B, M) which claim each sentence makes, -1 for one in words of its own, -2 where there is none; None where
+            that is not asked.
+        made: bool (B, C), the claims of each study's facts; None where that is not asked.
+        wrong: versions of each study's text that are wrong of its image.
+    """
+
+    reports: Sequence[Sequence[str]]
+    claims: Tensor | None = None
+    made: Tensor | None = None
+    wrong: Sequence[Sequence[Wrong]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaughtTexts:
+    """The texts that B images are told apart by, in the space that they share; M of each, whole reports or sentences.
+
+    Attributes:
+        vectors: (B, M, d), of length 1.
+        real: bool (B, M), which are there.
+        wrong: (B, N, d) wrong versions of an image's own texts; None where there are none.
+        is_wrong: bool (B, N), which of these are there.
+    """
+
+    vectors: Tensor
+    real: Tensor
+    wrong: Tensor | None = None
+    is_wrong: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +180,11 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
     ) -> None:
         super().__init__(config, vocabulary, preprocessing)
         self.text = text
+        text.apart = config.apart
+        self.claims = Claims(vocabulary)
+        if config.freeze_text and not text.frozen:
+            text.freeze(self.claims.sentences[::CENTERED])
+        self.bias = nn.Parameter(torch.tensor(config.sigmoid_bias)) if config.contrast == "sigmoid" else None
         self.encoder = vision_encoder(
             config.backbone,
             config.stride,
@@ -126,7 +209,7 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
             torch.manual_seed(config.seed)
             text = build_report_encoder(
                 config.text_encoder,
-                reports,
+                reports if config.texts == "report" else lambda: [*reports(), *Claims(vocabulary).sentences * 2],
                 config.max_tokens,
                 width=config.text_width,
                 layers=config.text_layers,
@@ -140,6 +223,8 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
     ) -> Self:
         """Return a model with the shapes of `state`, to be filled."""
         text = ReportEncoder.blank(state["text.about"], config.max_tokens)
+        if config.freeze_text:
+            text.freeze()
         return cls(config.model_copy(update={"weights": None}), vocabulary, preprocessing, text)
 
     def from_earlier(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -148,13 +233,29 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of a batch; in training a report may be a few of its sentences, drawn by its image's seed."""
-        return self.loss_terms(batch.images, self.drawn_sentences(batch))
+        return self.loss_terms(batch.images, self.lesson(batch))
 
-    def drawn_sentences(self, batch: Batch) -> Sequence[Sequence[str]]:
-        """Return what is learned from of each report."""
-        if not self.training:
-            return batch.sentences
-        return draw_sentences(batch.sentences, self.config.max_sentences, False, batch.seeds.tolist())
+    def lesson(self, batch: Batch) -> Lesson:
+        """Return what is learned from of each study."""
+        config, facts = self.config, batch.facts if batch.host_facts is None else batch.host_facts
+        written: Sequence[Sequence[str]] = [()] * len(batch)
+        if config.texts != "report" or config.hard_negatives or config.false_negatives == "attenuate":
+            made = self.claims.made_by(facts)
+            written = self.claims.written(made)
+        both = [[*own, *facts] for own, facts in zip(batch.sentences, written, strict=True)]
+        seeds = batch.seeds.tolist()
+        reports = self.draw({"report": batch.sentences, "facts": written, "both": both}[config.texts], seeds)
+        wrong = draw_wrong(reports, both, config.hard_negatives, seeds) if config.hard_negatives else ()
+        if config.false_negatives == "count":
+            return Lesson(reports, wrong=wrong)
+        rows = [torch.tensor([self.claims.index.get(sentence, -1) for sentence in report]) for report in reports]
+        claims = pad(pad_sequence([row.long() for row in rows], True, NO_SENTENCE), (0, not any(reports)), value=NO_SENTENCE)
+        claims, made = (values.to(batch.images.device, non_blocking=True) for values in (claims, made))
+        return Lesson(reports, claims, made, wrong)
+
+    def draw(self, reports: Sequence[Sequence[str]], seeds: Sequence[int]) -> Sequence[Sequence[str]]:
+        """Return what is learned from of each study's sentences, in training a few of them, drawn by its seed."""
+        return draw_sentences(reports, self.config.max_sentences, False, seeds) if self.training else reports
 
     def divide(self, parts: int) -> bool:
         """Encode images and reports in parts; they are still told from those of the whole batch.
@@ -165,17 +266,131 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
         return True
 
     @abstractmethod
-    def loss_terms(self, images: Tensor, reports: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+    def loss_terms(self, images: Tensor, lesson: Lesson) -> dict[str, Tensor]:
         """Return the named loss terms, unweighted.
 
         Args:
             images: (B, 3, S, S).
-            reports: of each image, as sentences; a pair without any takes no part.
+            lesson: what is learned from of each image.
         """
+
+    def similarity(self, seen: SeenImages, texts: Tensor) -> Tensor:
+        """Return the similarity (B, T) of images and texts (T, d) of length 1, pooled as the settings say."""
+        if self.config.pooling == "mean":
+            return seen.whole @ texts.T
+        return pooled_similarity(texts, seen.parts, self.config.pooling_temperature)
+
+    def taught(self, lesson: Lesson, reports: Tensor | None = None) -> TaughtTexts:
+        """Return the texts that images are told apart by, encoded.
+
+        Args:
+            lesson: what is learned from.
+            reports: (B, d) its whole reports, of length 1, where they are encoded already.
+        """
+        whole = self.config.unit == "report"
+        units = (
+            [[tuple(report)] if any(report) else [] for report in lesson.reports]
+            if whole
+            else [[(sentence,) for sentence in report] for report in lesson.reports]
+        )
+        wrong = [[text.sentences if whole else (text.sentences[text.changed],) for text in texts] for texts in lesson.wrong]
+        if whole and reports is not None:
+            real = torch.tensor([bool(texts) for texts in units]).to(reports.device, non_blocking=True)[:, None]
+            right = reports[:, None], real
+        else:
+            right = self._encoded(units)
+        return TaughtTexts(*right, *(self._encoded(wrong, self.config.hard_negatives) if wrong else (None, None)))
+
+    def _encoded(self, texts: Sequence[Sequence[tuple[str, ...]]], least: int = 1) -> tuple[Tensor, Tensor]:
+        """Return vectors (B, M, d) of each study's texts, given as sentences, and which are there (B, M), M at `least`."""
+        different = list(dict.fromkeys(text for some in texts for text in some)) or [()]
+        places = {text: place for place, text in enumerate(different)}
+        rows = [torch.tensor([places[text] for text in some] + [-1] * (least - len(some))) for some in texts]
+        vectors = self.encode_reports(different)
+        index = pad_sequence(rows, True, -1).to(vectors.device, non_blocking=True)
+        return vectors[index.clamp(min=0)], index >= 0
+
+    def contrast(
+        self,
+        seen: SeenImages,
+        texts: TaughtTexts,
+        lesson: Lesson,
+        scale: float | Tensor,
+        weights: Tensor | None = None,
+        *,
+        factors: Tensor | None = None,
+        to_reports: float = 0.5,
+    ) -> Tensor:
+        """Return the contrast of images and texts, those of all processes.
+
+        Args:
+            seen: B images.
+            texts: of each image.
+            lesson: what the texts are.
+            scale: of similarities.
+            weights: (global B,) of all pairs, None for 1.
+            factors: (global B,) that each image's logits are multiplied with, None for 1.
+            to_reports: share of finding an image's text among all; the sigmoid contrast knows no such directions.
+        """
+        vectors, real = gather_padded(texts.vectors), gather_padded(texts.real)
+        logits = gather(self.similarity(seen, vectors.flatten(0, 1))) * scale
+        if factors is not None:
+            logits = logits * factors[:, None]
+        images = torch.arange(len(real), device=real.device)[:, None]
+        owners = images.expand(real.shape).masked_fill(~real, -1).flatten()
+        negatives = self.negatives(lesson, self.config.unit)
+        logits, further = self._judged(logits), None
+        if texts.wrong is not None and texts.is_wrong is not None:
+            own = gather(self._judged(self._own(seen, texts.wrong) * scale))
+            further = own.masked_fill(~gather(texts.is_wrong), -torch.inf)
+        if self.config.contrast == "sigmoid":
+            return sigmoid_contrast(logits, owners == images, weights, negatives=negatives, further=further)
+        if self.config.unit == "sentence":
+            return sentence_contrast(logits, owners, weights, to_reports=to_reports, negatives=negatives, further=further)
+        return info_nce(logits, weights, real[:, 0], to_reports=to_reports, negatives=negatives, further=further)
+
+    def _judged(self, logits: Tensor) -> Tensor:
+        """Return logits with the bias of what judges each pair by itself."""
+        return logits if self.bias is None else logits + self.bias
+
+    def _own(self, seen: SeenImages, texts: Tensor) -> Tensor:
+        """Return the similarity (B, N) of images and N texts (B, N, d) of their own."""
+        every = torch.arange(len(texts), device=texts.device)
+        return self.similarity(seen, texts.flatten(0, 1)).view(len(texts), *texts.shape[:2])[every, every]
+
+    def negatives(self, lesson: Lesson, unit: Literal["report", "sentence"]) -> Tensor | None:
+        """Return what each text counts as a negative of each image (global B, T): the share of it that may be wrong.
+
+        Of a sentence that states a claim which the image's facts make, it is 0, else 1; of a report the mean over its
+        sentences. A report in its own words is taken as the claims of its facts.
+        """
+        if lesson.made is None or lesson.claims is None:
+            return None
+        made, claims = gather(lesson.made), gather_padded(lesson.claims - NO_SENTENCE) + NO_SENTENCE
+        if unit == "report" and self.config.texts == "report":
+            values = made.float()
+            return 1 - values @ values.T / values.sum(1).clamp(min=1)
+        wrong = ~(made[:, claims.clamp(min=0)] & (claims >= 0))  # (B, R, M)
+        if unit == "sentence":
+            return wrong.flatten(1).float()
+        real = claims != NO_SENTENCE
+        return (wrong * real).sum(2) / real.sum(1).clamp(min=1)
 
     @abstractmethod
     def see(self, images: Tensor) -> SeenImages:
         """Return whole images (B, 3, S, S) and their parts in the shared space."""
+
+    def probabilities(self, seen: SeenImages, prompts: Sequence[str], scale: float | Tensor) -> Tensor:
+        """Return probabilities (B, C) by what speaks for and against each prompt, similarities times `scale`.
+
+        It is the softmax over both; where nothing is asked for that speaks against, and pairs were judged one by one, that
+        judgement.
+        """
+        positive, negative = self.embed_prompts(prompts)
+        margins = (self.similarity(seen, positive) - self.similarity(seen, negative)) * scale
+        if self.bias is not None and self.config.prompts == "present":
+            margins = margins + self.bias
+        return margins.sigmoid()
 
     @abstractmethod
     def scores_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
@@ -234,7 +449,8 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
 
     def sides(self, prompts: Sequence[str]) -> list[Sides]:
         """Return the texts that speak for and against each prompt."""
-        return [prompt_texts(prompt, self.vocabulary, self.config.described) for prompt in prompts]
+        config = self.config
+        return [prompt_texts(prompt, self.vocabulary, config.described, config.prompts) for prompt in prompts]
 
     def embed_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return what speaks for (C, d) and against (C, d) each prompt, its texts encoded as whole reports."""
@@ -242,7 +458,7 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
 
     def timed_parts(self, batch: Batch) -> Mapping[str, Pass]:
         """Return `encoder`, and `networks`: image and text encoder."""
-        reports = self.drawn_sentences(batch)
+        reports = self.lesson(batch).reports
         networks = {"networks": lambda: [self.encoder(batch.images).tokens, self.text(reports).tokens]}
         return {**super().timed_parts(batch), **networks}
 

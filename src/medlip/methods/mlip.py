@@ -41,7 +41,7 @@ from medlip.methods.base import (
     register,
     upcast,
 )
-from medlip.methods.image_text import ImageTextConfig, ImageTextMethod, SeenImages
+from medlip.methods.image_text import ImageTextConfig, ImageTextMethod, Lesson, SeenImages, TaughtTexts
 from medlip.methods.texts import Sides, add_distractors, draw_sentences, is_sentence
 from medlip.nn.draws import branch, image_seeds, uniform
 from medlip.nn.gather import gather, gather_padded
@@ -210,20 +210,20 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of a batch (fewer where the settings switch some off)."""
-        return self.loss_terms(batch.images, self.drawn_sentences(batch), seeds=batch.seeds)
+        return self.loss_terms(batch.images, self.lesson(batch), seeds=batch.seeds)
 
-    def drawn_sentences(self, batch: Batch) -> Sequence[Sequence[str]]:
-        """Return what is learned from of each report, with the distractors that are put in."""
+    def draw(self, reports: Sequence[Sequence[str]], seeds: Sequence[int]) -> Sequence[Sequence[str]]:
+        """Return what is learned from of each study's sentences, with the distractors that are put in."""
         if not self.training:
-            return batch.sentences
-        config, seeds = self.config, batch.seeds.tolist()
-        drawn = draw_sentences(batch.sentences, config.max_sentences, config.shuffle, seeds)
+            return reports
+        config = self.config
+        drawn = draw_sentences(reports, config.max_sentences, config.shuffle, seeds)
         return add_distractors(drawn, config.distractors, seeds)
 
     def loss_terms(
         self,
         images: Tensor,
-        reports: Sequence[Sequence[str]],
+        lesson: Lesson,
         visible: Tensor | None = None,
         *,
         seeds: Tensor | None = None,
@@ -232,7 +232,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
 
         Args:
             images: (B, 3, S, S).
-            reports: of each image, as sentences; a pair without any takes no part in the contrasts.
+            lesson: what is learned from of each image; a pair without any text takes no part in the contrasts.
             visible: (B, n) patches that stay visible; drawn if None.
             seeds: int64 (B,), of that draw; None: those that follow from the settings' seed.
         """
@@ -240,11 +240,12 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         if visible is None and config.mask_ratio:
             visible = self._draw_visible(images, image_seeds(config.seed, len(images)) if seeds is None else seeds)
         tokens = self.encoder(images, visible).tokens
-        patches, texts = self.project(tokens), self.encode_texts(reports)
+        patches, texts = self.project(tokens), self.encode_texts(lesson.reports)
+        taught = self.taught(lesson, texts.reports)
         predicted = self.decoder(tokens, visible) if self.decoder is not None and visible is not None else None
         full = self._full_patches(images) if config.compares else None
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
-            return self._loss_terms(images, visible, patches, texts, predicted, full)
+            return self._loss_terms(images, lesson, visible, patches, texts, taught, predicted, full)
 
     def _draw_visible(self, images: Tensor, seeds: Tensor) -> Tensor:
         keys = uniform(branch(seeds.to(images.device, non_blocking=True), 0), self.patches)
@@ -253,35 +254,35 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
     def _loss_terms(
         self,
         images: Tensor,
+        lesson: Lesson,
         visible: Tensor | None,
         patches: Tensor,
         texts: MLIPTexts,
+        taught: TaughtTexts,
         predicted: Tensor | None,
         full: Tensor | None,
     ) -> dict[str, Tensor]:
         config = self.config
         patches = upcast(patches)
-        pooled = normalize(patches.mean(1), dim=-1)
+        seen = SeenImages(normalize(patches.mean(1), dim=-1), normalize(patches, dim=-1), (1, patches.shape[1]))
         errors = None
         if predicted is not None and visible is not None:
             errors = prediction_errors(upcast(predicted), images, visible, self.encoder.stride, config.normalize_pixels)
-        scores = self._integrity(visible, pooled, texts, full, errors)
+        scores = self._integrity(visible, seen.whole, texts, full, errors)
         weights = None if scores is None else normalized_weights(scores.detach(), config.integrity_floor)
-        paired = gather(texts.real.any(1))
-
-        logits = gather(pooled) @ gather(texts.reports).T * self.scale
+        factors = None
         if config.integrity == "position" and scores is not None:
             # What trains the scores; with mean and floor like the weights, or a sample could be silenced here.
-            logits = logits * normalized_weights(scores, config.integrity_floor)[:, None]
-        terms = {"global": info_nce(logits, weights, paired)}
+            factors = normalized_weights(scores, config.integrity_floor)
+        terms = {"global": self.contrast(seen, taught, lesson, self.scale, weights, factors=factors)}
         if config.matches:
-            terms["local"] = self._local(normalize(patches, dim=-1), texts, weights, paired)
+            terms["local"] = self._local(seen, texts, weights, lesson)
         if errors is not None:
             terms["reconstruction"] = weighted_mean(errors, torch.ones_like(errors))
         return terms
 
-    def _local(self, patches: Tensor, texts: MLIPTexts, weights: Tensor | None, paired: Tensor) -> Tensor:
-        config = self.config
+    def _local(self, seen: SeenImages, texts: MLIPTexts, weights: Tensor | None, lesson: Lesson) -> Tensor:
+        config, patches, paired = self.config, seen.parts, gather(texts.real.any(1))
         if config.local == "pair":
             similarities = texts.sentences @ patches.transpose(1, 2)
             plans = self._plans(similarities, texts.real)
@@ -302,7 +303,8 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
                 max_iterations=config.transport_iterations,
                 tolerance=TRAINING_TOLERANCE,
             )
-        return info_nce(gather(scores) / config.local_temperature, weights, paired)
+        negatives = self.negatives(lesson, "report")
+        return info_nce(gather(scores) / config.local_temperature, weights, paired, negatives=negatives)
 
     def _plans(self, similarities: Tensor, real: Tensor) -> Tensor:
         config = self.config
@@ -364,9 +366,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
 
     def scores_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
         """Return probabilities (B, C): softmax over what speaks for and against each prompt."""
-        positive, negative = self.embed_prompts(prompts)
-        scores: Tensor = ((seen.whole @ (positive - negative).T) * self.scale).sigmoid()
-        return scores
+        return self.probabilities(seen, prompts, self.scale)
 
     def maps_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
         """Return where each prompt is seen, (B, N, C) in [0, 1].
@@ -376,7 +376,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         For a whole sentence: the share of each patch that the transport plan gives to it, beside the sentences against it.
         """
         sides = self.sides(prompts)
-        if self.config.matches:
+        if self.config.matches and self.config.unit == "report":
             positive, negative = self.prompts.embed("sentences", sides, self._embed_sentences)
         else:
             positive, negative = self.embed_prompts(prompts)
@@ -457,7 +457,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         `trained_networks`: image encoder (on visible patches), text encoder and image decoder; `networks`: these, and the
         pass of the full image that the estimator of semantic integrity takes.
         """
-        images, reports = batch.images, self.drawn_sentences(batch)
+        images, reports = batch.images, self.lesson(batch).reports
         visible = self._draw_visible(images, batch.seeds) if self.config.mask_ratio else None
 
         def trained_networks() -> list[Tensor]:

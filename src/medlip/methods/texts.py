@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from medlip.concepts import Vocabulary
+from medlip.methods.claims import ABSENT, PRESENT
 
 POSITIVE = ("There is {}.",)
 NEGATIVE = ("There is no {}.", "No evidence of {}.", "The lung is clear.")
@@ -41,14 +43,25 @@ def is_sentence(prompt: str, vocabulary: Vocabulary) -> bool:
     return text.endswith((".", "!", "?")) and len(text.split()) > 2 and vocabulary.find_pathology(prompt) is None
 
 
-def prompt_texts(prompt: str, vocabulary: Vocabulary, described: bool = True) -> Sides:
+Form = Literal["several", "facts", "present"]
+"""How a finding is asked for: in `several` published sentences, as facts are written, or by what speaks for it alone."""
+
+
+def prompt_texts(prompt: str, vocabulary: Vocabulary, described: bool = True, form: Form = "several") -> Sides:
     """Return the texts that speak for and against a prompt: a pathology by any of its names, a whole sentence, or any words.
 
-    Where `described`, a pathology's description speaks for it too.
+    Args:
+        prompt: what is asked for.
+        vocabulary: of the names.
+        described: whether a pathology's description speaks for it, too.
+        form: how it is asked for; as `facts` are written there is one sentence a side, and no description, and as `present`
+            nothing that speaks against it.
     """
     if is_sentence(prompt, vocabulary):
-        return (prompt.strip(),), AGAINST_SENTENCES
+        return (prompt.strip(),), () if form == "present" else AGAINST_SENTENCES
     pathology, name = vocabulary.find_pathology(prompt), prompt_name(prompt, vocabulary)
+    if form != "several":
+        return (PRESENT.format(name),), (ABSENT.format(name),) if form == "facts" else ()
     positive, negative = (tuple(form.format(name) for form in forms) for forms in (POSITIVE, NEGATIVE))
     return (*positive, pathology.description) if pathology and described else positive, negative
 
@@ -82,7 +95,7 @@ class PromptBank:
         return self._known[kind, sides]
 
     def embed(self, kind: str, prompts: Sequence[Sides], encode: Callable[[Sequence[str]], Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the mean embedding, of length 1, of what speaks for (C, d) and against (C, d) each prompt.
+        """Return the mean embedding, of length 1, of what speaks for (C, d) and against (C, d) each prompt; 0 for nothing.
 
         Args:
             kind: what `encode` makes of texts, such as "sentences".
@@ -91,7 +104,9 @@ class PromptBank:
         """
 
         def make(sides: Sides) -> tuple[Tensor, ...]:
-            return tuple(normalize(encode(texts).mean(0), dim=0) for texts in sides)
+            speaks_for, against = sides
+            vector = normalize(encode(speaks_for).mean(0), dim=0)
+            return vector, normalize(encode(against).mean(0), dim=0) if against else torch.zeros_like(vector)
 
         positive, negative = zip(*(self.keep(kind, sides, make) for sides in prompts), strict=True)
         return torch.stack(positive), torch.stack(negative)

@@ -1,6 +1,7 @@
-"""Reports to vectors, trained along with the image: any `transformers` encoder, or a small one made from the reports.
+"""Reports to vectors, trained along with the image or frozen: any `transformers` encoder, or a small one of the reports.
 
-A report is encoded once; a sentence's vector is pooled from its own tokens, between boundaries that the splitter found.
+A report is encoded once; a sentence's vector is pooled from its own tokens, between boundaries that the splitter found. Or
+each sentence is encoded by itself, so that its vector is the same in every report, and the one it has as a question.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from medlip.errors import MedLIPError
 from medlip.nn.parts import Recomputing, blocks_of, in_parts, recompute_blocks
@@ -22,6 +24,7 @@ WORDPIECE = "wordpiece"
 """Name of the small encoder whose vocabulary is made from the training reports."""
 POOLED_LAYERS = 4
 COUNTED_AT_ONCE = 1024  # reports
+KEPT_SENTENCES = 20_000  # of a frozen encoder: some hundred megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class EncodedReports:
     """B reports with at most M sentences and T tokens.
 
     Attributes:
-        reports: (B, W) state of the first token in the last layer.
+        reports: (B, W) state of the first token in the last layer; the mean of those where sentences stand by themselves.
         means: (B, W) mean of all words' tokens; 0 for a report without any.
         sentences: (B, M, W) mean of a sentence's tokens, each the sum of the last four layers; 0 where there is none.
         real: bool (B, M) which sentences are there; one that was cut off whole is not.
@@ -82,17 +85,23 @@ class ReportEncoder(nn.Module, Recomputing):
         model: the `transformers` encoder.
         tokenizer: its tokenizer.
         special: ids of the first, the last and the padding token.
-        max_tokens: where a report is cut, first and last token included.
+        max_tokens: where a report is cut, or a sentence that stands by itself; first and last token included.
 
     Attributes:
         parts: in which reports are encoded where gradients are wanted, to save memory.
+        apart: encode each sentence by itself.
+        frozen: whether the weights stay as they are, see `freeze`.
     """
 
     about: Tensor
+    center: Tensor
     parts: int = 1
+    apart: bool = False
+    frozen: bool = False
 
     def __init__(self, model: Any, tokenizer: Tokenizer, special: Sequence[int], max_tokens: int = 100) -> None:
         super().__init__()
+        self._kept: dict[str, _Sentence] = {}
         self.model = model
         if getattr(model, "pooler", None) is not None:
             model.pooler = None  # never used, so never trained
@@ -180,8 +189,33 @@ class ReportEncoder(nn.Module, Recomputing):
         encoder.about = about.detach().clone()  # byte for byte: a newer library may write the same settings differently
         return encoder
 
+    def freeze(self, texts: Sequence[str] = ()) -> None:
+        """Keep the weights as they are from now on; sentences that stand by themselves are then encoded once.
+
+        States are centered from now on: a trained encoder's are nearly parallel, and a contrast learns slowly of such.
+
+        Args:
+            texts: whose mean is the center; none where it is loaded with the weights.
+        """
+        self.frozen = True
+        self.requires_grad_(False)
+        self.train(self.training)
+        self.register_buffer("center", torch.zeros(2, self.width))
+        if texts:
+            encoded = self([[text] for text in texts])
+            self.center = torch.stack([encoded.means.mean(0), encoded.reports.mean(0)])
+            self._kept.clear()
+
+    def train(self, mode: bool = True) -> ReportEncoder:
+        """Switch between training and use; a frozen model is always in use."""
+        self._kept.clear()
+        super().train(mode)
+        if self.frozen:
+            self.model.eval()
+        return self
+
     def cut(self, reports: Iterable[Sequence[str]], most: int = 0) -> Cut:
-        """Count what is lost of reports where they are cut; nothing is encoded.
+        """Count what is lost of reports where they are cut, sentence by sentence if they are `apart`; nothing is encoded.
 
         Args:
             reports: given as sentences.
@@ -194,9 +228,10 @@ class ReportEncoder(nn.Module, Recomputing):
             encodings = iter(self._tokens(some))
             for report in some:
                 lengths = sorted((len(next(encodings).ids) for _ in report), reverse=True)
-                length = sum(lengths[: most or None])
-                count, tokens = count + 1, tokens + length
-                longer, lost = longer + (length > limit), lost + max(0, length - limit)
+                read = lengths[: most or None]
+                beyond = sum(max(0, length - limit) for length in (read if self.apart else [sum(read)]))
+                count, tokens = count + 1, tokens + sum(read)
+                longer, lost = longer + (beyond > 0), lost + beyond
         return Cut(limit, count, longer, tokens, lost)
 
     def recompute(self) -> None:
@@ -211,6 +246,29 @@ class ReportEncoder(nn.Module, Recomputing):
 
     def forward(self, reports: Sequence[Sequence[str]]) -> EncodedReports:
         """Encode reports, each given as its sentences in order; a report may have none."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self._apart(reports) if self.apart else self._together(reports)
+
+    def _apart(self, reports: Sequence[Sequence[str]]) -> EncodedReports:
+        """Encode each sentence by itself, one that comes again only once, and put reports together of them."""
+        texts = list(dict.fromkeys(sentence for report in reports for sentence in report))
+        known = {text: self._kept[text] for text in texts if text in self._kept}
+        if missing := [text for text in texts if text not in known]:
+            encoded = self._together([[text] for text in missing])
+            lengths = (encoded.words >= 0).sum(1).tolist()
+            known |= {
+                text: _Sentence(
+                    encoded.reports[row], encoded.tokens[row, 1 : 1 + length], encoded.words[row, 1 : 1 + length]
+                )
+                for row, (text, length) in enumerate(zip(missing, lengths, strict=True))
+            }
+        if self.frozen:
+            if len(self._kept) + len(missing) > KEPT_SENTENCES:
+                self._kept.clear()
+            self._kept |= known
+        return _joined([[known[text] for text in report] for report in reports], self.width, self.about.device)
+
+    def _together(self, reports: Sequence[Sequence[str]]) -> EncodedReports:
         first, last, padding = self.special
         encodings = iter(self._tokens(reports))
         rows = [_layout([next(encodings) for _ in report], self.max_tokens - 2) for report in reports]
@@ -239,7 +297,41 @@ class ReportEncoder(nn.Module, Recomputing):
             # As the attention takes it: of one with two dimensions, transformers asks the device whether all of it is True.
             attended = attended[:, None, None].expand(-1, -1, ids.shape[1], -1)
         output = self.model(input_ids=ids, attention_mask=attended, output_hidden_states=True)
-        return torch.stack(output.hidden_states[1:][-POOLED_LAYERS:]).sum(0), output.last_hidden_state[:, 0]
+        states, first = torch.stack(output.hidden_states[1:][-POOLED_LAYERS:]).sum(0), output.last_hidden_state[:, 0]
+        return (states - self.center[0], first - self.center[1]) if self.frozen else (states, first)
+
+
+class _Sentence(NamedTuple):
+    """A sentence by itself.
+
+    Attributes:
+        state: (W,) of the first token.
+        tokens: (T, W), without special ones.
+        words: (T,) each token's word.
+    """
+
+    state: Tensor
+    tokens: Tensor
+    words: Tensor
+
+
+def _joined(reports: Sequence[Sequence[_Sentence]], width: int, device: torch.device) -> EncodedReports:
+    """Return reports of sentences that were encoded by themselves."""
+    nothing, nobody = torch.zeros(1, width, device=device), torch.full((1,), -1, device=device)
+    tokens, owners, words, states = [], [], [], []
+    for report in reports:  # with a place behind the last token that is nobody's, for a report may have none
+        counts = [int(sentence.words[-1]) + 1 if len(sentence.words) else 0 for sentence in report]
+        starts = [sum(counts[:place]) for place in range(len(counts))]
+        tokens.append(torch.cat([*(sentence.tokens for sentence in report), nothing]))
+        owners.append(torch.cat([*(torch.full_like(s.words, place) for place, s in enumerate(report)), nobody]))
+        words.append(torch.cat([*(s.words + start for s, start in zip(report, starts, strict=True)), nobody]))
+        states.append(torch.stack([sentence.state for sentence in report]).mean(0) if report else nothing[0])
+    together = pad_sequence(tokens, batch_first=True)
+    owned, spoken = (pad_sequence(rows, True, -1) for rows in (owners, words))
+    sentences, real = pool(together, owned, max(1, max((len(report) for report in reports), default=0)))
+    means, _ = pool(together, owned.clamp(max=0), 1)
+    most = int(spoken.max()) + 1 if len(spoken) else 0
+    return EncodedReports(torch.stack(states), means[:, 0], sentences, real, together, spoken, most)
 
 
 def build_report_encoder(
