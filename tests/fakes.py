@@ -73,6 +73,8 @@ SMALL: dict[str, Any] = {
     "feedforward": 32,
     "text_width": 32,
     "text_layers": 1,
+    "report_width": 32,
+    "report_layers": 1,
     "width": 32,
     "decoder_width": 32,
     "decoder_layers": 1,

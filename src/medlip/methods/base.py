@@ -569,6 +569,7 @@ BUILT_IN = {
     "gloria": "medlip.methods.gloria",
     "linear": "medlip.methods.linear",
     "medklip": "medlip.methods.medklip",
+    "medlip": "medlip.methods.medlip",
     "medslip": "medlip.methods.medslip",
     "mlip": "medlip.methods.mlip",
 }

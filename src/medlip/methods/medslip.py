@@ -211,11 +211,23 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
             host_facts: likewise.
         """
         output = self(images, need_attention=False)
-        tie = self._tie(output, EVERYTHING)
         given = {"pathology": negatives_pathology, "anatomy": negatives_anatomy}
-        with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
+        return self.terms_of(output, adjacency, given, seeds=seeds, host_facts=host_facts)
+
+    def terms_of(
+        self,
+        output: MeDSLIPOutput,
+        adjacency: Tensor,
+        negatives: Mapping[str, Tensor | None],
+        *,
+        seeds: Tensor | None = None,
+        host_facts: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the terms of images that were read; `negatives` by stream, drawn if None, the rest as of `loss_terms`."""
+        tie = self._tie(output, EVERYTHING)
+        with torch.autocast(adjacency.device.type, enabled=False):  # losses are small, and exact
             present = self.present_queries(adjacency, seeds, host_facts) if self.contrast is not None else {}
-            return self._loss_terms(output, tie, adjacency, given, present)
+            return self._loss_terms(output, tie, adjacency, negatives, present)
 
     def _loss_terms(
         self,
@@ -236,7 +248,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         }
         if self.contrast is not None:
             for stream, other in zip(STREAMS, reversed(STREAMS), strict=True):
-                queries, negatives = present[stream], given[stream]
+                queries, negatives = present[stream], given.get(stream)
                 terms[f"protocl_{stream}"] = protocl_loss(
                     self.contrast[stream](queries.of(self.dropout(self.contrasted(states[stream])))),
                     self.texts(other),

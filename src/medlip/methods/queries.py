@@ -489,7 +489,7 @@ class QueryMethod(AnswersAtOnce, HasEncoder, HasAttention, HasGraph, HasReleased
                     found.present[:, columns],
                     drawn,
                     self.places(output, columns) if anatomies else None,
-                    self._stated(output) if embeddings else None,
+                    self.image_vectors(seen, output) if embeddings else None,
                     partial(_draw, found, rule, columns) if later else None,
                 )
 
@@ -510,7 +510,8 @@ class QueryMethod(AnswersAtOnce, HasEncoder, HasAttention, HasGraph, HasReleased
         """
         return cast("Tensor", self.answer(images, (), embeddings=True).embeddings)
 
-    def _stated(self, output: Any) -> Tensor:
+    def image_vectors(self, seen: Located, output: Any) -> Tensor:
+        """Return what `embed_images` does, of images that were encoded and read."""
         known = list(range(len(self.vocabulary.pathologies)))
         present, places = self.pathology_queries(output).present[:, known], self.places(output, known)
         return torch.cat([upcast(places).flatten(1), 1 - upcast(present)], 1).clamp(min=LEAST).log()
