@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -272,6 +272,8 @@ def test_independent_phantoms_are_other_patients_with_findings_in_other_places()
     plain, independent = phantom(4, 1, SIZE), phantom(4, 1, SIZE, independent=True)
     assert independent.id == independent.patient == "phantom-independent-1-4"
     assert independent.split == plain.split
+    worlds = [[s for s in phantoms(20, size=64, independent=on) if not s.views[0].masks] for on in (False, True)]
+    assert not any(np.array_equal(one.views[0].image, other.views[0].image) for one, other in product(*worlds))
     assert next(iter(open_source("phantom:1@1?independent"))).report == phantom(0, 1, independent=True).report
     assert same(list(phantoms(5, 1, SIZE, independent=True))[4], independent)
     places = {(finding.pathology, finding.anatomy) for case in independent_cases() for finding in case.findings}

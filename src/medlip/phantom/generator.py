@@ -23,6 +23,7 @@ SMALLEST = 64
 
 # Every part of a study has a stream of its own, so that leaving one finding out changes nothing else.
 _CASE, _FILM, _REPORT, _FINDING = range(4)
+_INDEPENDENT = 2**32  # added to the seed, beyond those that people give
 
 
 def phantom(index: int, seed: int = 0, size: int = 256, *, independent: bool = False) -> Study:
@@ -46,8 +47,9 @@ def phantom(index: int, seed: int = 0, size: int = 256, *, independent: bool = F
         MedLIPError: an argument is out of its range.
     """
     _check(index, seed, size)
-    case = draw_case(_stream(seed, index, _CASE), independent)
-    pixels, regions = render(case, index, seed, size)
+    world = _world(seed, independent)
+    case = draw_case(_stream(world, index, _CASE), independent)
+    pixels, regions = render(case, index, world, size)
     masks = tuple(
         Mask(finding.pathology, region, finding.anatomy) for finding, region in zip(case.findings, regions, strict=True)
     )
@@ -57,7 +59,7 @@ def phantom(index: int, seed: int = 0, size: int = 256, *, independent: bool = F
         id=name,
         patient=name,
         views=(View(pixels, case.position, tuple(_box(mask) for mask in masks), masks),),
-        report=write_report(case, _stream(seed, index, _REPORT), independent),
+        report=write_report(case, _stream(world, index, _REPORT), independent),
         labels={pathology: "present" if pathology in present else "absent" for pathology in PATHOLOGIES},
         split=_split(index),
         attributes={"sex": case.sex, "age": str(case.age)},
@@ -102,17 +104,23 @@ def drawn_without(study: str, pathology: str, size: int = 256) -> tuple[NDArray[
         return None
     index, seed, settings = which
     _check(index, seed, size)
-    case = draw_case(_stream(seed, index, _CASE), settings.independent)
+    world = _world(seed, settings.independent)
+    case = draw_case(_stream(world, index, _CASE), settings.independent)
     left_out = [k for k, finding in enumerate(case.findings) if finding.pathology == pathology]
     if not left_out:
         return None
-    return render(case, index, seed, size)[0], render(case, index, seed, size, without=left_out)[0]
+    return render(case, index, world, size)[0], render(case, index, world, size, without=left_out)[0]
 
 
 def _check(index: int, seed: int, size: int) -> None:
     for name, value, least in (("index", index, 0), ("seed", seed, 0), ("size", size, SMALLEST)):
         if value < least:
             raise MedLIPError(f"phantom: {name}={value} is too small: give a whole number of at least {least}.")
+
+
+def _world(seed: int, independent: bool) -> int:
+    """Return the seed that phantoms are drawn by: independent ones are other people, those without a finding as well."""
+    return seed + _INDEPENDENT if independent else seed
 
 
 def _stream(seed: int, index: int, part: int) -> np.random.Generator:
