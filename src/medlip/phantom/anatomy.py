@@ -267,7 +267,7 @@ def _shoulders(film: FrontalFilm) -> None:
 
 
 def bowel_gas(film: Film, dome: LookupTable, rng: np.random.Generator, shift: float = 0.0) -> None:
-    """Draw the gastric bubble under a dome (heights over u), with its fluid level, and gas in the bowel, `shift` to the left."""
+    """Draw the gastric bubble under a dome (heights over u), with its fluid level, and gas in the bowel, `shift` along u."""
     full = film.chest.stomach
     bubbles = [(rng.uniform(0.25, 0.42), 0.05 + 0.06 * full, rng.uniform(0.1, 0.18), 0.05 + 0.06 * full, 0.75 * full)]
     bubbles += [
@@ -296,7 +296,7 @@ _TRUNKS = np.array(
 def vessels(
     film: Film, hila: Mapping[int, tuple[float, float]], fissures: Sequence[Points], rng: np.random.Generator
 ) -> None:
-    """Draw vessels, trees that leave the hila to either side, branch and taper, larger ones to the bases, and at times fissures."""
+    """Draw vessels, trees that leave the hila to either side, branch and taper, larger to the bases; at times fissures."""
     canvas = Canvas(film, film.window(-film.chest.width, film.chest.apex, film.chest.width, film.chest.sulcus))
     count = len(_TRUNKS)
     for side in (-1, 1):

@@ -192,7 +192,7 @@ class Film:
         return slice(0, self.size), slice(0, self.size)
 
     def scale_air(self, window: Window, factor: Map, side: int) -> None:
-        """Multiply the air in a window by a factor: of both lungs where the rays go through one, else of the one of a side."""
+        """Multiply the air in a window by a factor; `side` tells the lungs apart where one lies behind the other."""
         self.air[window] *= factor
 
     def mask(self, window: Window, region: Region) -> Region:
