@@ -134,7 +134,7 @@ def _lungs_and_heart(film: LateralFilm) -> None:
     heart = _heart_chord(film)
     band = film.band(chest.apex - 0.05, chest.sulcus + 0.35)
     closing = np.sqrt(1 - np.clip(1 - film.tau_table / 0.2, 0, 1) ** 2)
-    middle = (film.front_table + film.back_table) * np.float32(0.5)
+    middle = np.where(film.tau_table < 0, np.float32(9), (film.front_table + film.back_table) * np.float32(0.5))
     half = np.maximum((film.back_table - film.front_table) * np.float32(0.5) * closing, np.float32(1e-3)).astype(np.float32)
     from_middle = np.abs(film.u[band] - film.rows(middle, band))
     half_rows = film.rows(half, band)
@@ -176,7 +176,7 @@ def _trunk(film: LateralFilm) -> None:
     chest, d = film.chest, film.depth
     skin = 0.06 + chest.fat
     front, back = film.over_height(_FRONT) - np.float32(0.09 + 0.7 * skin), film.over_height(_BACK) + np.float32(0.12 + skin)
-    shoulder = np.clip((-0.35 - AXIS) / 0.4, 0, 1)  # above, arms and shoulders
+    shoulder = np.clip((-0.15 - AXIS) / 0.85, 0, 1)  # above, arms and shoulders
     shoulder = shoulder * shoulder * (3 - 2 * shoulder)
     front -= (0.5 * d * shoulder).astype(np.float32)
     back += (0.35 * d * shoulder).astype(np.float32)
@@ -254,10 +254,10 @@ def _spine(film: LateralFilm) -> None:
 
 def _great_vessels(film: LateralFilm) -> None:
     arch = film.arch()[::4]
-    canvas = _board(film, arch, 0.2)
+    canvas = _board(film, arch, 0.2, 1)
     canvas.line(arch, 0.12 + 0.05 * (film.chest.knob - 1))
     canvas.add_to(film.soft, 0.15, 0.025)
-    artery = Canvas(film, film.window(-0.2, -0.4, 0.4, 0.2))
+    artery = Canvas(film, film.window(-0.2, -0.4, 0.4, 0.2), 1)
     for side, radius in ((-1, 0.055), (1, 0.045)):
         artery.ellipse(film.hila[side], radius, radius * 1.25)
     artery.add_to(film.soft, 0.16, 0.02)
@@ -276,13 +276,13 @@ def _airways(film: LateralFilm) -> None:
 def _shoulders(film: LateralFilm) -> None:
     """Draw the blades of both shoulders, and the arms, which are held up."""
     back = film.depth
-    blades = Canvas(film, film.window(0.0, -0.9, 1.0, 0.4))
+    blades = Canvas(film, film.window(0.0, -0.9, 1.0, 0.4), 1)
     for shift in (0.0, 0.09):
         blade = np.array([(0.42 * back, -0.78), (0.8 * back, -0.4), (1.02 * back, 0.1)]) + (shift, 0.02)
         blades.line(blade, 0.022, 170)
         blades.line(blade + (0.03, 0), 0.06, 60)
     blades.add_to(film.bone, 0.3 * film.chest.bone, 0.012)
-    arms = Canvas(film, film.window(-0.9, -1.3, 0.9, -0.4))
+    arms = Canvas(film, film.window(-0.9, -1.3, 0.9, -0.4), 1)
     for shift in (-0.1, 0.12):
         arms.line(np.array([(0.12 * back, -0.66), (-0.1 * back, -0.95), (-0.5 * back, -1.3)]) + (shift, 0), 0.1, 90)
         arms.ellipse((0.12 * back + shift, -0.7), 0.1, 0.1, 110)
@@ -297,11 +297,10 @@ def _fissures(film: LateralFilm) -> list[Points]:
     return [minor, np.stack([run, np.interp(run, AXIS, film.fissure_table)], -1)]
 
 
-def _board(film: LateralFilm, points: Points, margin: float) -> Canvas:
+def _board(film: LateralFilm, points: Points, margin: float, oversampled: int = 2) -> Canvas:
     """Return a board over the window of these points."""
     (u0, v0), (u1, v1) = (points.min(0) - margin).tolist(), (points.max(0) + margin).tolist()
-    window: Window = film.window(u0, v0, u1, v1)
-    return Canvas(film, window)
+    return Canvas(film, film.window(u0, v0, u1, v1), oversampled)
 
 
 @lru_cache(maxsize=8)

@@ -102,10 +102,11 @@ def _effusion(film: LateralFilm, finding: PhantomFinding, shown: Shown, rng: np.
     window = film.band(level - 0.1, film.chest.sulcus + 0.35)
     forward = np.clip(np.float32(0.5) - film.u[window] * np.float32(0.5 / film.depth), 0, 1)
     depth = film.v[window] - np.float32(level) - np.float32(0.2) * np.sqrt(forward)
-    fluid = film.lung_of(side, window) * step(depth, 0.045)
+    fluid = film.cavity[window] * step(depth, 0.045)
     film.scale_air(window, 1 - np.float32(0.97) * fluid, side)
-    film.soft[window] += np.float32(0.2) * fluid * np.clip(depth * 4, 0, 1)
-    return film.mask(window, fluid > 0.5)
+    above_dome = film.above_dome[side][window]
+    film.soft[window] += np.float32(0.2) * fluid * np.clip(depth * 4, 0, 1) * step(above_dome + np.float32(0.03), 0.06)
+    return film.mask(window, (fluid > 0.5) & (above_dome > 0))
 
 
 def _consolidation(film: LateralFilm, finding: PhantomFinding, shown: Shown, rng: np.random.Generator) -> Region:
