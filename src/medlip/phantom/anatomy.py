@@ -77,7 +77,7 @@ def _lungs_and_heart(film: FrontalFilm) -> None:
     heart = film.heart_chord[band] = root(1 - across)
     np.multiply(heart, film.rows(table((-0.7, -0.3, 0.1), (0.1, 0.2, 0.3)), band), out=film.soft[band])
 
-    half_table = np.maximum((film.lateral_table - film.medial_table) * np.float32(0.5), np.float32(1e-3))
+    half_table = np.maximum((film.flank_table - film.medial_table) * np.float32(0.5), np.float32(1e-3))
     half = film.rows(half_table, band)
     from_middle = film.a[band] - film.rows(film.medial_table + half_table, band)
     np.abs(from_middle, out=from_middle)
@@ -120,7 +120,7 @@ def _trunk(film: FrontalFilm) -> None:
     film.body *= film.rows(thick)
     belly = film.band(min(chest.domes) - 0.1, 1.6)
     below_dome = step(-film.above_dome[belly], 3 * film.pixel)
-    below_dome *= step(film.rows(film.lateral_table, belly) - film.a[belly], 2 * film.pixel)
+    below_dome *= step(film.rows(film.flank_table, belly) - film.a[belly], 2 * film.pixel)
     below_dome *= np.float32(0.3)
     film.body[belly] += below_dome
     arm = table((-0.6, -0.2, 0.2, 0.6, 1.2), wall + np.array([0.25, 0.26, 0.27, 0.3, 0.36]))
@@ -142,7 +142,7 @@ def _ribs(film: FrontalFilm) -> None:
     """Draw the ribs as tilted rings: the hind half falls from the spine to the flank, the front half on to the sternum."""
     chest, spacing = film.chest, film.chest.rib_spacing
     band = film.band(chest.apex - 0.05, 0.85)
-    cage = film.lateral_table + np.float32(0.025)
+    cage = film.flank_table + np.float32(0.025)
     inverse = film.rows(np.float32(1) / cage, band)
     fall = film.rows(rib_drop(film) * np.float32(1 / spacing), band)
     t = film.a[band] * inverse

@@ -264,9 +264,9 @@ class FrontalFilm(Film):
         """Return the window of one side of the chest between two heights."""
         return self.window(0, top, side * 1.1, bottom)
 
-    def lateral(self, v: float) -> float:
+    def flank(self, v: float) -> float:
         """Return the lungs' outer edge |u| at height v."""
-        return float(np.interp(v, AXIS, self.lateral_table))
+        return float(np.interp(v, AXIS, self.flank_table))
 
     def dome(self, u: float) -> float:
         """Return the height v of the diaphragm at u."""
@@ -277,7 +277,7 @@ class FrontalFilm(Film):
         v = self.chest.apex + tau * self.chest.height
         border = side * float(np.interp(v, AXIS, self.border_tables[(side + 1) // 2]))
         medial = max(border, float(np.interp(v, AXIS, self.medial_table)))
-        return side * (medial + sigma * (self.lateral(v) - medial)), v
+        return side * (medial + sigma * (self.flank(v) - medial)), v
 
     def clavicle(self, side: int, run: float) -> tuple[float, float]:
         """Return the point (u, v) on a clavicle's axis, `run` from 0 at the sternum to 1 at the shoulder."""
@@ -289,9 +289,7 @@ class FrontalFilm(Film):
         chest = self.chest
         below = 1 - np.clip(self.tau_table, 0, 1)
         outside = self.tau_table < 0
-        self.lateral_table = np.where(outside, 0.02, 0.25 + (chest.width - 0.25) * (1 - below**2.7) ** 0.52).astype(
-            np.float32
-        )
+        self.flank_table = np.where(outside, 0.02, 0.25 + (chest.width - 0.25) * (1 - below**2.7) ** 0.52).astype(np.float32)
         self.medial_table = np.where(outside, 5, 0.24 - 0.19 * (1 - below**9) ** 0.5).astype(np.float32)
         self.dome_table = dome_table(chest, chest.domes)
         self.border_tables = self._borders()

@@ -157,7 +157,7 @@ def _pneumothorax(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Gen
     origin = AXIS - fall * hold  # where in the whole lung each height of the smaller one comes from
     top = chest.apex + 0.005
     above, origin = np.minimum(origin - top, 0), np.maximum(origin, top)
-    outer = (np.interp(origin, AXIS, film.lateral_table) - gap * hold + above).astype(np.float32)
+    outer = (np.interp(origin, AXIS, film.flank_table) - gap * hold + above).astype(np.float32)
     inner = (np.interp(origin, AXIS, film.medial_table) - above).astype(np.float32)
     window = film.side_window(side, chest.apex - 0.05, chest.apex + reach * chest.height)
     a, lung = film.a[window], film.lung[window] * (film.u[window] * side > 0)
@@ -176,7 +176,7 @@ def _thicken(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generato
     low, high = rng.uniform(0.1, 0.26), rng.uniform(0.62, 0.82)
     window = film.side_window(side, chest.apex + low * chest.height, chest.apex + high * chest.height)
     along = (film.rows(film.tau_table, window) - np.float32(low)) * np.float32(1 / (high - low))
-    from_wall = film.rows(film.lateral_table, window) - film.a[window]
+    from_wall = film.rows(film.flank_table, window) - film.a[window]
     swell = np.sqrt(np.sqrt(np.clip(4 * along * (1 - along), 0, 1))) * (1 + np.float32(0.2) * noise(rng, window, 8))
     peel = step(np.float32(0.05 + 0.05 * finding.severity) * swell - from_wall, 0.014) * (from_wall > 0)
     peel *= film.cavity[window] * (film.u[window] * side > 0)
@@ -262,7 +262,7 @@ def _edema(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator)
         film.vessels[window] *= 1 + np.float32(0.5) - np.float32(0.9) * wing
         mask[window] |= wing > 0.3
         for b in rng.uniform(0.05, 0.4, 10):
-            edge = film.lateral(b) - 0.01
+            edge = film.flank(b) - 0.01
             line = np.array([(edge, b), (edge - rng.uniform(0.06, 0.11), b + rng.uniform(-0.02, 0.02))])
             canvas.line(line * (side, 1), 0.008, 170)
     canvas.add_to(film.soft, 0.3, 0.003, within=film.lung)
@@ -437,7 +437,7 @@ def _break_ribs(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Gener
         v = start = chest.apex - 0.02 + k * chest.rib_spacing
         for _ in range(2):  # the drop depends on the height, which depends on the drop
             v = start + float(np.interp(v, AXIS, drop_table)) * (1 - np.sqrt(1 - angle**2))
-        u = side * angle * (film.lateral(v) + 0.025)
+        u = side * angle * (film.flank(v) + 0.025)
         window = film.window(u, v - 0.05, u + 0.12 * side, v + 0.08)
         _shift(film, film.ribs, window, 0.03 + 0.02 * severity, abs(u), 0.12)
         callus, distance = disc(film, u, v + 0.01, 0.044 + 0.014 * severity)
@@ -493,7 +493,7 @@ def _tube(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) 
         path = smooth([(u + rng.normal(0, 0.02), -1.3), (u + rng.normal(0, 0.006), -0.75), (u, tip)])
     else:
         wall = rng.uniform(0.1, 0.25)
-        edge = film.lateral(wall)
+        edge = film.flank(wall)
         top = film.in_lung(side, rng.uniform(0.1, 0.2), rng.uniform(0.35, 0.6))
         path = smooth([(side * (edge + 0.35), wall + 0.15), (side * edge, wall), (side * (edge - 0.15), wall - 0.25), top])
     return tube_along(film, path)

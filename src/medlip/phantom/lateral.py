@@ -26,7 +26,7 @@ _BACK = (0.42, 0.44, 0.62, 0.8, 0.97, 1.03, 1.02, 0.95, 0.86, 0.8)
 _LEVELS = (-0.5, -0.4, -0.3, -0.2, -0.1, 0.0, 0.15, 0.3, 0.42, 0.6)
 _HEART_FRONT = (-0.42, -0.44, -0.47, -0.52, -0.6, -0.7, -0.83, -0.9, -0.9, -0.82)
 _HEART_BACK = (-0.02, 0.0, 0.02, 0.05, 0.1, 0.17, 0.24, 0.25, 0.2, 0.1)
-# The oblique fissure, from behind to the front: depth and height in the lungs.
+# The oblique fissure, from the front to behind: depth and height in the lungs.
 _FISSURE = ((-1.1, -0.6, -0.2, 0.15, 0.6, 1.1), (1.12, 0.86, 0.66, 0.49, 0.3, 0.16))
 MINOR_FISSURE = 0.46
 
@@ -37,7 +37,6 @@ class LateralFilm(Film):
     Attributes:
         depth: half of the lungs' depth.
         lungs: the air of each lung by side; `air` is their sum.
-        cavity: 1 within the rib cage, beside the diaphragm too.
         dome_tables: height of each dome over u by side.
         above_dome: distance above each dome by side.
         front_table, back_table: the lungs' borders over v.
@@ -55,7 +54,6 @@ class LateralFilm(Film):
         self.dome_tables = {side: dome_table(chest, height) for side, height in zip((-1, 1), chest.domes, strict=True)}
         self.above_dome = {side: self.columns(dome) - self.v for side, dome in self.dome_tables.items()}
         self.lungs = {-1: self.blank(), 1: self.blank()}
-        self.cavity = self.blank()
         self.carina = (0.15 * self.depth, -0.2)
         self.hila = {-1: (0.08 * self.depth, -0.08), 1: (0.24 * self.depth, -0.12)}
 
@@ -116,7 +114,8 @@ def expose_lateral(chest: Chest, sex: str, age: int, size: int, rng: np.random.G
         **{name: getattr(pose, name) for name in _POSE},
     )
     film = LateralFilm(chest, size)
-    _lungs_and_heart(film)
+    _heart(film)
+    _lungs(film)
     _trunk(film)
     _ribs(film)
     _sternum(film)
@@ -129,9 +128,27 @@ def expose_lateral(chest: Chest, sex: str, age: int, size: int, rng: np.random.G
     return film
 
 
-def _lungs_and_heart(film: LateralFilm) -> None:
+def _heart(film: LateralFilm) -> None:
+    """Draw the heart with what leaves it upwards."""
     chest = film.chest
-    heart = _heart_chord(film)
+    growth = np.array([0, 0, 0, 0.1, 0.4, 0.8, 1, 1, 1, 1]) * (chest.heart - 1)
+    front = np.array(_HEART_FRONT) - 0.25 * growth
+    back = np.array(_HEART_BACK) + 0.75 * growth
+    shift = round(chest.heart_level * (len(AXIS) - 1) / float(AXIS[-1] - AXIS[0]))
+    first, last = (np.roll(table(_LEVELS, border * film.depth), shift) for border in (front, back))
+    first = np.maximum(first, film.front_table + np.float32(0.03))
+    band = film.band(-0.8, chest.sulcus + 0.15)
+    across = film.u[band] - film.rows((first + last) * np.float32(0.5), band)
+    across *= film.rows(np.float32(2) / np.maximum(last - first, np.float32(1e-3)), band)
+    across *= across
+    heart = film.heart_chord[band] = root(1 - across)
+    thick = np.interp(AXIS - chest.heart_level, (-0.5, -0.25, -0.05, 0.15), (0.0, 0.4, 0.75, 1.0))
+    heart *= film.rows(thick.astype(np.float32), band)
+    film.soft[band] += np.float32(0.22) * heart * step(film.above_dome[1][band], 3 * film.pixel)
+
+
+def _lungs(film: LateralFilm) -> None:
+    chest = film.chest
     band = film.band(chest.apex - 0.05, chest.sulcus + 0.35)
     closing = np.sqrt(1 - np.clip(1 - film.tau_table / 0.2, 0, 1) ** 2)
     middle = np.where(film.tau_table < 0, np.float32(9), (film.front_table + film.back_table) * np.float32(0.5))
@@ -146,29 +163,8 @@ def _lungs_and_heart(film: LateralFilm) -> None:
     thick *= cavity
     for side, hidden in ((-1, 0.4), (1, 0.8)):  # the heart lies in the left lung more than in the right
         above = step(film.above_dome[side][band], 2.5 * film.pixel)
-        film.lungs[side][band] = thick * above * (1 - np.float32(hidden) * heart[band])
+        film.lungs[side][band] = thick * above * (1 - np.float32(hidden) * film.heart_chord[band])
         np.maximum(film.lung[band], above * cavity, out=film.lung[band])
-
-
-def _heart_chord(film: LateralFilm) -> Map:
-    """Return the thickness of heart and great vessels, 0 to 1, and add them to the film's soft tissue."""
-    chest = film.chest
-    growth = np.array([0, 0, 0, 0.1, 0.4, 0.8, 1, 1, 1, 1]) * (chest.heart - 1)
-    front = np.array(_HEART_FRONT) - 0.25 * growth
-    back = np.array(_HEART_BACK) + 0.75 * growth
-    shift = round(chest.heart_level * (len(AXIS) - 1) / float(AXIS[-1] - AXIS[0]))
-    borders = (np.roll(table(_LEVELS, border * film.depth), shift) for border in (front, back))
-    first, last = borders
-    first = np.maximum(first, film.front_table + np.float32(0.03))
-    band = film.band(-0.8, chest.sulcus + 0.15)
-    across = film.u[band] - film.rows((first + last) * np.float32(0.5), band)
-    across *= film.rows(np.float32(2) / np.maximum(last - first, np.float32(1e-3)), band)
-    across *= across
-    heart = film.heart_chord[band] = root(1 - across)
-    thick = np.interp(AXIS - chest.heart_level, (-0.5, -0.25, -0.05, 0.15), (0.0, 0.4, 0.75, 1.0))
-    heart *= film.rows(thick.astype(np.float32), band)
-    film.soft[band] += np.float32(0.22) * heart * step(film.above_dome[1][band], 3 * film.pixel)
-    return film.heart_chord
 
 
 def _trunk(film: LateralFilm) -> None:
