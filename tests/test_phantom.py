@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations, product
 
@@ -16,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from medlip.concepts import default_vocabulary
 from medlip.data.sources import open_source
-from medlip.data.study import Study
+from medlip.data.study import Study, View
 from medlip.errors import MedLIPError
 from medlip.phantom import PATHOLOGIES, contact_sheet, phantom, phantoms, truth
 from medlip.phantom.cases import PhantomCase, anatomies_of, draw_case
@@ -56,34 +57,35 @@ def every_finding(severity: float) -> list[PhantomFinding]:
     ]
 
 
-def same(one: Study, other: Study) -> bool:
-    (a,), (b,) = one.views, other.views
+def one(pathology: str, anatomy: str, severity: float = 0.5) -> PhantomCase:
+    return PhantomCase("M", 60, "PA", (PhantomFinding(pathology, anatomy, severity, side_of(anatomy) or 1),))
+
+
+def same_view(a: View, b: View) -> bool:
     masks = all(np.array_equal(x.pixels, y.pixels) for x, y in zip(a.masks, b.masks, strict=True))
-    return (
-        np.array_equal(a.image, b.image)
-        and a.boxes == b.boxes
-        and masks
-        and one.report == other.report
-        and one.labels == other.labels
-    )
+    return np.array_equal(a.image, b.image) and a.position == b.position and a.boxes == b.boxes and masks
+
+
+def same(one: Study, other: Study) -> bool:
+    views = all(same_view(a, b) for a, b in zip(one.views, other.views, strict=True))
+    return views and one.report == other.report and one.labels == other.labels
 
 
 def test_a_study_is_the_same_in_any_order() -> None:
-    forwards = [phantom(index, seed=3, size=SIZE) for index in range(6)]
-    backwards = [phantom(index, seed=3, size=SIZE) for index in reversed(range(6))]
+    forwards = [phantom(index, seed=3, size=SIZE, lateral=True) for index in range(6)]
+    backwards = [phantom(index, seed=3, size=SIZE, lateral=True) for index in reversed(range(6))]
     assert all(same(a, b) for a, b in zip(forwards, reversed(backwards), strict=True))
 
 
 def test_a_study_is_the_same_in_another_process() -> None:
     code = (
-        "import hashlib; from medlip.phantom import phantom; s = phantom(5, 1, 128);"
-        "print(hashlib.sha256(s.views[0].image.tobytes() + s.report.encode()).hexdigest())"
+        "import hashlib; from medlip.phantom import phantom; s = phantom(5, 1, 128, lateral=True);"
+        "print(hashlib.sha256(b''.join(v.image.tobytes() for v in s.views) + s.report.encode()).hexdigest())"
     )
     elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    study = phantom(5, 1, 128)
-    image = study.views[0].image
-    assert isinstance(image, np.ndarray)
-    assert elsewhere == hashlib.sha256(image.tobytes() + study.report.encode()).hexdigest()
+    study = phantom(5, 1, 128, lateral=True)
+    pixels = b"".join(np.asarray(view.image).tobytes() for view in study.views)
+    assert elsewhere == hashlib.sha256(pixels + study.report.encode()).hexdigest()
 
 
 def test_index_and_seed_each_change_the_study() -> None:
@@ -130,8 +132,8 @@ def test_the_patients_right_is_on_the_images_left() -> None:
 def test_every_finding_shows_inside_its_mask_and_hardly_outside(severity: float) -> None:
     for finding in every_finding(severity):
         case = PhantomCase("M", 60, "PA", (finding,))
-        seen, (region,) = render(case, 11, 0, SIZE)
-        bare, _ = render(case, 11, 0, SIZE, without=[0])
+        seen, (region,) = render(case, 11, 0, SIZE)[0]
+        bare, _ = render(case, 11, 0, SIZE, without=[0])[0]
         change = np.abs(seen.astype(int) - bare)
         assert region.any(), finding
         assert change[region].mean() > 6, finding
@@ -146,10 +148,10 @@ def test_leaving_a_finding_out_keeps_the_others() -> None:
         "PA",
         (PhantomFinding("nodule", "left_upper_lung", 0.5, 1), PhantomFinding("effusion", "right_pleural", 0.7, -1)),
     )
-    _, (nodule, effusion) = render(two, 4, 0, SIZE)
-    _, (left,) = render(two, 4, 0, SIZE, without=[0])
-    assert np.array_equal(left, effusion)
-    assert nodule.any()
+    whole, rest = (render(two, 4, 0, SIZE, without=out, lateral=True) for out in ((), [0]))
+    for (seen, (nodule, effusion)), (bare, (left,)) in zip(whole, rest, strict=True):
+        assert np.array_equal(left, effusion)
+        assert np.array_equal(np.where(nodule, 0, seen), np.where(nodule, 0, bare))
 
 
 def test_more_severe_is_larger() -> None:
@@ -159,13 +161,12 @@ def test_more_severe_is_larger() -> None:
         ("nodule", "left_mid_lung"),
     ):
         areas = [
-            render(
-                PhantomCase("M", 60, "PA", (PhantomFinding(pathology, anatomy, severity, side_of(anatomy)),)), 2, 0, SIZE
-            )[1][0].sum()
-            for severity in (0.0, 0.5, 1.0)
+            [0 if region is None else region.sum() for _, (region,) in render(case, 2, 0, SIZE, lateral=True)]
+            for case in (one(pathology, anatomy, severity) for severity in (0.0, 0.5, 1.0))
         ]
-        assert areas == sorted(areas), pathology
-        assert areas[2] > 1.3 * areas[0], pathology
+        for seen in zip(*areas, strict=True):
+            assert list(seen) == sorted(seen), pathology
+            assert seen[2] > 1.3 * seen[0] or not any(seen), pathology
 
 
 def test_a_nodule_is_at_least_a_twentieth_of_the_image_wide() -> None:
@@ -282,13 +283,62 @@ def test_independent_phantoms_are_other_patients_with_findings_in_other_places()
 
 
 def test_a_phantom_is_drawn_without_a_finding_by_its_name_alone() -> None:
-    for independent in (False, True):
-        study = next(s for s in phantoms(20, 2, SIZE, independent=independent) if s.views[0].masks)
-        before, after = drawn_without(study.id, study.views[0].masks[0].pathology, SIZE)
-        assert np.array_equal(before, study.views[0].image)
+    for lateral, independent in ((False, False), (True, False), (False, True)):
+        studies = phantoms(20, 2, SIZE, independent=independent, lateral=lateral)
+        study = next(study for study in studies if study.views[-1].masks)
+        view = study.views[-1]
+        before, after = drawn_without(study.id, view.masks[0].pathology, SIZE, lateral=lateral)
+        assert np.array_equal(before, view.image)
         assert not np.array_equal(after, before)
     assert drawn_without(study.id, "no finding of it") is None
     assert drawn_without("openi-1-2", "mass") is drawn_without("phantom-other-1-2", "mass") is None
+
+
+def test_a_lateral_view_comes_beside_a_study_that_stays_as_it_is() -> None:
+    for plain in (*phantoms(4, 3, SIZE), phantom(2, 3, SIZE, independent=True)):
+        both = phantom(int(plain.id.split("-")[-1]), 3, SIZE, independent="independent" in plain.id, lateral=True)
+        frontal, lateral = both.views
+        assert same(replace(both, views=(frontal,)), plain)
+        assert (both.patient, both.split, truth(both)) == (plain.patient, plain.split, truth(plain))
+        assert both.id != plain.id
+        assert lateral.position == "lateral"
+        assert np.asarray(lateral.image).shape == (SIZE, SIZE)
+        assert not np.array_equal(lateral.image, frontal.image)
+    assert same(next(iter(open_source("phantom:1@1?lateral"))), phantom(0, 1, lateral=True))
+
+
+def test_every_finding_shows_on_the_lateral_view_in_its_mask_at_its_height_or_not_at_all() -> None:
+    hidden = set()
+    for finding in (finding for finding in every_finding(0.3) if finding.side <= 0 or "_" not in finding.anatomy):
+        case = PhantomCase("M", 60, "PA", (finding,))
+        (_, (frontal,)), (seen, (region,)) = render(case, 5, 0, 64, lateral=True)
+        bare, _ = render(case, 5, 0, 64, without=[0], lateral=True)[1]
+        change = np.abs(seen.astype(int) - bare)
+        if region is None:
+            assert not change.any(), finding
+            hidden.add(finding.pathology)
+            continue
+        assert change[region].mean() > 6, finding
+        if finding.pathology not in ("cardiomegaly", "hyperinflate"):  # these move the whole chest
+            assert change[region].mean() > 4 * change[~region].mean(), finding
+        heights = [np.flatnonzero(mask.any(1))[[0, -1]] for mask in (frontal, region)]
+        assert np.abs(heights[0] - heights[1]).max() < 0.08 * 64, finding
+    assert hidden == {"pneumothorax", "thicken", "scar", "fracture"}
+
+
+def test_findings_lie_as_deep_on_the_lateral_view_as_their_anatomy() -> None:
+    def depth(pathology: str, anatomy: str) -> float:
+        _, (region,) = render(one(pathology, anatomy), 5, 0, SIZE, lateral=True)[1]
+        assert region is not None
+        return float(np.nonzero(region)[1].mean() / SIZE)
+
+    places = [
+        ("consolidation", "middle_right_lobe"), ("cardiomegaly", "heart_size"),
+        ("tube", "trachea"), ("hernia", "retrocardiac"), ("consolidation", "lower_right_lobe"),
+    ]  # fmt: skip  # from front to back
+    depths = [depth(*place) for place in places]
+    assert depths == sorted(depths)
+    assert depth("effusion", "right_pleural") > depth("cardiomegaly", "heart_size")
 
 
 LESIONS = ("opacity", "nodule", "mass", "calcification")
@@ -337,8 +387,9 @@ def test_sides_of_independent_findings_are_chance_and_tell_nothing_of_one_anothe
     assert np.mean(pairs) == pytest.approx(0.5, abs=0.03)
 
 
-def test_the_contact_sheet_shows_every_study() -> None:
-    sheet = contact_sheet(count=4, size=SIZE)
+@pytest.mark.parametrize(("lateral", "count"), [(False, 4), (True, 2)])
+def test_the_contact_sheet_shows_every_view_of_every_study(lateral: bool, count: int) -> None:
+    sheet = contact_sheet(count=count, size=SIZE, lateral=lateral)
     assert sheet.dtype == np.uint8
     assert sheet.shape[1:] == (4 * SIZE, 3)
     assert sheet.shape[0] > SIZE

@@ -14,7 +14,7 @@ from medlip.data import prepare as preparing
 from medlip.data import writer as writing
 from medlip.data.prepare import prepare
 from medlip.data.sources import Source, open_source
-from medlip.data.store import ROWS_PER_GROUP, Store
+from medlip.data.store import ROWS_PER_GROUP, Record, Store
 from medlip.data.study import Box, Mask, Study, View
 from medlip.errors import MedLIPError
 from medlip.reports import Fact
@@ -143,6 +143,22 @@ def test_bad_images_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
 def test_lateral_views_can_be_kept(tmp_path: Path) -> None:
     lateral = replace(study(3), views=(replace(study(3).views[0], position="lateral"),))
     assert made(tmp_path / "s", lateral, views="all")[0].view == "lateral"
+
+
+def test_both_views_of_a_study_are_kept_where_both_are_asked_for(tmp_path: Path) -> None:
+    prepare(["phantom:4?lateral"], tmp_path / "both", views="frontal,lateral", workers=0)
+    studies: dict[str, list[Record]] = {}
+    for record in Store.open(tmp_path / "both"):
+        studies.setdefault(record.study, []).append(record)
+    assert len(studies) == 4
+    for frontal, lateral in studies.values():
+        assert frontal.view in ("PA", "AP") and lateral.view == "lateral"
+        assert (frontal.report, frontal.facts, frontal.split) == (lateral.report, lateral.facts, lateral.split)
+        seen = {(mask.pathology, mask.anatomy) for mask in lateral.masks}
+        assert seen <= {(mask.pathology, mask.anatomy) for mask in frontal.masks}
+    plain = prepare(["phantom:4?lateral"], tmp_path / "plain", workers=0)
+    assert (plain["images"], plain["lateral"]) == (4, 4)
+    assert plain["account"]["lateral view, left out (--views frontal,unknown)"] == 4
 
 
 def test_a_source_without_one_good_image_is_an_error(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from torch import Tensor
 
 import medlip as package
 from fakes import FakeMethod
-from medlip.data.store import Store
+from medlip.data.prepare import prepare
+from medlip.data.store import Record, Store
 from medlip.errors import MedLIPError
 from medlip.evaluation import evaluate
 from medlip.evaluation.calibration import Appearance
-from medlip.evaluation.tasks.faithfulness import filled_in, removals
+from medlip.evaluation.tasks.faithfulness import Removal, filled_in, removals
 from medlip.evaluation.tasks.paraphrases import paraphrases
 from medlip.images.frontal import appearance, doubts, frontal_score
 from medlip.images.read import read_xray
@@ -120,10 +121,14 @@ def test_a_region_that_is_filled_in_continues_its_surround() -> None:
     assert np.abs(filled[region].astype(float) - pixels[region]).mean() < 12
 
 
+def _all_removals(record: Record) -> list[Removal]:
+    return list(removals(record, {mask.pathology for mask in record.masks}))
+
+
 def test_a_phantom_is_drawn_anew_without_its_finding(phantom_store: Path) -> None:
     store = Store.open(phantom_store)
     record = next(record for record in store if record.masks)
-    found = list(removals(record, {mask.pathology for mask in record.masks}))
+    found = _all_removals(record)
     assert [removal.finding for removal in found] == sorted({mask.pathology for mask in record.masks})
     for removal in found:
         changed = np.abs(removal.before.astype(int) - removal.after) > 3
@@ -132,6 +137,14 @@ def test_a_phantom_is_drawn_anew_without_its_finding(phantom_store: Path) -> Non
         if removal.elsewhere is not None:
             other = removal.elsewhere != removal.before
             assert other.any() and not (other & removal.region).any()
+
+
+def test_a_finding_is_taken_from_the_view_that_a_record_shows(tmp_path: Path) -> None:
+    prepare(["phantom:4?lateral"], tmp_path / "store", size=128, views="frontal,lateral", workers=0)
+    seen = [(record, removal) for record in Store.open(tmp_path / "store") for removal in _all_removals(record)]
+    assert {record.view for record, _ in seen} >= {"lateral", "PA"}
+    for record, removal in seen:
+        assert np.abs(removal.before.astype(int) - record.image).mean() < 3
 
 
 class Sees(FakeMethod):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
-from medlip.phantom.film import Canvas, Chest, Film, LookupTable, Map, Points, root, shell, step, table
+from medlip.phantom.film import AXIS, Canvas, Chest, Film, FrontalFilm, LookupTable, Map, Points, root, shell, step, table
 
 
 def draw_chest(rng: np.random.Generator, sex: str, age: int, position: str) -> Chest:
@@ -50,9 +52,9 @@ def draw_chest(rng: np.random.Generator, sex: str, age: int, position: str) -> C
     )
 
 
-def expose(chest: Chest, size: int, rng: np.random.Generator) -> Film:
+def expose(chest: Chest, size: int, rng: np.random.Generator) -> FrontalFilm:
     """Return the film (size, size) of a chest without findings, not yet developed."""
-    film = Film(chest, size)
+    film = FrontalFilm(chest, size)
     _lungs_and_heart(film)
     _trunk(film)
     _ribs(film)
@@ -60,12 +62,12 @@ def expose(chest: Chest, size: int, rng: np.random.Generator) -> Film:
     _airways(film)
     _clavicles(film)
     _shoulders(film)
-    _bowel_gas(film, rng)
-    _vessels(film, rng)
+    bowel_gas(film, film.dome_table, rng)
+    vessels(film, film.hila, [_minor_fissure(film)], rng)
     return film
 
 
-def _lungs_and_heart(film: Film) -> None:
+def _lungs_and_heart(film: FrontalFilm) -> None:
     chest = film.chest
     band, base = film.band(-1.3, chest.sulcus + 0.15), film.band(min(chest.domes) - 0.05, chest.sulcus + 0.15)
     right, left = film.border_tables
@@ -75,7 +77,7 @@ def _lungs_and_heart(film: Film) -> None:
     heart = film.heart_chord[band] = root(1 - across)
     np.multiply(heart, film.rows(table((-0.7, -0.3, 0.1), (0.1, 0.2, 0.3)), band), out=film.soft[band])
 
-    half_table = np.maximum((film.lateral_table - film.medial_table) * np.float32(0.5), np.float32(1e-3))
+    half_table = np.maximum((film.flank_table - film.medial_table) * np.float32(0.5), np.float32(1e-3))
     half = film.rows(half_table, band)
     from_middle = film.a[band] - film.rows(film.medial_table + half_table, band)
     np.abs(from_middle, out=from_middle)
@@ -101,7 +103,7 @@ def _lungs_and_heart(film: Film) -> None:
     film.air[base] *= front + (1 - front) * behind
 
 
-def _trunk(film: Film) -> None:
+def _trunk(film: FrontalFilm) -> None:
     """Draw the trunk's outline and thickness, arms and breasts."""
     chest, v = film.chest, film.v
     knots = (-1.3, -1.0, -0.86, -0.74, -0.55, -0.3, -0.05, 0.3, 0.7, 1.2)
@@ -118,7 +120,7 @@ def _trunk(film: Film) -> None:
     film.body *= film.rows(thick)
     belly = film.band(min(chest.domes) - 0.1, 1.6)
     below_dome = step(-film.above_dome[belly], 3 * film.pixel)
-    below_dome *= step(film.rows(film.lateral_table, belly) - film.a[belly], 2 * film.pixel)
+    below_dome *= step(film.rows(film.flank_table, belly) - film.a[belly], 2 * film.pixel)
     below_dome *= np.float32(0.3)
     film.body[belly] += below_dome
     arm = table((-0.6, -0.2, 0.2, 0.6, 1.2), wall + np.array([0.25, 0.26, 0.27, 0.3, 0.36]))
@@ -136,11 +138,11 @@ def _trunk(film: Film) -> None:
         film.body[window] += np.float32(0.34) * bump * step(dv + np.float32(0.2 * radius), radius * 1.6)
 
 
-def _ribs(film: Film) -> None:
+def _ribs(film: FrontalFilm) -> None:
     """Draw the ribs as tilted rings: the hind half falls from the spine to the flank, the front half on to the sternum."""
     chest, spacing = film.chest, film.chest.rib_spacing
     band = film.band(chest.apex - 0.05, 0.85)
-    cage = film.lateral_table + np.float32(0.025)
+    cage = film.flank_table + np.float32(0.025)
     inverse = film.rows(np.float32(1) / cage, band)
     fall = film.rows(rib_drop(film) * np.float32(1 / spacing), band)
     t = film.a[band] * inverse
@@ -160,12 +162,12 @@ def _ribs(film: Film) -> None:
     fall *= cosine
     fore = hind - fall
     hind += fall
-    ribs = _rib_profile(hind, steepness, 0.029, 0.28, 0.45, 10)
+    ribs = rib_profile(hind, steepness, 0.029, 0.28, 0.45, 10)
     squared *= squared * squared
     squared *= np.float32(0.15)
     squared += np.float32(0.27)
     ribs *= squared
-    front = _rib_profile(fore, steepness, 0.036, 0.35, 0.6, 7)
+    front = rib_profile(fore, steepness, 0.036, 0.35, 0.6, 7)
     weight = t * 4
     weight -= np.float32(1.7)
     np.clip(weight, 0, 1, out=weight)
@@ -182,7 +184,7 @@ def _ribs(film: Film) -> None:
     film.ribs[band] = film.bone[band] = ribs
 
 
-def _rib_profile(level: Map, steepness: Map, half: float, cortex: float, inner: float, last: int) -> Map:
+def rib_profile(level: Map, steepness: Map, half: float, cortex: float, inner: float, last: int) -> Map:
     """Return the bone of the ribs down to number `last`, the axis of each where `level` is its number."""
     number = np.rint(level)
     q = level - number
@@ -200,7 +202,7 @@ def rib_drop(film: Film) -> LookupTable:
     return drop
 
 
-def _spine(film: Film) -> None:
+def _spine(film: FrontalFilm) -> None:
     """Draw vertebral bodies with end plates, pedicles and spinous processes."""
     window = film.window(-0.11, -1.3, 0.11, 1.3)
     u, v = film.u[window] + np.float32(0.008 * film.chest.turn), film.v[window]
@@ -220,7 +222,7 @@ def _spine(film: Film) -> None:
     film.bone[window] += amount * np.float32(film.chest.bone)
 
 
-def _airways(film: Film) -> None:
+def _airways(film: FrontalFilm) -> None:
     """Draw trachea and main bronchi; the right one is steeper."""
     window = film.window(-0.3, -1.3, 0.3, 0.05)
     u, v = film.u[window] - np.float32(film.carina[0]), film.v[window]
@@ -231,7 +233,7 @@ def _airways(film: Film) -> None:
     film.soft[window] -= np.float32(0.6) * tube * np.clip(1 - below * 5, 0, 1)
 
 
-def _clavicles(film: Film) -> None:
+def _clavicles(film: FrontalFilm) -> None:
     chest = film.chest
     for side in (-1, 1):
         top, bottom = chest.clavicle_level - max(chest.clavicle_slope, 0) - 0.09, chest.clavicle_level + 0.11
@@ -247,7 +249,7 @@ def _clavicles(film: Film) -> None:
         film.bone[window] += bone
 
 
-def _shoulders(film: Film) -> None:
+def _shoulders(film: FrontalFilm) -> None:
     """Draw scapulae and humeri."""
     level, edge = film.chest.clavicle_level - 0.06, film.chest.width
     blade = np.array([(-0.02, 0.06), (-0.08, 0.28), (0.02, 0.72), (0.09, 0.62), (0.22, 0.14), (0.1, -0.02)])
@@ -264,8 +266,8 @@ def _shoulders(film: Film) -> None:
         canvas.add_to(film.bone, 0.6 * film.chest.bone, 0.014)
 
 
-def _bowel_gas(film: Film, rng: np.random.Generator) -> None:
-    """Draw the gastric bubble under the left dome, with its fluid level, and gas in the bowel."""
+def bowel_gas(film: Film, dome: LookupTable, rng: np.random.Generator, shift: float = 0.0) -> None:
+    """Draw the gastric bubble under a dome (heights over u), with its fluid level, and gas in the bowel, `shift` along u."""
     full = film.chest.stomach
     bubbles = [(rng.uniform(0.25, 0.42), 0.05 + 0.06 * full, rng.uniform(0.1, 0.18), 0.05 + 0.06 * full, 0.75 * full)]
     bubbles += [
@@ -273,11 +275,13 @@ def _bowel_gas(film: Film, rng: np.random.Generator) -> None:
         for _ in range(3)
     ]
     for u, below, wide, tall, depth in bubbles:
-        v = film.dome(u) + 0.035 + below
+        u += shift
+        v = float(np.interp(u, AXIS, dome)) + 0.035 + below
         window = film.window(u - wide, v - tall, u + wide, v + tall)
         du, dv = (film.u[window] - np.float32(u)) / np.float32(wide), (film.v[window] - np.float32(v)) / np.float32(tall)
         gas = np.sqrt(root(1 - du * du - dv * dv)) * step(np.float32(0.35) - dv, 0.25)
-        film.soft[window] -= np.float32(depth) * gas * step(-film.above_dome[window] - np.float32(0.02), 0.02)
+        below_dome = film.v[window] - film.columns(dome, window)
+        film.soft[window] -= np.float32(depth) * gas * step(below_dome - np.float32(0.02), 0.02)
 
 
 # Trunks that leave a hilum: angle from the horizontal (down is positive), half width, length of a step.
@@ -289,12 +293,14 @@ _TRUNKS = np.array(
 )  # fmt: skip
 
 
-def _vessels(film: Film, rng: np.random.Generator) -> None:
-    """Draw vessels, trees that leave the hila, branch and taper, larger ones to the bases, and a hint of a fissure."""
+def vessels(
+    film: Film, hila: Mapping[int, tuple[float, float]], fissures: Sequence[Points], rng: np.random.Generator
+) -> None:
+    """Draw vessels, trees that leave the hila to either side, branch and taper, larger to the bases; at times fissures."""
     canvas = Canvas(film, film.window(-film.chest.width, film.chest.apex, film.chest.width, film.chest.sulcus))
     count = len(_TRUNKS)
     for side in (-1, 1):
-        hilum = film.hila[side]
+        hilum = hila[side]
         angle, width, length = (_TRUNKS * (1 + rng.normal(0, 0.1, (count, 3)))).T
         start = np.stack([np.zeros(count), rng.normal(0, 0.03, count) + 0.03 * np.sign(angle)], -1)
         trunks, headings = _walk(rng, start, angle + rng.normal(0, 0.1, count), length, 6)
@@ -314,11 +320,15 @@ def _vessels(film: Film, rng: np.random.Generator) -> None:
         parts = np.concatenate([trunks[:, 4:], trunks[:, 2:5], trunks[:, :3]])
         canvas.branches(parts, np.concatenate([width * 0.9, width * 1.45, width * 2.0]))
         canvas.ellipse(hilum, 0.035, 0.08, 140)
-    if rng.random() < 0.5:  # the minor fissure, seen on edge
-        run = np.linspace(0.15, 1.0, 8)
-        points = [film.in_lung(-1, 0.43 + 0.03 * sigma - 0.06 * sigma * sigma, sigma) for sigma in run.tolist()]
-        canvas.line(np.array(points), 0.006, 110)
+    if rng.random() < 0.5:  # seen on edge
+        for points in fissures:
+            canvas.line(points, 0.006, 110)
     canvas.add_to(film.vessels, 0.6 * film.chest.vessels, 0.007)
+
+
+def _minor_fissure(film: FrontalFilm) -> Points:
+    run = np.linspace(0.15, 1.0, 8).tolist()
+    return np.array([film.in_lung(-1, 0.43 + 0.03 * sigma - 0.06 * sigma * sigma, sigma) for sigma in run])
 
 
 def _walk(rng: np.random.Generator, start: Points, angle: Points, length: Points, steps: int) -> tuple[Points, Points]:

@@ -1,8 +1,8 @@
 """The phantom's film: where every pixel lies in the chest, maps of thickness along the ray, and tools to draw on them.
 
-Coordinates: u runs to the patient's left (to the right of the image, as films are hung), v runs down; both are in half image
-widths from the middle of the chest, so that an unmoved chest fills about [-1, 1] x [-1, 1]. A side is -1 (the patient's
-right) or 1 (left).
+Coordinates: on a frontal film u runs to the patient's left (to the right of the image, as films are hung), on a lateral one
+to the back; v runs down on both. They are in half image widths from the middle of the chest, so that an unmoved chest fills
+about [-1, 1] x [-1, 1]. A side is -1 (the patient's right) or 1 (left).
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ AXIS: LookupTable = np.linspace(TABLE_FROM, TABLE_TO, TABLE_STEPS, dtype=np.floa
 class Chest:
     """One person's chest, how it stands before the detector, and the exposure; findings reshape it before it is drawn.
 
-    Lengths are in half image widths; `domes` are the heights of the diaphragm's (right, left) domes.
+    Lengths are in half image widths; `domes` are the heights of the diaphragm's (right, left) domes, `depth` is that of the
+    lungs as a share of their width.
     """
 
     tilt: float
@@ -64,6 +65,7 @@ class Chest:
     grain: float
     marker: bool
     collimation: tuple[float, ...]
+    depth: float = 0.68
 
     @property
     def height(self) -> float:
@@ -114,20 +116,17 @@ def _grid(size: int) -> tuple[Map, Map]:
 
 
 class Film:
-    """The maps of one exposure, each (size, size), and where everything lies; the anatomy is drawn by `anatomy.expose`.
+    """The maps of one exposure, each (size, size), whatever the direction of its rays.
 
     Attributes:
         u, v: coordinates of every pixel; `a` is |u|.
         tau_table: height in the lungs over v: 0 at the apex, 1 in the costophrenic sulcus.
-        cavity: 1 within the rib cage, in front of and behind the diaphragm too.
-        above_dome: distance above the diaphragm.
+        cavity: 1 within the rib cage, in front of, behind and beside the diaphragm too.
         lung: 1 in the lungs above the diaphragm, 0 elsewhere.
         heart_chord: thickness of heart and mediastinum, 0 to 1.
         air: what is left of the lungs' air along the ray, about 1 in a normal lung.
         vessels: the lungs' vessels; they show where there is air.
         body, soft, bone: the trunk, soft tissue and fluid added to it, bone and metal.
-        ribs, clavicles: their share of `bone`.
-        carina, hila: where the trachea divides, and the middle of each hilum by side.
     """
 
     def __init__(self, chest: Chest, size: int) -> None:
@@ -141,17 +140,13 @@ class Film:
         self.u += np.float32(chest.asymmetry) * np.abs(self.u)  # one side is a little wider than the other
         self.a: Map = np.abs(self.u)
         self._rows, self._columns = _positions(self.v), _positions(self.u)
-        self._shape()
-        self.above_dome = self.columns(self.dome_table)
-        self.above_dome -= self.v
-        self.cavity, self.lung, self.heart_chord = self._blank(), self._blank(), self._blank()
-        self.air, self.vessels = self._blank(), self._blank()
-        self.body, self.soft, self.bone = self._blank(), self._blank(), self._blank()
-        self.ribs, self.clavicles = self._blank(), self._blank()
-        self.carina = (0.02 * chest.turn - 0.012, -0.2)
-        self.hila = {side: (0.165 * side + 0.015 * chest.turn, -0.1 - 0.02 * side) for side in (-1, 1)}
+        self.tau_table: LookupTable = (AXIS - np.float32(chest.apex)) / np.float32(chest.height)
+        self.cavity, self.lung, self.heart_chord = self.blank(), self.blank(), self.blank()
+        self.air, self.vessels = self.blank(), self.blank()
+        self.body, self.soft, self.bone = self.blank(), self.blank(), self.blank()
 
-    def _blank(self) -> Map:
+    def blank(self) -> Map:
+        """Return a map of zeros."""
         return np.zeros((self.size, self.size), np.float32)
 
     def rows(self, values: LookupTable, window: Window | None = None) -> Map:
@@ -196,29 +191,9 @@ class Film:
         """The whole film as a window."""
         return slice(0, self.size), slice(0, self.size)
 
-    def side_window(self, side: int, top: float, bottom: float) -> Window:
-        """Return the window of one side of the chest between two heights."""
-        return self.window(0, top, side * 1.1, bottom)
-
-    def lateral(self, v: float) -> float:
-        """Return the lungs' outer edge |u| at height v."""
-        return float(np.interp(v, AXIS, self.lateral_table))
-
-    def dome(self, u: float) -> float:
-        """Return the height v of the diaphragm at u."""
-        return float(np.interp(u, AXIS, self.dome_table))
-
-    def in_lung(self, side: int, tau: float, sigma: float) -> tuple[float, float]:
-        """Return a lung's point (u, v) at relative height (0 apex, 1 sulcus) and depth (0 mediastinum, 1 chest wall)."""
-        v = self.chest.apex + tau * self.chest.height
-        border = side * float(np.interp(v, AXIS, self.border_tables[(side + 1) // 2]))
-        medial = max(border, float(np.interp(v, AXIS, self.medial_table)))
-        return side * (medial + sigma * (self.lateral(v) - medial)), v
-
-    def clavicle(self, side: int, run: float) -> tuple[float, float]:
-        """Return the point (u, v) on a clavicle's axis, `run` from 0 at the sternum to 1 at the shoulder."""
-        u = side * (0.085 + 0.75 * run) + 0.03 * self.chest.turn
-        return u, self.chest.clavicle_level - self.chest.clavicle_slope * run - 0.03 * float(np.sin(6.3 * run))
+    def scale_air(self, window: Window, factor: Map, side: int) -> None:
+        """Multiply the air in a window by a factor; `side` tells the lungs apart where one lies behind the other."""
+        self.air[window] *= factor
 
     def mask(self, window: Window, region: Region) -> Region:
         """Return a region of a window as a mask of the whole film."""
@@ -266,15 +241,55 @@ class Film:
         film[y : y + tall, x : x + thick] = 255
         film[y + tall - thick : y + tall, x : x + tall // 2] = 255
 
+
+class FrontalFilm(Film):
+    """A film whose rays run from back to front (or front to back); the anatomy is drawn by `anatomy.expose`.
+
+    Attributes:
+        above_dome: distance above the diaphragm.
+        ribs, clavicles: their share of `bone`.
+        carina, hila: where the trachea divides, and the middle of each hilum by side.
+    """
+
+    def __init__(self, chest: Chest, size: int) -> None:
+        super().__init__(chest, size)
+        self._shape()
+        self.above_dome = self.columns(self.dome_table)
+        self.above_dome -= self.v
+        self.ribs, self.clavicles = self.blank(), self.blank()
+        self.carina = (0.02 * chest.turn - 0.012, -0.2)
+        self.hila = {side: (0.165 * side + 0.015 * chest.turn, -0.1 - 0.02 * side) for side in (-1, 1)}
+
+    def side_window(self, side: int, top: float, bottom: float) -> Window:
+        """Return the window of one side of the chest between two heights."""
+        return self.window(0, top, side * 1.1, bottom)
+
+    def flank(self, v: float) -> float:
+        """Return the lungs' outer edge |u| at height v."""
+        return float(np.interp(v, AXIS, self.flank_table))
+
+    def dome(self, u: float) -> float:
+        """Return the height v of the diaphragm at u."""
+        return float(np.interp(u, AXIS, self.dome_table))
+
+    def in_lung(self, side: int, tau: float, sigma: float) -> tuple[float, float]:
+        """Return a lung's point (u, v) at relative height (0 apex, 1 sulcus) and depth (0 mediastinum, 1 chest wall)."""
+        v = self.chest.apex + tau * self.chest.height
+        border = side * float(np.interp(v, AXIS, self.border_tables[(side + 1) // 2]))
+        medial = max(border, float(np.interp(v, AXIS, self.medial_table)))
+        return side * (medial + sigma * (self.flank(v) - medial)), v
+
+    def clavicle(self, side: int, run: float) -> tuple[float, float]:
+        """Return the point (u, v) on a clavicle's axis, `run` from 0 at the sternum to 1 at the shoulder."""
+        u = side * (0.085 + 0.75 * run) + 0.03 * self.chest.turn
+        return u, self.chest.clavicle_level - self.chest.clavicle_slope * run - 0.03 * float(np.sin(6.3 * run))
+
     def _shape(self) -> None:
         """Tabulate the outlines of lungs and mediastinum over v, and of the diaphragm over u."""
         chest = self.chest
-        self.tau_table: LookupTable = (AXIS - np.float32(chest.apex)) / np.float32(chest.height)
         below = 1 - np.clip(self.tau_table, 0, 1)
         outside = self.tau_table < 0
-        self.lateral_table = np.where(outside, 0.02, 0.25 + (chest.width - 0.25) * (1 - below**2.7) ** 0.52).astype(
-            np.float32
-        )
+        self.flank_table = np.where(outside, 0.02, 0.25 + (chest.width - 0.25) * (1 - below**2.7) ** 0.52).astype(np.float32)
         self.medial_table = np.where(outside, 5, 0.24 - 0.19 * (1 - below**9) ** 0.5).astype(np.float32)
         self.dome_table = dome_table(chest, chest.domes)
         self.border_tables = self._borders()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from medlip.phantom.film import (
     Canvas,
     Chest,
     Film,
+    FrontalFilm,
     Map,
     Points,
     Region,
@@ -65,7 +66,7 @@ def reshape(chest: Chest, finding: PhantomFinding) -> None:
         _RESHAPE[finding.pathology](chest, finding.severity, finding.side)
 
 
-def paint(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def paint(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Paint a finding on a film and return its mask (size, size) within the open field."""
     region = _PAINT[finding.pathology](film, finding, rng)
     field = film.field()
@@ -79,9 +80,14 @@ def _enlarge_heart(chest: Chest, severity: float, side: int) -> None:
     chest.heart *= 1.26 + 0.34 * severity
 
 
+def dome_rise(severity: float) -> float:
+    """Return by how much an elevated dome is higher than it was."""
+    return 0.16 + 0.2 * severity
+
+
 def _raise_dome(chest: Chest, severity: float, side: int) -> None:
     right, left = chest.domes
-    rise = 0.16 + 0.2 * severity
+    rise = dome_rise(severity)
     chest.domes = (right - rise, left) if side < 0 else (right, left - rise)
 
 
@@ -91,6 +97,7 @@ def _hyperinflate_lungs(chest: Chest, severity: float, side: int) -> None:
     chest.domes = (right + 0.16 * amount, left + 0.16 * amount)
     chest.sulcus += 0.08 * amount
     chest.dome_depth *= 1 - 0.65 * amount
+    chest.depth *= 1 + 0.12 * amount
     chest.inflation *= 1 + 0.2 * amount
     chest.rib_spacing *= 1 + 0.14 * amount
     chest.heart *= 1 - 0.16 * amount
@@ -104,14 +111,14 @@ _RESHAPE: dict[str, Callable[[Chest, float, int], None]] = {
 }
 
 
-def _cardiomegaly(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _cardiomegaly(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     region: Region = (film.heart_chord > 0) & (film.v > np.float32(-0.12 + film.chest.heart_level)) & (film.above_dome > 0)
     return region
 
 
-def _elevation(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _elevation(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     right, left = film.chest.domes
-    fall = 0.16 + 0.2 * finding.severity
+    fall = dome_rise(finding.severity)
     usual = dome_table(film.chest, (right + fall, left) if finding.side < 0 else (right, left + fall))
     region: Region = (
         (film.cavity > 0.5) & (film.above_dome < 0) & (film.v < film.columns(usual)) & (film.u * finding.side > 0.1)
@@ -119,7 +126,7 @@ def _elevation(film: Film, finding: PhantomFinding, rng: np.random.Generator) ->
     return region
 
 
-def _hyperinflate(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _hyperinflate(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     region: Region = (film.lung > 0.5) & (film.heart_chord == 0)
     return region
 
@@ -127,7 +134,7 @@ def _hyperinflate(film: Film, finding: PhantomFinding, rng: np.random.Generator)
 # Findings of the pleura
 
 
-def _effusion(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _effusion(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     side, chest, amount = finding.side, film.chest, finding.severity**1.3
     angle = film.dome(side * (chest.width - 0.02))
     level = (1 - amount) * (angle - 0.07) + amount * (film.dome(0.36 * side) - 0.5)
@@ -142,7 +149,7 @@ def _effusion(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> 
     return film.mask(window, (fluid > 0.5) & (film.above_dome[window] > 0) & (film.heart_chord[window] < 0.55))
 
 
-def _pneumothorax(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _pneumothorax(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw air between the chest wall and the outline of the smaller lung, which has sunk and come away from the wall."""
     side, chest, severity = finding.side, film.chest, finding.severity
     fall, gap, reach = 0.15 + 0.22 * severity, 0.055 + 0.13 * severity, 0.6 + 0.35 * severity
@@ -150,7 +157,7 @@ def _pneumothorax(film: Film, finding: PhantomFinding, rng: np.random.Generator)
     origin = AXIS - fall * hold  # where in the whole lung each height of the smaller one comes from
     top = chest.apex + 0.005
     above, origin = np.minimum(origin - top, 0), np.maximum(origin, top)
-    outer = (np.interp(origin, AXIS, film.lateral_table) - gap * hold + above).astype(np.float32)
+    outer = (np.interp(origin, AXIS, film.flank_table) - gap * hold + above).astype(np.float32)
     inner = (np.interp(origin, AXIS, film.medial_table) - above).astype(np.float32)
     window = film.side_window(side, chest.apex - 0.05, chest.apex + reach * chest.height)
     a, lung = film.a[window], film.lung[window] * (film.u[window] * side > 0)
@@ -164,12 +171,12 @@ def _pneumothorax(film: Film, finding: PhantomFinding, rng: np.random.Generator)
     return film.mask(window, (free > 0.5) & (film.heart_chord[window] < 0.3))
 
 
-def _thicken(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _thicken(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     side, chest = finding.side, film.chest
     low, high = rng.uniform(0.1, 0.26), rng.uniform(0.62, 0.82)
     window = film.side_window(side, chest.apex + low * chest.height, chest.apex + high * chest.height)
     along = (film.rows(film.tau_table, window) - np.float32(low)) * np.float32(1 / (high - low))
-    from_wall = film.rows(film.lateral_table, window) - film.a[window]
+    from_wall = film.rows(film.flank_table, window) - film.a[window]
     swell = np.sqrt(np.sqrt(np.clip(4 * along * (1 - along), 0, 1))) * (1 + np.float32(0.2) * noise(rng, window, 8))
     peel = step(np.float32(0.05 + 0.05 * finding.severity) * swell - from_wall, 0.014) * (from_wall > 0)
     peel *= film.cavity[window] * (film.u[window] * side > 0)
@@ -181,7 +188,7 @@ def _thicken(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> R
 # Findings of the lungs
 
 
-def _consolidation(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _consolidation(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     side, severity = finding.side, finding.severity
     (tau, sigma), (tall, wide), (above, below) = LOBES[finding.anatomy]
     grow = 0.72 + 0.38 * severity
@@ -200,7 +207,7 @@ def _consolidation(film: Film, finding: PhantomFinding, rng: np.random.Generator
     return film.mask(window, weight > 0.45)
 
 
-def _opacity(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _opacity(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     centre = _spot(film, finding, rng, 0.12)
     wide, tall = (0.15 + 0.08 * finding.severity) * rng.uniform(0.9, 1.3, 2)
     window, weight = blob(film, rng, centre, wide, tall, rough=0.25, blur=0.8)
@@ -210,28 +217,37 @@ def _opacity(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> R
     return film.mask(window, weight > 0.4)
 
 
-def _atelectasis(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _atelectasis(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw plates: straight or gently bent bands above the diaphragm."""
-    side, severity = finding.side, finding.severity
-    mask = np.zeros((film.size, film.size), bool)
+    side = finding.side
+    region = np.zeros((film.size, film.size), bool)
     for k in range(int(rng.integers(2, 4))):
         u = side * rng.uniform(0.34, 0.5)
         v = film.dome(u) - 0.06 - 0.09 * k - rng.uniform(0, 0.03)
-        angle, bow = side * rng.uniform(-0.35, 0.25), rng.uniform(-0.3, 0.6)
-        half, thick = (0.13 + 0.08 * severity) * rng.uniform(0.8, 1.2), (0.019 + 0.013 * severity) * rng.uniform(0.7, 1.2)
-        window = film.window(u - half - 0.05, v - half, u + half + 0.05, v + half)
-        cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-        du, dv = film.u[window] - np.float32(u), film.v[window] - np.float32(v)
-        along = (cosine * du + sine * dv) * np.float32(1 / half)
-        across = np.abs(cosine * dv - sine * du + np.float32(bow * half * half) * along * along)
-        taper = np.sqrt(root(1 - along * along)) * film.lung[window]
-        band = np.clip(np.float32(1.5) - across / (np.float32(thick) * np.maximum(taper, np.float32(0.05))), 0, 1) * taper
-        film.air[window] *= 1 - np.float32(0.52 + 0.25 * severity) * np.minimum(band, 1)
-        mask[window] |= (across < 2 * thick * taper) & (film.lung[window] > 0.5)
-    return mask
+        angle = side * rng.uniform(-0.35, 0.25)
+        region |= plate(film, finding, rng, (u, v), angle)
+    return region
 
 
-def _edema(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def plate(
+    film: Film, finding: PhantomFinding, rng: np.random.Generator, centre: tuple[float, float], angle: float
+) -> Region:
+    """Draw a plate of collapsed lung through a point, which rises or falls by an angle, and return its mask."""
+    (u, v), severity = centre, finding.severity
+    bow = rng.uniform(-0.3, 0.6)
+    half, thick = (0.13 + 0.08 * severity) * rng.uniform(0.8, 1.2), (0.019 + 0.013 * severity) * rng.uniform(0.7, 1.2)
+    window = film.window(u - half - 0.05, v - half, u + half + 0.05, v + half)
+    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    du, dv = film.u[window] - np.float32(u), film.v[window] - np.float32(v)
+    along = (cosine * du + sine * dv) * np.float32(1 / half)
+    across = np.abs(cosine * dv - sine * du + np.float32(bow * half * half) * along * along)
+    taper = np.sqrt(root(1 - along * along)) * film.lung[window]
+    band = np.clip(np.float32(1.5) - across / (np.float32(thick) * np.maximum(taper, np.float32(0.05))), 0, 1) * taper
+    film.scale_air(window, 1 - np.float32(0.52 + 0.25 * severity) * np.minimum(band, 1), finding.side)
+    return film.mask(window, (across < 2 * thick * taper) & (film.lung[window] > 0.5))
+
+
+def _edema(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw bat's wings around the hila, blurred vessels, and Kerley lines at the flanks of the bases."""
     severity = finding.severity
     mask = np.zeros((film.size, film.size), bool)
@@ -246,24 +262,38 @@ def _edema(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Reg
         film.vessels[window] *= 1 + np.float32(0.5) - np.float32(0.9) * wing
         mask[window] |= wing > 0.3
         for b in rng.uniform(0.05, 0.4, 10):
-            edge = film.lateral(b) - 0.01
+            edge = film.flank(b) - 0.01
             line = np.array([(edge, b), (edge - rng.uniform(0.06, 0.11), b + rng.uniform(-0.02, 0.02))])
             canvas.line(line * (side, 1), 0.008, 170)
     canvas.add_to(film.soft, 0.3, 0.003, within=film.lung)
     return mask
 
 
-def _nodule(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _nodule(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     radius = 0.056 + 0.034 * finding.severity
-    window, distance = disc(film, *_spot(film, finding, rng, radius), radius)
+    return nodule(film, finding, rng, _spot(film, finding, rng, radius), radius)
+
+
+def nodule(
+    film: Film, finding: PhantomFinding, rng: np.random.Generator, centre: tuple[float, float], radius: float
+) -> Region:
+    """Draw a round, sharp lump and return its mask."""
+    window, distance = disc(film, *centre, radius)
     distance += np.float32(0.1) * noise(rng, window, 4)
     film.soft[window] += np.float32(0.78 + 0.2 * finding.severity) * root(1 - distance) ** np.float32(0.6)
     return film.mask(window, distance < 1)
 
 
-def _mass(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _mass(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     radius = 0.13 + 0.07 * finding.severity
-    u, v = _spot(film, finding, rng, radius)
+    return mass(film, finding, rng, _spot(film, finding, rng, radius), radius)
+
+
+def mass(
+    film: Film, finding: PhantomFinding, rng: np.random.Generator, centre: tuple[float, float], radius: float
+) -> Region:
+    """Draw a large lump with spicules and return its mask."""
+    u, v = centre
     canvas = Canvas(film, film.window(u - 1.6 * radius, v - 1.6 * radius, u + 1.6 * radius, v + 1.6 * radius))
     for angle in rng.uniform(0, 2 * np.pi, 18):
         reach = radius * rng.uniform(1.15, 1.55)
@@ -271,35 +301,47 @@ def _mass(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Regi
     canvas.add_to(film.soft, 0.35, 0.006, within=film.lung)
     window, weight = blob(film, rng, (u, v), radius, radius * rng.uniform(0.85, 1.15), rough=0.1, blur=0.2)
     weight *= film.cavity[window]
-    film.air[window] *= 1 - np.float32(0.55) * weight
+    film.scale_air(window, 1 - np.float32(0.55) * weight, finding.side)
     film.soft[window] += np.float32(0.27) * weight
     film.vessels[window] *= 1 - weight
     return film.mask(window, weight > 0.5)
 
 
-def _calcification(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _calcification(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     severity, side, zone = finding.severity, finding.side, finding.anatomy.split("_", 1)[-1]
     if zone == "aorta":
-        window = film.window(0, -0.6, 0.5, 0)
-        canvas, outline = Canvas(film, window), Canvas(film, window, 1)
         heights = np.linspace(-0.45, -0.22 + 0.02 * severity, 12) + film.chest.heart_level
-        arch = np.stack([np.interp(heights, AXIS, film.border_tables[1]) - 0.018, heights], -1)
-        canvas.line(arch, 0.028 + 0.014 * severity)
-        outline.line(arch, 0.07)
-    else:
-        u, v = film.hila[side] if zone == "hilar" else _spot(film, finding, rng, 0.05)
-        window = film.window(u - 0.2, v - 0.2, u + 0.2, v + 0.2)
-        canvas, outline = Canvas(film, window), Canvas(film, window, 1)
-        for _ in range(int(rng.integers(3, 6)) if zone == "hilar" else int(rng.integers(1, 4))):
-            radius = rng.uniform(0.024, 0.034) + 0.01 * severity
-            spot = (u + 0.03 * side + rng.normal(0, 0.028), v + rng.normal(0, 0.035))
-            canvas.ellipse(spot, radius, radius * rng.uniform(0.8, 1.2))
-            outline.ellipse(spot, radius + 0.012, radius + 0.012)
-    canvas.add_to(film.bone, 1.2 + 0.4 * severity, 0.006)
+        return calcified_wall(
+            film, finding, np.stack([np.interp(heights, AXIS, film.border_tables[1]) - 0.018, heights], -1)
+        )
+    u, v = film.hila[side] if zone == "hilar" else _spot(film, finding, rng, 0.05)
+    return calcified_spots(film, finding, rng, (u + 0.03 * side, v))
+
+
+def calcified_wall(film: Film, finding: PhantomFinding, path: Points) -> Region:
+    """Draw a calcified wall along a path and return its mask."""
+    canvas, outline = boards(film, path)
+    canvas.line(path, 0.028 + 0.014 * finding.severity)
+    outline.line(path, 0.07)
+    canvas.add_to(film.bone, 1.2 + 0.4 * finding.severity, 0.006)
     return outline.region()
 
 
-def _emphysema(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def calcified_spots(film: Film, finding: PhantomFinding, rng: np.random.Generator, centre: tuple[float, float]) -> Region:
+    """Draw calcified spots around a point, more of them in a hilum, and return their mask."""
+    u, v = centre
+    window = film.window(u - 0.23, v - 0.2, u + 0.23, v + 0.2)
+    canvas, outline = Canvas(film, window), Canvas(film, window, 1)
+    for _ in range(int(rng.integers(3, 6)) if "hilar" in finding.anatomy else int(rng.integers(1, 4))):
+        radius = rng.uniform(0.024, 0.034) + 0.01 * finding.severity
+        spot = (u + rng.normal(0, 0.028), v + rng.normal(0, 0.035))
+        canvas.ellipse(spot, radius, radius * rng.uniform(0.8, 1.2))
+        outline.ellipse(spot, radius + 0.012, radius + 0.012)
+    canvas.add_to(film.bone, 1.2 + 0.4 * finding.severity, 0.006)
+    return outline.region()
+
+
+def _emphysema(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw lucent upper lungs with few vessels, and bullae with thin walls."""
     chest, severity = film.chest, finding.severity
     low = chest.apex + 0.5 * chest.height
@@ -321,7 +363,7 @@ def _emphysema(film: Film, finding: PhantomFinding, rng: np.random.Generator) ->
     return mask
 
 
-def _scar(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _scar(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw strands that run from an apical cap towards the hilum."""
     side, chest = finding.side, film.chest
     window = film.side_window(side, chest.apex - 0.05, chest.apex + 0.5 * chest.height)
@@ -342,24 +384,32 @@ def _scar(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Regi
     return region
 
 
-def _hernia(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _hernia(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw the stomach behind the heart: a round density with gas above a fluid level."""
     radius = 0.15 + 0.07 * finding.severity
     u, squeeze, level = rng.uniform(-0.02, 0.12), rng.uniform(0.8, 1.0), rng.uniform(-0.15, 0.2)
     v = film.dome(0.1) - radius * rng.uniform(0.6, 0.8)
-    window, weight = blob(film, rng, (u, v), radius, radius * squeeze, rough=0.06, blur=0.4)
-    below = (film.v[window] - np.float32(v)) * np.float32(1 / radius) - np.float32(level)
+    return stomach(film, rng, (u, v), (radius, radius * squeeze), level)
+
+
+def stomach(
+    film: Film, rng: np.random.Generator, centre: tuple[float, float], radii: tuple[float, float], level: float
+) -> Region:
+    """Draw a stomach in the chest with fluid up to a level (-1 its top, 1 its bottom) and gas above; return its mask."""
+    (u, v), (wide, tall) = centre, radii
+    window, weight = blob(film, rng, (u, v), wide, tall, rough=0.06, blur=0.4)
+    below = (film.v[window] - np.float32(v)) * np.float32(1 / wide) - np.float32(level)
     gas = np.clip(weight * 5 - 4, 0, 1) * step(-below, 0.08)
     weight = np.clip(weight * 4 - np.float32(1.5), 0, 1)
     film.soft[window] += np.float32(0.5) * weight - np.float32(1.15) * gas
-    film.air[window] *= 1 - np.float32(0.6) * weight
+    film.scale_air(window, 1 - np.float32(0.6) * weight, 0)
     return film.mask(window, weight > 0.5)
 
 
 # Bones
 
 
-def _fracture(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _fracture(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     outline = Canvas(film, film.everywhere, 1)
     if finding.anatomy == "clavicle":
         _break_clavicle(film, finding, rng, outline)
@@ -368,7 +418,7 @@ def _fracture(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> 
     return outline.region()
 
 
-def _break_clavicle(film: Film, finding: PhantomFinding, rng: np.random.Generator, outline: Canvas) -> None:
+def _break_clavicle(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator, outline: Canvas) -> None:
     side = finding.side
     u, v = film.clavicle(side, rng.uniform(0.4, 0.6))
     drop = 0.07 + 0.04 * finding.severity
@@ -378,7 +428,7 @@ def _break_clavicle(film: Film, finding: PhantomFinding, rng: np.random.Generato
     outline.ellipse((u + 0.02 * side, v + drop / 2), 0.085, 0.06 + drop / 2, 1)
 
 
-def _break_ribs(film: Film, finding: PhantomFinding, rng: np.random.Generator, outline: Canvas) -> None:
+def _break_ribs(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator, outline: Canvas) -> None:
     """Break neighbouring ribs at the flank: the outer part steps down, callus grows around the break."""
     side, chest, severity = finding.side, film.chest, finding.severity
     drop_table, angle = rib_drop(film), rng.uniform(0.55, 0.78)
@@ -387,7 +437,7 @@ def _break_ribs(film: Film, finding: PhantomFinding, rng: np.random.Generator, o
         v = start = chest.apex - 0.02 + k * chest.rib_spacing
         for _ in range(2):  # the drop depends on the height, which depends on the drop
             v = start + float(np.interp(v, AXIS, drop_table)) * (1 - np.sqrt(1 - angle**2))
-        u = side * angle * (film.lateral(v) + 0.025)
+        u = side * angle * (film.flank(v) + 0.025)
         window = film.window(u, v - 0.05, u + 0.12 * side, v + 0.08)
         _shift(film, film.ribs, window, 0.03 + 0.02 * severity, abs(u), 0.12)
         callus, distance = disc(film, u, v + 0.01, 0.044 + 0.014 * severity)
@@ -395,7 +445,7 @@ def _break_ribs(film: Film, finding: PhantomFinding, rng: np.random.Generator, o
         outline.ellipse((u, v + 0.01), 0.065, 0.065, 1)
 
 
-def _shift(film: Film, bones: Map, window: Window, drop: float, start: float, reach: float) -> None:
+def _shift(film: FrontalFilm, bones: Map, window: Window, drop: float, start: float, reach: float) -> None:
     """Move the bones of a window down from |u| = `start` on, less and less over `reach`."""
     rows = max(1, round(drop * film.chest.zoom / film.pixel))
     out = (film.a[window] - np.float32(start)) * np.float32(1 / reach)
@@ -407,7 +457,7 @@ def _shift(film: Film, bones: Map, window: Window, drop: float, start: float, re
 # Devices
 
 
-def _pacemaker(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _pacemaker(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     side = finding.side
     u, v = side * rng.uniform(0.46, 0.56), rng.uniform(-0.46, -0.34)
     half = 0.09 + 0.025 * finding.severity
@@ -418,7 +468,12 @@ def _pacemaker(film: Film, finding: PhantomFinding, rng: np.random.Generator) ->
     leads = [[*vein, (-0.12, -0.1), (-0.14, 0.12), (-0.05, 0.22), (0.25, film.dome(0.25) - 0.09)]]
     if rng.random() < 0.6:  # one in the right atrium as well
         leads.append([*vein, (-0.13, -0.05), (-0.17, 0.1), (-0.2, 0.04), (-0.14, 0.02)])
-    canvas, outline = _boards(film, np.concatenate([*map(np.array, leads), generator]))
+    return pacemaker_along(film, generator, leads)
+
+
+def pacemaker_along(film: Film, generator: Points, leads: Sequence[Sequence[tuple[float, float]]]) -> Region:
+    """Draw a pacemaker's generator by its outline and its leads by points on their ways, and return their mask."""
+    canvas, outline = boards(film, np.concatenate([*map(np.array, leads), generator]))
     for path in map(smooth, leads):
         canvas.line(path, 0.013)
         canvas.line(path[-4:], 0.026)
@@ -429,7 +484,7 @@ def _pacemaker(film: Film, finding: PhantomFinding, rng: np.random.Generator) ->
     return outline.region()
 
 
-def _tube(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _tube(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw an endotracheal tube, or a chest tube that enters at the flank and ends near the apex."""
     side = finding.side
     if finding.anatomy == "trachea":
@@ -438,10 +493,15 @@ def _tube(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Regi
         path = smooth([(u + rng.normal(0, 0.02), -1.3), (u + rng.normal(0, 0.006), -0.75), (u, tip)])
     else:
         wall = rng.uniform(0.1, 0.25)
-        edge = film.lateral(wall)
+        edge = film.flank(wall)
         top = film.in_lung(side, rng.uniform(0.1, 0.2), rng.uniform(0.35, 0.6))
         path = smooth([(side * (edge + 0.35), wall + 0.15), (side * edge, wall), (side * (edge - 0.15), wall - 0.25), top])
-    canvas, outline = _boards(film, path)
+    return tube_along(film, path)
+
+
+def tube_along(film: Film, path: Points) -> Region:
+    """Draw a tube along a path and return its mask."""
+    canvas, outline = boards(film, path)
     for width, value in ((0.048, 230), (0.026, 70), (0.011, 255)):  # walls, lumen, opaque stripe
         canvas.line(path, width, value)
     outline.line(path, 0.08, 1)
@@ -449,14 +509,18 @@ def _tube(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Regi
     return outline.region()
 
 
-def _catheter(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> Region:
+def _catheter(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator) -> Region:
     """Draw a central venous catheter, from the neck or the arm."""
     side, low = finding.side, finding.anatomy == "cavoatrial_junction"
     tip = (-0.115 + rng.normal(0, 0.01), -0.2 + rng.uniform(-0.08, 0.04) + 0.2 * low)
     neck = [(side * 0.24, -1.3), (side * 0.17, -0.9), (side * 0.13, -0.65)]
     arm = [(side * 1.15, -0.3), (side * 0.8, -0.5), (side * 0.5, -0.63), (side * 0.22, -0.6)]
-    path = smooth([*(neck if rng.random() < 0.5 else arm), (-0.1, -0.42), tip])
-    canvas, outline = _boards(film, path)
+    return catheter_along(film, finding, smooth([*(neck if rng.random() < 0.5 else arm), (-0.1, -0.42), tip]))
+
+
+def catheter_along(film: Film, finding: PhantomFinding, path: Points) -> Region:
+    """Draw a catheter along a path and return its mask."""
+    canvas, outline = boards(film, path)
     canvas.line(path, 0.022)
     outline.line(path, 0.055, 1)
     canvas.add_to(film.bone, 1.3 + 0.3 * finding.severity, 0.003)
@@ -464,7 +528,7 @@ def _catheter(film: Film, finding: PhantomFinding, rng: np.random.Generator) -> 
 
 
 # In the order in which they are painted: the lungs' texture first, what lies on the film last.
-_PAINT: dict[str, Callable[[Film, PhantomFinding, np.random.Generator], Region]] = {
+_PAINT: dict[str, Callable[[FrontalFilm, PhantomFinding, np.random.Generator], Region]] = {
     "cardiomegaly": _cardiomegaly,
     "elevation": _elevation,
     "hyperinflate": _hyperinflate,
@@ -489,14 +553,14 @@ _PAINT: dict[str, Callable[[Film, PhantomFinding, np.random.Generator], Region]]
 PATHOLOGIES: tuple[str, ...] = tuple(_PAINT)
 
 
-def _boards(film: Film, points: Points) -> tuple[Canvas, Canvas]:
+def boards(film: Film, points: Points) -> tuple[Canvas, Canvas]:
     """Return two boards over the window of these points: one to draw a device on, one for its mask."""
     (u0, v0), (u1, v1) = (points.min(0) - 0.06).tolist(), (points.max(0) + 0.06).tolist()
     window = film.window(u0, v0, u1, v1)
     return Canvas(film, window), Canvas(film, window, 1)
 
 
-def _spot(film: Film, finding: PhantomFinding, rng: np.random.Generator, radius: float) -> tuple[float, float]:
+def _spot(film: FrontalFilm, finding: PhantomFinding, rng: np.random.Generator, radius: float) -> tuple[float, float]:
     """Return a place (u, v) for a lesion in its zone, clear of the diaphragm; for a hilar one, beside the hilum."""
     side, zone = finding.side, finding.anatomy.split("_", 1)[1]
     if zone == "hilar":

@@ -10,13 +10,16 @@ from medlip.errors import MedLIPError, did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class PhantomSettings:
-    """Which phantoms are meant: those of other settings are other patients.
+    """Which phantoms are meant.
 
     Attributes:
-        independent: place is drawn independently of the pathology, and findings independently of one another.
+        independent: place is drawn independently of the pathology, and findings independently of one another; these are
+            other patients.
+        lateral: each study has a lateral view beside its frontal one; these are the same patients.
     """
 
     independent: bool = False
+    lateral: bool = False
 
     @classmethod
     def read(cls, text: str) -> PhantomSettings:

@@ -14,36 +14,47 @@ CAPTION = 26
 COLOURS = ((255, 209, 102), (6, 214, 160), (239, 111, 108), (120, 190, 255), (220, 150, 255), (255, 160, 70))
 
 
-def contact_sheet(count: int = 24, seed: int = 0, size: int = 256, *, independent: bool = False) -> NDArray[np.uint8]:
-    """Return a page of `count` phantoms, uint8 (height, width, 3), each with its findings outlined and named below."""
-    columns = min(COLUMNS, count)
+def contact_sheet(
+    count: int = 24, seed: int = 0, size: int = 256, *, independent: bool = False, lateral: bool = False
+) -> NDArray[np.uint8]:
+    """Return a page of `count` phantoms, uint8 (height, width, 3), each with its findings outlined and named below.
+
+    Args:
+        count: of phantoms, those from 0.
+        seed: as for `phantom`.
+        size: width and height of a view in pixels.
+        independent: as for `phantom`.
+        lateral: lay the lateral view of each beside its frontal one.
+    """
+    wide = size * (1 + lateral)
+    columns = min(COLUMNS // (1 + lateral), count)
     rows = -(-count // columns)
-    page = Image.new("RGB", (columns * size, rows * (size + CAPTION)))
+    page = Image.new("RGB", (columns * wide, rows * (size + CAPTION)))
     for k in range(count):
-        page.paste(
-            _tile(phantom(k, seed, size, independent=independent), size),
-            (k % columns * size, k // columns * (size + CAPTION)),
-        )
+        study = phantom(k, seed, size, independent=independent, lateral=lateral)
+        page.paste(_tile(study, wide, size), (k % columns * wide, k // columns * (size + CAPTION)))
     return np.asarray(page)
 
 
-def _tile(study: Study, size: int) -> Image.Image:
-    (view,) = study.views
-    film = np.repeat(np.asarray(view.image)[..., None], 3, 2)
-    tile = Image.new("RGB", (size, size + CAPTION))
+def _tile(study: Study, wide: int, size: int) -> Image.Image:
+    films = [np.repeat(np.asarray(view.image)[..., None], 3, 2) for view in study.views]
+    tile = Image.new("RGB", (wide, size + CAPTION))
     pen = ImageDraw.Draw(tile)
     line, x = 0, 3
-    for mask, colour in zip(view.masks, COLOURS, strict=False):
-        film[_outline(mask.pixels)] = colour
-        words = f"{mask.pathology}"
+    for shown, colour in zip(study.views[0].masks, COLOURS, strict=False):
+        for film, view in zip(films, study.views, strict=True):
+            for mask in view.masks:
+                if (mask.pathology, mask.anatomy) == (shown.pathology, shown.anatomy):
+                    film[_outline(mask.pixels)] = colour
+        words = f"{shown.pathology}"
         length = pen.textlength(words + "  ")
-        if x + length > size and not line:
+        if x + length > wide and not line:
             line, x = 1, 3
         pen.text((x, size + 1 + 12 * line), words, fill=colour)
         x += int(length)
-    if not view.masks:
+    if not study.views[0].masks:
         pen.text((3, size + 1), "no finding", fill=(150, 150, 150))
-    tile.paste(Image.fromarray(film), (0, 0))
+    tile.paste(Image.fromarray(np.concatenate(films, 1)), (0, 0))
     return tile
 
 

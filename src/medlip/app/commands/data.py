@@ -28,7 +28,11 @@ def list_sets() -> Answer:
         for name, entry in data_sets().items()
     ]
     phantoms = "phantom:N  N synthetic X-rays, generated here; phantom:N@SEED for others, phantom:N?SETTING for other kinds"
-    return Answer(document, "\n\n".join([*paragraphs, f"{phantoms}\n  - ?independent: place tells nothing of the finding"]))
+    settings = (
+        "  - ?independent: place tells nothing of the finding\n"
+        "  - ?lateral: a lateral view beside each frontal one (to keep it, prepare with --views frontal,lateral)"
+    )
+    return Answer(document, "\n\n".join([*paragraphs, f"{phantoms}\n{settings}"]))
 
 
 def check(source: Annotated[str, typer.Argument(help=SOURCE, metavar="SOURCE")]) -> Answer:

@@ -145,7 +145,8 @@ def _rendered(record: Record, finding: str) -> tuple[NDArray[np.uint8], NDArray[
     """Return a phantom with and without a finding, drawn anew; None of what is no phantom, or shows it more than once."""
     from medlip.phantom.generator import drawn_without
 
-    both = drawn_without(record.study, finding) if record.source == "phantom" else None
+    lateral = record.view == "lateral"
+    both = drawn_without(record.study, finding, lateral=lateral) if record.source == "phantom" else None
     if both is None:
         return None
     before, after = (resize_short_side(pixels, min(record.image.shape)) for pixels in both)
