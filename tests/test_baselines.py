@@ -176,6 +176,15 @@ def test_gloria_s_words_are_whole_and_of_length_one(batch: Batch) -> None:
     torch.testing.assert_close(words[0].norm(dim=-1), torch.ones(5))
 
 
+def test_gloria_s_words_attend_first_at_their_own_length(batch: Batch) -> None:
+    method = make("gloria", batch, attends="words_first")
+    assert isinstance(method, GLoRIA)
+    words, real = method._words(method.text([("There is no pneumothorax.",)]))
+    assert (words[real].norm(dim=-1) - 1).abs().max() > 1e-3
+    total(method, batch).backward()  # type: ignore[no-untyped-call]
+    assert_finite_gradients(method)
+
+
 @pytest.mark.parametrize("name", BASELINES)
 def test_prompts_are_asked_anew_after_training(name: str, batch: Batch) -> None:
     method = make(name, batch).eval()

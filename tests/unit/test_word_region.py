@@ -113,8 +113,11 @@ def test_what_is_out_of_range_is_named(wrong):
         attention_similarity(unit(1, 2, 3), unit(1, 2, 3), torch.ones(1, 2, dtype=torch.bool), **wrong)
 
 
-def test_the_local_contrast_of_gloria_is_its_equation():
+@pytest.mark.parametrize("words_first", [False, True])
+def test_the_local_contrast_of_gloria_is_its_equation(words_first):
     words, regions = unit(4, 5, 8), unit(4, 9, 8, seed=1)
+    if words_first:  # where lengths matter
+        words, regions = 2 * words, 3 * regions
     real = torch.arange(5) < torch.tensor([5, 1, 3, 4])[:, None]
-    ours = info_nce(local_logits(words, regions, real, 4.0, 5.0, 10.0))
-    torch.testing.assert_close(ours, reference_local_loss(words, regions, real, 4.0, 5.0, 10.0))
+    ours = info_nce(local_logits(words, regions, real, 4.0, 5.0, 10.0, words_first=words_first))
+    torch.testing.assert_close(ours, reference_local_loss(words, regions, real, 4.0, 5.0, 10.0, words_first))

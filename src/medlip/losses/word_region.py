@@ -7,8 +7,8 @@ Each sentence (or word) attends to patches, and what it read is compared with it
 
 GLoRIA's factors 4 and 5 are temperature 1 / 4 and sharpness 1 / 5; the log-sum is scaled back by 1 / 5, which GLoRIA doesn't
 do, to keep the similarity in units of a cosine. This is the paper's attention, over regions alone. The authors' code takes a
-softmax over words before that, as AttnGAN does; it is left out, since a sentence's attention would then depend on what else
-its report says, and for unit vectors it would come close to uniform.
+softmax over the report's words before that, as AttnGAN does (`words_first`), of words and regions as long as they are: for
+unit vectors it would come close to uniform. What a word attends to then depends on what else its report says.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def attention_similarity(
     *,
     temperature: float = 0.25,
     sharpness: float = 0.2,
+    words_first: bool = False,
     chunk: int | None = None,
 ) -> Tensor:
     """Similarity of every image and report by attention of sentences to patches.
@@ -49,6 +50,7 @@ def attention_similarity(
         columns: (I, N) boolean, True for real patches; None: all.
         temperature: of the attention; the smaller, the fewer patches are read.
         sharpness: of the sum over sentences; near 0 the best sentence counts alone.
+        words_first: take a softmax over a report's sentences or words before the one over patches; lengths then matter.
         chunk: images at a time; None: by size.
 
     Returns:
@@ -64,7 +66,7 @@ def attention_similarity(
     sentences, patches, rows, columns = checked_pairs(sentences, patches, rows, columns)
     images = images_at_once(sentences, patches, chunk)
     with torch.autocast(patches.device.type, enabled=False):
-        return by_images(partial(_attend, rows, temperature, sharpness), images, sentences, patches, columns)
+        return by_images(partial(_attend, rows, temperature, sharpness, words_first), images, sentences, patches, columns)
 
 
 def reference_attention_similarity(
@@ -83,7 +85,14 @@ def reference_attention_similarity(
 
 
 def local_logits(
-    words: Tensor, regions: Tensor, real: Tensor, attention: float = 4.0, sharpness: float = 5.0, scale: float = 1.0
+    words: Tensor,
+    regions: Tensor,
+    real: Tensor,
+    attention: float = 4.0,
+    sharpness: float = 5.0,
+    scale: float = 1.0,
+    *,
+    words_first: bool = False,
 ) -> Tensor:
     """Return scale log sum_m exp(sharpness cos(context_m, word_m)) of every image and report, as GLoRIA's code has it.
 
@@ -98,6 +107,7 @@ def local_logits(
         attention: factor before the softmax over regions that makes a word's context.
         sharpness: factor of the cosines.
         scale: factor of the result.
+        words_first: as of `attention_similarity`.
 
     Returns:
         (I, R); 0 for a report without words.
@@ -105,20 +115,31 @@ def local_logits(
     Raises:
         MedLIPError: as for `attention_similarity`.
     """
-    similarity = attention_similarity(words, regions, real, temperature=1 / attention, sharpness=1 / sharpness)
+    similarity = attention_similarity(
+        words, regions, real, temperature=1 / attention, sharpness=1 / sharpness, words_first=words_first
+    )
     return scale * sharpness * similarity
 
 
 def reference_local_loss(
-    words: Tensor, regions: Tensor, real: Tensor, attention: float, sharpness: float, scale: float
+    words: Tensor,
+    regions: Tensor,
+    real: Tensor,
+    attention: float,
+    sharpness: float,
+    scale: float,
+    words_first: bool = False,
 ) -> Tensor:
     """Return GLoRIA's local loss word by word: the mean of both directions' cross-entropies; every report has a word."""
     logits = regions.new_zeros(len(regions), len(words))
     for i, image in enumerate(regions):
         for j, report in enumerate(words):
             total = regions.new_zeros(())
-            for word in report[real[j]]:
-                context = (attention * image @ word).softmax(0) @ image
+            attended = image @ report[real[j]].T  # (N, words)
+            if words_first:
+                attended = attended.softmax(1)
+            for index, word in enumerate(report[real[j]]):
+                context = (attention * attended[:, index]).softmax(0) @ image
                 total = total + (sharpness * F.cosine_similarity(context, word, dim=0)).exp()
             logits[i, j] = scale * total.log()
     pairs = torch.arange(len(words))
@@ -126,13 +147,23 @@ def reference_local_loss(
 
 
 def _attend(
-    rows: Tensor, temperature: float, sharpness: float, sentences: Tensor, patches: Tensor, columns: Tensor
+    rows: Tensor,
+    temperature: float,
+    sharpness: float,
+    words_first: bool,
+    sentences: Tensor,
+    patches: Tensor,
+    columns: Tensor,
 ) -> Tensor:
     """Similarity (i, R) of a few images (i, N, d)."""
     lowest = torch.finfo(patches.dtype).min  # not -inf, of which a report without sentences would make NaN
     queries = sentences.flatten(0, 1)
     dots = queries @ patches.mT
-    weights = (dots / temperature).masked_fill(~columns[:, None], lowest).softmax(-1)
+    attended = dots
+    if words_first:
+        by_report = dots.view(len(patches), *rows.shape, -1).masked_fill(~rows[..., None], lowest)
+        attended = by_report.softmax(2).view_as(dots)
+    weights = (attended / temperature).masked_fill(~columns[:, None], lowest).softmax(-1)
     # <context, s> and |context|^2 from dot products alone: no context is built, as patches are fewer than its dimensions.
     squares = ((weights @ (patches @ patches.mT)) * weights).sum(-1)
     lengths = squares.clamp(min=1e-16).sqrt() * queries.norm(dim=-1).clamp(min=1e-8)

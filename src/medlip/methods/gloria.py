@@ -2,13 +2,13 @@
 
 L = L_global + lambda L_local, each a contrast in both directions. The factors 4, 5 and 10 of the authors' code are those of
 the attention, of the sum over words and of all similarities. Both levels read one stage of the backbone, where GLoRIA takes
-its fourth for the image and its third for the regions; words and regions are compared at length 1.
+its fourth for the image and its third for the regions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
@@ -32,12 +32,16 @@ class GLoRIAConfig(ImageTextConfig):
     """Settings of GLoRIA beside those of the encoders; the defaults are the published ones, but for the text encoder.
 
     Attributes:
+        attends: `regions`: a word attends by a softmax over regions, words and regions at length 1, as the paper writes it;
+            `words_first`: by one over the report's words and then one over regions, words and regions as long as they are,
+            as the authors' code does.
         attention: factor of word-region similarities before the softmax over regions.
         words: factor of the cosines before the log-sum over words; the larger, the more the best word counts alone.
         scale: factor of the similarities of whole images and reports, and of the log-sum, in the contrasts.
         lambda_local: weight of the local term.
     """
 
+    attends: Literal["regions", "words_first"] = "regions"
     attention: float = Field(4.0, gt=0)
     words: float = Field(5.0, gt=0)
     scale: float = Field(10.0, gt=0)
@@ -86,7 +90,7 @@ class GLoRIA(ImageTextMethod):
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
             terms = {"global": self.contrast(seen, texts, lesson, config.scale)}
             words, real = gather_padded(words), gather_padded(real)
-            logits = gather(local_logits(words, seen.parts, real, config.attention, config.words, config.scale))
+            logits = gather(self._local(words, seen, real) * config.scale)
             return terms | {"local": info_nce(logits, present=real.any(1), negatives=self.negatives(lesson, "report"))}
 
     def see(self, images: Tensor) -> SeenImages:
@@ -94,7 +98,8 @@ class GLoRIA(ImageTextMethod):
         features = self.encoder(images)
         regions = self.project_region(features.tokens)
         whole = regions.mean(1) if self.project is None else self.project(features.tokens.mean(1))
-        return SeenImages(normalize(upcast(whole), dim=-1), normalize(upcast(regions), dim=-1), features.grid)
+        regions = upcast(regions)
+        return SeenImages(normalize(upcast(whole), dim=-1), normalize(regions, dim=-1), features.grid, regions)
 
     def scores_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
         """Return probabilities (B, C): softmax over what speaks for and against each prompt.
@@ -107,15 +112,19 @@ class GLoRIA(ImageTextMethod):
         local = {}
         for texts in set(sides):
             words, real, share = self.prompts.keep("words", texts, self._words_of)
-            logits = local_logits(words, seen.parts, real, config.attention, config.words)
-            local[texts] = (logits - real.sum(1).log()) / config.words @ share
+            local[texts] = (self._local(words, seen, real) - real.sum(1).log()) / config.words @ share
         whole = self.similarity(seen, positive) - self.similarity(seen, negative)
         similarities = (whole + torch.stack([local[texts] for texts in sides], 1)) / 2
         scores: Tensor = (config.scale * similarities).sigmoid()
         return scores
 
     def maps_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
-        """Return (1 + cosine) / 2 of each region and the words of each prompt's name, (B, N, C)."""
+        """Return (1 + cosine) / 2 of each region and the words of each prompt's name, (B, N, C).
+
+        Where whole texts were compared with regions (`pooling=similarity`), of each region and what speaks for the prompt.
+        """
+        if self.config.pooling == "similarity":
+            return (1 + seen.parts @ self.embed_prompts(prompts)[0].T).clamp(min=0) / 2
         # The name as reports say it.
         spoken = [["There is", prompt_name(prompt, self.vocabulary), "."] for prompt in prompts]
         names = normalize(upcast(self.project_word(self.text(spoken).sentences[:, 1])), dim=-1)
@@ -129,9 +138,18 @@ class GLoRIA(ImageTextMethod):
         return normalize(upcast(self.project_report(self.report_vectors(encoded))), dim=-1)
 
     def _words(self, encoded: EncodedReports) -> tuple[Tensor, Tensor]:
-        """Return words (B, M, d) of length 1, each the mean of its pieces, and which are there (B, M)."""
+        """Return words (B, M, d), each the mean of its pieces (of length 1 unless words attend first), and which are."""
         words, real = pool(encoded.tokens, encoded.words, max(1, encoded.most_words))
-        return normalize(upcast(self.project_word(words)), dim=-1) * real[..., None], real
+        words = upcast(self.project_word(words))
+        if self.config.attends == "regions":
+            words = normalize(words, dim=-1)
+        return words * real[..., None], real
+
+    def _local(self, words: Tensor, seen: SeenImages, real: Tensor) -> Tensor:
+        """Return the log-sums (B, R) of images and the words (R, M, d) of R texts."""
+        config, words_first = self.config, self.config.attends == "words_first"
+        regions = seen.raw if words_first and seen.raw is not None else seen.parts
+        return local_logits(words, regions, real, config.attention, config.words, words_first=words_first)
 
     def _words_of(self, sides: Sides) -> tuple[Tensor, Tensor, Tensor]:
         """Return words (T, M, d) of the texts for and against a prompt, which are there, and each text's signed share."""

@@ -152,11 +152,13 @@ class SeenImages:
         whole: (B, d), of length 1.
         parts: (B, N, d) of each location, of length 1.
         grid: (h, w), h * w = N.
+        raw: (B, N, d) of each location, as long as it is; None where that is not asked for.
     """
 
     whole: Tensor
     parts: Tensor
     grid: tuple[int, int]
+    raw: Tensor | None = None
 
 
 class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
