@@ -123,7 +123,7 @@ def test_interrupted_stages_are_gone_through_once(finished: Path) -> None:
 
 
 def test_another_demo_or_other_files_are_left_alone(finished: Path, scale: Scale, tmp_path: Path) -> None:
-    with pytest.raises(MedLIPError, match="tiny demo of medslip-phantom"):
+    with pytest.raises(MedLIPError, match="tiny demo of medlip-phantom"):
         run_demo(finished, demo.QUICK, "medlip demo")
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(MedLIPError, match="not of a demo"):

@@ -50,7 +50,7 @@ class Scale:
     name: str
     phantoms: int
     settings: tuple[str, ...] = ()
-    recipe: str = "medslip-phantom"
+    recipe: str = "medlip-phantom"
 
 
 FULL = Scale("full", 3600)

@@ -12,10 +12,12 @@ from medlip.app.answer import Answer
 from medlip.app.options import Device
 from medlip.app.output import describe_results
 
+METHOD = "medlip"
+
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder of the demo; the same command resumes in it.", metavar="DIR")],
-    method: Annotated[str, typer.Option("--method", help="Any with a recipe NAME-phantom.", metavar="NAME")] = "medslip",
+    method: Annotated[str, typer.Option("--method", help="Any with a recipe NAME-phantom.", metavar="NAME")] = METHOD,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller images: about a minute.")] = False,
     device: Device = "auto",
 ) -> Answer:
@@ -26,7 +28,7 @@ def demo(
     from medlip.app.demo import FULL, QUICK, phantom_recipe, run_demo
 
     scale = replace(QUICK if quick else FULL, recipe=phantom_recipe(method))
-    asked = "" if method == "medslip" else f" --method {method}"
+    asked = "" if method == METHOD else f" --method {method}"
     metrics = run_demo(out, scale, f"medlip demo --out {out}{asked}" + (" --quick" if quick else ""), device)
     files = {"report": out / "report.html", "run": out / "run"}
     found = f"Report: {files['report']}\nRun:    {files['run']}\nTry it: medlip serve {files['run']}"
