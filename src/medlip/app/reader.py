@@ -8,6 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -259,14 +260,12 @@ class Reader:
         """Return the likeliest anatomies of each pathology in each image; none from a method that doesn't tell places."""
         if answers.anatomies is None:
             return [[()] * len(self.vocabulary.pathologies)] * len(answers.scores)
-        names = [anatomy.name for anatomy in self.vocabulary.anatomies]
+        names = np.array([anatomy.name for anatomy in self.vocabulary.anatomies], object)
         best = answers.anatomies[:, : len(self.vocabulary.pathologies)].topk(min(ANATOMIES, len(names)))
+        named, counts = names[best.indices.cpu().numpy()].tolist(), (best.values >= above).sum(-1).tolist()
         return [
-            [
-                tuple(AnatomyProbability(names[i], p) for i, p in zip(rows, values, strict=True) if p >= above)
-                for rows, values in zip(image_rows, image_values, strict=True)
-            ]
-            for image_rows, image_values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            [tuple(map(AnatomyProbability, places[:count], values)) for places, values, count in zip(*image, strict=True)]
+            for image in zip(named, best.values.tolist(), counts, strict=True)
         ]
 
 

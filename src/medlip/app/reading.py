@@ -309,14 +309,24 @@ class Reading:
         """
         from pandas import DataFrame
 
+        vocabulary = self._look.method.vocabulary
+        pathologies = [pathology.name for pathology in vocabulary.pathologies]
+        return DataFrame(self.pairs.T, [anatomy.name for anatomy in vocabulary.anatomies], pathologies)
+
+    @property
+    def pairs(self) -> NDArray[np.float32]:
+        """The numbers of the matrix: (P, A), the vocabulary's pathologies by its anatomies.
+
+        Raises:
+            MedLIPError: the method doesn't tie pathologies to anatomies.
+        """
         method, places = self._look.method, self._look.answers.anatomies
         if places is None:
             raise MedLIPError(
                 f"method {method.name!r} doesn't say in which anatomy a finding lies: there is no matrix to read."
             )
-        pathologies = [pathology.name for pathology in method.vocabulary.pathologies]  # the first prompts
-        values = places[self._row, : len(pathologies)].T.float().cpu().numpy()
-        return DataFrame(values, [anatomy.name for anatomy in method.vocabulary.anatomies], pathologies)
+        known = len(method.vocabulary.pathologies)  # they are the first prompts
+        return np.asarray(places[self._row, :known].float().cpu(), np.float32)
 
     def table(self) -> DataFrame:
         """Return findings and questions as a table, a row each.

@@ -111,11 +111,13 @@ class PairMatrix(_Document):
     probabilities: list[list[float]]
 
     @classmethod
-    def of(cls, reading: Reading) -> Self:
+    def of(cls, reading: Reading, vocabulary: Vocabulary) -> Self:
         """Read it back from an image."""
-        table = reading.matrix()
-        values = table.to_numpy(np.float64).T.round(DIGITS)
-        return cls(pathologies=tuple(table.columns), anatomies=tuple(table.index), probabilities=values.tolist())
+        return cls(
+            pathologies=tuple(pathology.name for pathology in vocabulary.pathologies),
+            anatomies=tuple(anatomy.name for anatomy in vocabulary.anatomies),
+            probabilities=reading.pairs.astype(np.float64).round(DIGITS).tolist(),
+        )
 
 
 class Basis(_Document):
@@ -211,7 +213,7 @@ class ReadAnswer(AskAnswer):
             places_above=reading.places_above,
             thresholds=worth.thresholds,
             thresholds_from=worth.thresholds_from,
-            matrix=PairMatrix.of(reading) if reading.knows_places else None,
+            matrix=PairMatrix.of(reading, reader.vocabulary) if reading.knows_places else None,
         )
 
 
