@@ -244,6 +244,11 @@ def test_a_text_that_is_true_of_another_image_is_no_negative_of_it(batch: Batch)
     assert torch.equal(other.negatives(other.lesson(twins), "report")[:2, :2], torch.zeros(2, 2))  # type: ignore[index]
 
 
+def test_what_is_learned_from_is_asked_of_the_store(batch: Batch) -> None:
+    assert make("convirt", batch, texts="facts").learns_from == "facts"
+    assert make("convirt", batch, texts="both").learns_from == "sentences"
+
+
 def test_only_a_trained_text_encoder_is_frozen(batch: Batch) -> None:
     with pytest.raises(MedLIPError, match="name a trained one"):
         make("convirt", batch, freeze_text=True)

@@ -28,10 +28,25 @@ POSITIONS = FINER | {
     "contrast_temperature": 0.1,
     "contrast_stop_gradient": True,
 }
+SENTENCES = {
+    "texts": "facts",
+    "unit": "sentence",
+    "apart": True,
+    "prompts": "present",
+    "pooling": "similarity",
+    "contrast": "sigmoid",
+    "sigmoid_bias": -3.0,
+    "false_negatives": "attenuate",
+    "hard_negatives": 3,
+}
 CHANGED = {
     f"{method}-{data}": new
     for method, new in (("medslip", PAIRS), ("medklip", POSITIONS))
     for data in ("openi-cpu", "phantom")
+} | {
+    "mlip-phantom": SENTENCES,
+    "gloria-phantom": SENTENCES,
+    "convirt-phantom": SENTENCES | {"max_sentences": 0, "temperature": 0.05},
 }
 """Settings that measurements changed since (docs/evidence.md)."""
 EPOCHS = {"medslip-openi-cpu": 8, "medklip-openi-cpu": 8}

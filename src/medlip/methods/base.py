@@ -186,7 +186,7 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     bench: ClassVar[BenchSettings] = BenchSettings()
-    learns_from: ClassVar[Literal["facts", "sentences", ""]] = ""
+    learns_from: Literal["facts", "sentences", ""] = ""
     least_images: ClassVar[int] = 1
     open_prompts: ClassVar[bool] = True
     map_rules: ClassVar[tuple[str, ...]] = ("as the method gives it",)

@@ -174,7 +174,7 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
         text: the encoder of reports.
     """
 
-    learns_from = "sentences"
+    learns_from: Literal["facts", "sentences", ""] = "sentences"
     least_images = 2
 
     def __init__(
@@ -184,6 +184,8 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
         self.text = text
         text.apart = config.apart
         self.claims = Claims(vocabulary)
+        if config.texts == "facts":
+            self.learns_from = "facts"
         if config.freeze_text and not text.frozen:
             text.freeze(self.claims.sentences[::CENTERED])
         self.bias = nn.Parameter(torch.tensor(config.sigmoid_bias)) if config.contrast == "sigmoid" else None

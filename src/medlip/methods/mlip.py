@@ -42,7 +42,7 @@ from medlip.methods.base import (
     upcast,
 )
 from medlip.methods.image_text import ImageTextConfig, ImageTextMethod, Lesson, SeenImages, TaughtTexts
-from medlip.methods.texts import Sides, add_distractors, draw_sentences, is_sentence
+from medlip.methods.texts import AGAINST_SENTENCES, Sides, add_distractors, draw_sentences, is_sentence
 from medlip.nn.draws import branch, image_seeds, uniform
 from medlip.nn.gather import gather, gather_padded
 from medlip.nn.image_decoder import ImageDecoder
@@ -372,7 +372,8 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         """Return where each prompt is seen, (B, N, C) in [0, 1].
 
         For a finding: how much more a patch is like what speaks for it than like what speaks against it, a difference of two
-        cosines moved from [-2, 2] to [0, 1]. (What speaks for it alone says less: some patches are similar to any words.)
+        cosines moved from [-2, 2] to [0, 1]. (Where whole reports were compared, what speaks for it alone says less: some
+        patches are similar to any words.)
         For a whole sentence: the share of each patch that the transport plan gives to it, beside the sentences against it.
         """
         sides = self.sides(prompts)
@@ -478,5 +479,6 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         return self.encode_texts([[text] for text in texts]).sentences[:, 0]
 
     def _each_sentence(self, sides: Sides) -> tuple[Tensor]:
-        """Return vectors (1 + n, d) of a sentence and of those against it."""
-        return (self._embed_sentences([text for texts in sides for text in texts]),)
+        """Return vectors (1 + n, d) of a sentence and of those against it, which some plan is to be shared with."""
+        speaks_for, against = sides
+        return (self._embed_sentences([*speaks_for, *(against or AGAINST_SENTENCES)]),)

@@ -24,6 +24,7 @@ from medlip.methods import build_method
 from medlip.methods.base import HasEncoder
 from medlip.nn.device import peak_allocated, product_rate
 from medlip.nn.parameters import count_learned
+from medlip.nn.report_encoder import ReportEncoder
 from medlip.training.bench import made_up_batch
 from medlip.training.progress import duration
 
@@ -344,7 +345,7 @@ def count(recipe: Recipe) -> Counted:
     if isinstance(method, HasEncoder):
         with torch.no_grad():
             tokens = method.encoder(batches[0].images).tokens.shape[1]
-    text = REPORT_TOKENS if method.learns_from == "sentences" else 0
+    text = REPORT_TOKENS if isinstance(getattr(method, "text", None), ReportEncoder) else 0
     return Counted(operations, (peaks[0], peaks[1]), count_learned(method), tokens, text, notes)
 
 
