@@ -73,8 +73,6 @@ SMALL: dict[str, Any] = {
     "feedforward": 32,
     "text_width": 32,
     "text_layers": 1,
-    "report_width": 32,
-    "report_layers": 1,
     "width": 32,
     "decoder_width": 32,
     "decoder_layers": 1,
@@ -91,8 +89,9 @@ def shrunk(settings: dict[str, Any], but: Sequence[str] = ()) -> dict[str, Any]:
 def recipe_settings(name: str, text_encoder: str) -> dict[str, Any]:
     """A shipped recipe's method: the same kind of networks, the same terms, but few layers, and a text encoder at hand."""
     settings = shrunk(load_recipe(name).method, but=["backbone", "stride"])
-    if settings.get("text_encoder", "").count("/"):
-        settings["text_encoder"] = text_encoder
+    for kind in ("text_encoder", "report_encoder"):
+        if settings.get(kind, "").count("/"):
+            settings[kind] = text_encoder
     return settings | ({"depth": 1} if settings["backbone"].startswith("vit_") else {})
 
 

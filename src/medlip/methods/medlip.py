@@ -55,9 +55,9 @@ class MedLIPConfig(MeDSLIPConfig):
 
     Attributes:
         report_encoder: a transformers model by name or folder, or "wordpiece": a small one from the training reports.
-        report_width: of the small encoder.
-        report_layers: of the small encoder.
-        report_vocabulary: word pieces of the small encoder.
+        text_width: of the small encoder.
+        text_layers: of the small encoder.
+        text_vocabulary: word pieces of the small encoder.
         report_tokens: where a report is cut.
         max_sentences: of a report, drawn anew each time; 0 for all.
         shared_width: of the space that images and words share.
@@ -81,9 +81,9 @@ class MedLIPConfig(MeDSLIPConfig):
     anatomy_text: Literal["short", "long"] = "long"
     init: Literal["normal", "xavier"] = "xavier"
     report_encoder: str = WORDPIECE
-    report_width: int = Field(128, gt=0, multiple_of=32)
-    report_layers: int = Field(2, gt=0)
-    report_vocabulary: int = Field(4000, gt=10)
+    text_width: int = Field(128, gt=0, multiple_of=32)
+    text_layers: int = Field(2, gt=0)
+    text_vocabulary: int = Field(4000, gt=10)
     report_tokens: int = Field(100, gt=2)
     max_sentences: int = Field(10, ge=0)
     shared_width: int = Field(128, gt=0)
@@ -165,9 +165,9 @@ class MedLIP(MeDSLIP, MatchesSentences, ShowsSamples):
                 config.report_encoder,
                 reports,
                 config.report_tokens,
-                width=config.report_width,
-                layers=config.report_layers,
-                vocabulary=config.report_vocabulary,
+                width=config.text_width,
+                layers=config.text_layers,
+                vocabulary=config.text_vocabulary,
             )
         return cls(config, vocabulary, preprocessing, text)
 

@@ -345,21 +345,27 @@ def count(recipe: Recipe) -> Counted:
     if isinstance(method, HasEncoder):
         with torch.no_grad():
             tokens = method.encoder(batches[0].images).tokens.shape[1]
-    text = REPORT_TOKENS if isinstance(getattr(method, "text", None), ReportEncoder) else 0
+    text = REPORT_TOKENS if any(isinstance(part, ReportEncoder) for part in method.modules()) else 0
     return Counted(operations, (peaks[0], peaks[1]), count_learned(method), tokens, text, notes)
 
 
 def _at_hand(settings: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
-    """Return a method's settings with a text encoder that needs no download, of the size of BERT."""
-    encoder = str(settings.get("text_encoder", ""))
-    if "/" not in encoder:
-        return dict(settings), []
+    """Return a method's settings with text encoders that need no download, a trained one of the size of BERT."""
     from medlip.methods.base import method_type
 
-    if "text_width" not in method_type(str(settings["name"])).config_type.model_fields:
-        return {**settings, "text_encoder": "lexical"}, []  # texts are embedded once, before training
-    size = {"text_encoder": "wordpiece", "text_width": 768, "text_layers": 12}
-    return {**settings, **size}, [f"{encoder} counted as 12 layers of width 768, without its 22 million word embeddings"]
+    fields = method_type(str(settings["name"])).config_type.model_fields
+    trained = "report_encoder" if "report_encoder" in fields else "text_encoder" if "text_width" in fields else ""
+    changes: dict[str, object] = {}
+    notes = []
+    for name in ("text_encoder", "report_encoder"):
+        if "/" not in (encoder := str(settings.get(name, ""))):
+            continue
+        if name == trained:
+            changes |= {name: "wordpiece", "text_width": 768, "text_layers": 12}
+            notes.append(f"{encoder} counted as 12 layers of width 768, without its 22 million word embeddings")
+        else:
+            changes[name] = "lexical"  # texts are embedded once, before training
+    return {**settings, **changes}, notes
 
 
 def measured_here() -> Machine:
