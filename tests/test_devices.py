@@ -144,7 +144,7 @@ def train(name: str, store: Store, device: torch.device, callbacks: Sequence[Cal
 
 
 ASKING = {"mlip": ("method.local=transport",)}  # its transport asks after every iteration whether it is done
-SILENT = {"mlip": ("method.local=attention",)}
+SILENT = {"mlip": ("method.local=attention",), "medlip": ("method.lambda_match=0",)}
 
 
 @pytest.mark.parametrize("name", method_names())

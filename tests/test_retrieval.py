@@ -302,7 +302,7 @@ def test_every_method_that_can_embeds_images_and_reports_one_by_one_alike(name: 
 @pytest.mark.parametrize("name", method_names(EmbedsReports))
 def test_what_a_method_does_not_read_of_reports_is_noted(name: str, batch: Batch, phantom_store: Path) -> None:
     store = Store.open(phantom_store).select("test")
-    tokens = {} if name in ("medslip", "medklip") else {"max_tokens": 8}
+    tokens = {"medslip": {}, "medklip": {}, "medlip": {"report_tokens": 8}}.get(name, {"max_tokens": 8})
     notes = retrieve(make(name, batch, **tokens), store, resamples=2).notes
     cut = [note for note in notes if "longer than the 6 tokens" in note]
     assert bool(cut) == bool(tokens)

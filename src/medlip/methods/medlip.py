@@ -190,6 +190,11 @@ class MedLIP(MeDSLIP, MatchesSentences, ShowsSamples):
         )
 
     @property
+    def has_reference(self) -> bool:
+        """There is no plain form of what is learned from words."""
+        return False
+
+    @property
     def loss_weights(self) -> Mapping[str, float]:
         """Those of MeDSLIP, the match at lambda_match, the contrast of reports at lambda_report."""
         return {**super().loss_weights, "match": self.config.lambda_match, "report": self.config.lambda_report}
