@@ -44,7 +44,7 @@ CHANGED = {
     for method, new in (("medslip", PAIRS), ("medklip", POSITIONS))
     for data in ("openi-cpu", "phantom")
 } | {
-    "mlip-phantom": SENTENCES,
+    "mlip-phantom": SENTENCES | {"mask_ratio": 0.0},
     "gloria-phantom": SENTENCES,
     "convirt-phantom": SENTENCES | {"max_sentences": 0, "temperature": 0.05},
 }

@@ -34,7 +34,14 @@ BACKBONE = ("method.backbone=resnet10t", "method.weights=null")
 SETTINGS = (*SHORT, *BACKBONE, "method.layers=1")
 RECIPES = {
     "medslip": ("medslip-phantom", *SETTINGS),
-    "mlip": ("mlip-phantom", *SHORT, *BACKBONE, "method.text_width=32", "method.integrity=position"),
+    "mlip": (
+        "mlip-phantom",
+        *SHORT,
+        *BACKBONE,
+        "method.text_width=32",
+        "method.mask_ratio=0.3",
+        "method.integrity=position",
+    ),
 }
 
 

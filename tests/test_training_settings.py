@@ -323,7 +323,13 @@ PLAIN_VISION = ("method.backbone=vit_tiny_patch16_224", "method.depth=1", "metho
 CONTRASTS = {
     "convirt-phantom": ("method.stride=16",),
     "gloria-phantom": (),
-    "mlip-phantom": ("method.integrity=similarity", "method.decoder_width=32", "method.decoder_heads=2"),
+    "mlip-phantom": (
+        "method.mask_ratio=0.3",
+        "method.local=transport",
+        "method.integrity=similarity",
+        "method.decoder_width=32",
+        "method.decoder_heads=2",
+    ),
 }
 
 

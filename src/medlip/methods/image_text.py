@@ -246,7 +246,7 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
         if config.texts != "report" or config.hard_negatives or config.false_negatives == "attenuate":
             made = self.claims.made_by(facts)
             written = self.claims.written(made)
-        both = [[*own, *facts] for own, facts in zip(batch.sentences, written, strict=True)]
+        both = [[*own, *said] for own, said in zip(batch.sentences, written, strict=True)]
         seeds = batch.seeds.tolist()
         reports = self.draw({"report": batch.sentences, "facts": written, "both": both}[config.texts], seeds)
         wrong = draw_wrong(reports, both, config.hard_negatives, seeds) if config.hard_negatives else ()
