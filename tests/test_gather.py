@@ -46,6 +46,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "medslip random": {**CONVOLUTIONS, "prototype": "random", "negatives": 3, "icl": "all"},
     "medslip cosine": {**CONVOLUTIONS, "contrast_normalize": True, "negatives": 60, "contrast_stop_gradient": True},
     "medslip scaled": {**CONVOLUTIONS, "prototype": "off", "icl": "scaled", "unmentioned": 0.3, "gate": "normalized"},
+    "medlip": CONVOLUTIONS,
     "convirt": CONVOLUTIONS,
     "convirt patches": PATCHES,
     "gloria": PATCHES,
