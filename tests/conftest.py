@@ -101,7 +101,9 @@ def ranks() -> Callable[..., None]:
 
     import torch.multiprocessing as mp
 
-    multiprocessing.set_forkserver_preload(["medlip.training", "transformers.models.bert.modeling_bert"])
+    from fakes import PRELOADED
+
+    multiprocessing.set_forkserver_preload(list(PRELOADED))
 
     def run(function: Callable[..., None], *arguments: object) -> None:
         mp.start_processes(function, arguments, nprocs=RANKS, start_method="forkserver")  # type: ignore[no-untyped-call]

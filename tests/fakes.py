@@ -106,6 +106,10 @@ def save_text_encoder(folder: Path) -> None:
     BertTokenizerFast(tokenizer_object=tiny.tokenizer).save_pretrained(folder)
 
 
+PRELOADED = ("medlip.training", "transformers.models.bert.modeling_bert", "torch._dynamo")
+"""What processes that train import, the last one with their optimizer; they are forked where it was imported already."""
+
+
 def free_port() -> int:
     """A port of this machine at which processes can meet."""
     with socket.socket() as free:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from fakes import become_rank, free_port, shrunk
+from fakes import PRELOADED, become_rank, free_port, shrunk
 from medlip.data.prepare import prepare
 from medlip.data.store import Store
 from medlip.errors import MedLIPError, MedLIPWarning
@@ -64,7 +64,7 @@ def start(ranks: int, *arguments: Any, writes: int = 0) -> list[Any]:
     """Start the processes of a training, forked where torch was imported already."""
     port = free_port()
     context = multiprocessing.get_context("forkserver")
-    multiprocessing.set_forkserver_preload(["medlip.training", "transformers.models.bert.modeling_bert"])
+    multiprocessing.set_forkserver_preload(list(PRELOADED))
     started = [context.Process(target=work, args=(rank, ranks, port, *arguments, writes)) for rank in range(ranks)]
     for process in started:
         process.start()

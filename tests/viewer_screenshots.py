@@ -22,7 +22,7 @@ SIZES = {1440: 900, 1024: 768, 768: 1024}
 COLOURS = 256
 
 
-def shoot(address: str, out: Path, example: int = 3) -> None:
+def shoot(address: str, out: Path, example: int = 5) -> None:
     """Write pictures of each size, theme and part into a folder."""
     from playwright.sync_api import sync_playwright
 

@@ -137,6 +137,10 @@ export function createFindings(store, actions) {
     if (films.length > 1 && !typed) parts.push(ofStudy(films));
     if (beside)
       parts.push(h("p", { class: "soft small" }, `Upper bar: ${reading.model.name}. Lower bar: ${beside.model.name}.`));
+    const basis = reading.calibrated // before the first number, and not below the last
+      ? "Probabilities are calibrated."
+      : "Probabilities are not calibrated: they rank, and don't measure risk.";
+    parts.push(h("p", { class: "soft small" }, basis));
     if (reading.asked.some(matches))
       parts.push(section("Asked", reading.asked.length, reading.asked.filter(matches), reading, beside));
     parts.push(
@@ -165,16 +169,7 @@ export function createFindings(store, actions) {
           `Show all ${below.length} below`,
         ),
       );
-    parts.push(
-      h(
-        "p",
-        { class: "soft small" },
-        reading.calibrated
-          ? "Probabilities are calibrated. "
-          : "Probabilities are not calibrated: they rank, and don't measure risk. ",
-        reading.thresholdsFrom ? `Threshold: ${reading.thresholdsFrom}.` : "",
-      ),
-    );
+    if (reading.thresholdsFrom) parts.push(h("p", { class: "soft small" }, `Threshold: ${reading.thresholdsFrom}.`));
     const roving = rowsOf(parts).find(({ dataset }) => dataset.id === state.selected) ?? rowsOf(parts)[0];
     for (const element of roving?.querySelectorAll("button") ?? []) element.tabIndex = 0;
     return parts;
