@@ -202,7 +202,8 @@ def test_hazard_12_a_backbone_is_filled_whole_or_refused(tmp_path):
 
     from medlip.nn.vision_encoder import vision_encoder
 
-    state = vision_encoder("resnet10t").stages.state_dict()
+    kept = vision_encoder("resnet10t").stages.state_dict()
+    state = {name: tensor.contiguous() for name, tensor in kept.items()}  # as the format asks for
     save_file(state, tmp_path / "whole.safetensors")
     loaded = vision_encoder("resnet10t", weights=str(tmp_path / "whole.safetensors")).stages.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())

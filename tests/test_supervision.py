@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medlip.concepts import default_vocabulary
 from medlip.data.prepare import prepare
 from medlip.data.sources import Source
 from medlip.data.store import Store
 from medlip.data.study import Study, View
 from medlip.data.supervision import require_classes, require_facts, require_sentences, supervision
 from medlip.errors import MedLIPError
+from medlip.images.preprocessing import Preprocessing
+from medlip.methods import build_method
+from medlip.methods.base import EmbedsReports
 from medlip.reports import Presence
 from medlip.training import fit, load_recipe
 
@@ -57,7 +61,8 @@ def test_what_is_cut_off_the_reports_is_said_before_the_first_step(
         "training.epochs=1",
         "training.batch_size=8",
     ]
-    tokens = ["method.max_tokens=8", "method.text_width=32", "method.text_layers=1"] if noted else []
+    small = ["method.max_tokens=8", "method.text_width=32", "method.text_layers=1"]
+    tokens = [*small, "method.texts=report", "method.apart=false"] if noted else []
     train = Store.open(phantom_store).select("train").take(range(8))
     fit(load_recipe(f"{method}-phantom", [*quick, *tokens]), train, tmp_path / "run")
     found = [line for line in capsys.readouterr().err.splitlines() if "longer than the 6 tokens" in line]
@@ -71,3 +76,19 @@ def test_one_class_is_too_few(tmp_path: Path) -> None:
     with pytest.raises(MedLIPError, match=r"'nodule' has not one image.*Its labels are mass"):
         require_classes(one, "nodule")
     assert require_classes(store(tmp_path / "two", ["", ""], ["present", "absent"]), "mass").labels["mass"]["absent"] == 2
+
+
+def test_what_is_cut_off_facts_as_sentences_is_said_too(phantom_store: Path) -> None:
+    sentences = Store.open(phantom_store).column("sentences")
+
+    def said(*settings: str) -> str:
+        small = ["method.backbone=resnet10t", "method.weights=null", "method.text_width=32", "method.text_layers=1"]
+        recipe = load_recipe("mlip-phantom", [*small, *settings])
+        method = build_method(recipe.method, default_vocabulary(), Preprocessing(32), lambda: map(" ".join, sentences))
+        assert isinstance(method, EmbedsReports)
+        cut = method.cut(sentences, training=True)
+        assert cut is not None
+        return cut.describe()
+
+    assert "facts as sentences are longer than the 6 tokens" in said("method.max_tokens=8")
+    assert not said()

@@ -439,7 +439,9 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
         return self.encode_reports(reports)
 
     def cut(self, reports: Iterable[Sequence[str]], *, training: bool = False) -> Cut:
-        """Return what is lost of reports that are longer than `max_tokens`."""
+        """Return what is lost beyond `max_tokens` of reports; of facts as sentences, where those are learned."""
+        if training and self.config.texts == "facts":
+            return self.text.cut(([claim] for claim in self.claims.sentences), what="facts as sentences")
         return self.text.cut(reports, self.config.max_sentences if training else 0)
 
     @abstractmethod

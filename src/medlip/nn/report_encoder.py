@@ -37,6 +37,7 @@ class Cut:
         longer: of these, the ones that are longer.
         tokens: of all reports together.
         lost: of these, the ones beyond the limit.
+        what: these are.
     """
 
     limit: int
@@ -44,14 +45,15 @@ class Cut:
     longer: int
     tokens: int
     lost: int
+    what: str = "reports"
 
-    def describe(self, what: str = "reports") -> str:
-        """Return a sentence for people, "" where nothing is lost."""
+    def describe(self, what: str = "") -> str:
+        """Return a sentence for people, "" where nothing is lost; `what` they are called, if not as they were counted."""
         if not self.lost:
             return ""
         return (
-            f"{self.longer:,} of {self.reports:,} {what} are longer than the {self.limit:,} tokens that the text encoder "
-            f"reads of each: {self.lost:,} of {self.tokens:,} tokens are lost"
+            f"{self.longer:,} of {self.reports:,} {what or self.what} are longer than the {self.limit:,} tokens that the text "
+            f"encoder reads of each: {self.lost:,} of {self.tokens:,} tokens are lost"
         )
 
 
@@ -214,12 +216,13 @@ class ReportEncoder(nn.Module, Recomputing):
             self.model.eval()
         return self
 
-    def cut(self, reports: Iterable[Sequence[str]], most: int = 0) -> Cut:
+    def cut(self, reports: Iterable[Sequence[str]], most: int = 0, what: str = "reports") -> Cut:
         """Count what is lost of reports where they are cut, sentence by sentence if they are `apart`; nothing is encoded.
 
         Args:
             reports: given as sentences.
             most: sentences that are read of a report at a time, its longest ones counted; 0 for all.
+            what: they are, if not reports.
         """
         limit = self.max_tokens - 2
         count = longer = tokens = lost = 0
@@ -232,7 +235,7 @@ class ReportEncoder(nn.Module, Recomputing):
                 beyond = sum(max(0, length - limit) for length in (read if self.apart else [sum(read)]))
                 count, tokens = count + 1, tokens + sum(read)
                 longer, lost = longer + (beyond > 0), lost + beyond
-        return Cut(limit, count, longer, tokens, lost)
+        return Cut(limit, count, longer, tokens, lost, what)
 
     def recompute(self) -> None:
         """Compute the activations of each layer again in the backward pass."""

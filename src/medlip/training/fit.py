@@ -278,7 +278,7 @@ def model_file(run: Path) -> Path:
 
 def _cut(method: Method, store: Store) -> str:
     """Say what the method won't read of the reports it is to learn from, "" where it reads them whole."""
-    if method.learns_from != "sentences" or not isinstance(method, EmbedsReports):
+    if not isinstance(method, EmbedsReports):
         return ""
     studies = zip(store.column("source"), store.column("study"), store.column("sentences"), strict=True)
     cut = method.cut({(source, study): sentences for source, study, sentences in studies}.values(), training=True)
