@@ -51,9 +51,10 @@ class Cut:
         """Return a sentence for people, "" where nothing is lost; `what` they are called, if not as they were counted."""
         if not self.lost:
             return ""
+        kind = what or self.what
         return (
-            f"{self.longer:,} of {self.reports:,} {what or self.what} are longer than the {self.limit:,} tokens that the text "
-            f"encoder reads of each: {self.lost:,} of {self.tokens:,} tokens are lost"
+            f"{self.longer:,} of {self.reports:,} {kind} are longer than the {self.limit:,} tokens that the text encoder "
+            f"reads of each: {self.lost:,} of {self.tokens:,} tokens are lost"
         )
 
 
