@@ -256,6 +256,8 @@ class ReportEncoder(nn.Module, Recomputing):
     def _apart(self, reports: Sequence[Sequence[str]]) -> EncodedReports:
         """Encode each sentence by itself, one that comes again only once, and put reports together of them."""
         texts = list(dict.fromkeys(sentence for report in reports for sentence in report))
+        if not texts:
+            return self._together(reports)  # which has a gradient, that other processes wait for, if only of 0
         known = {text: self._kept[text] for text in texts if text in self._kept}
         if missing := [text for text in texts if text not in known]:
             encoded = self._together([[text] for text in missing])
