@@ -544,7 +544,7 @@ def test_a_method_without_streams_is_told_which_have_them_and_is_still_asked_for
     class Nowhere(torch.nn.Module):
         name, vocabulary = "nowhere", method.vocabulary
 
-    with pytest.raises(MedLIPError, match=r"'nowhere' doesn't say where.* medklip, medslip"):
+    with pytest.raises(MedLIPError, match=r"'nowhere' doesn't say where.* medklip, medlip, medslip"):
         disentanglement(Nowhere(), store, pairs=pairs)
     with pytest.raises(MedLIPError, match="another one"):
         disentanglement(method, store, split="train")

@@ -86,7 +86,7 @@ def test_predict_reads_with_what_the_command_exports(medlip: Any, tiny_run: Path
 @pytest.mark.parametrize(
     ("method", "name", "format", "says"),
     [
-        ("linear", "m.pt2", "torch-export", "has no graph. Methods that have one: medklip, medslip"),
+        ("linear", "m.pt2", "torch-export", "has no graph. Methods that have one: medklip, medlip, medslip"),
         ("medslip", "m.bin", "onnx", r"is called \*.onnx"),
         ("medslip", "m.onnx", "torch-export", r"is called \*.pt2"),
     ],

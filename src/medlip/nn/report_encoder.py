@@ -260,13 +260,11 @@ class ReportEncoder(nn.Module, Recomputing):
             return self._together(reports)  # which has a gradient, that other processes wait for, if only of 0
         known = {text: self._kept[text] for text in texts if text in self._kept}
         if missing := [text for text in texts if text not in known]:
-            encoded = self._together([[text] for text in missing])
-            lengths = (encoded.words >= 0).sum(1).tolist()
+            rows = self._rows([[text] for text in missing])
+            encoded = self._encode(rows, 1)
             known |= {
-                text: _Sentence(
-                    encoded.reports[row], encoded.tokens[row, 1 : 1 + length], encoded.words[row, 1 : 1 + length]
-                )
-                for row, (text, length) in enumerate(zip(missing, lengths, strict=True))
+                text: _Sentence(encoded.reports[row], encoded.tokens[row, 1 : 1 + len(words)], words)
+                for row, (text, (_, _, words)) in enumerate(zip(missing, rows, strict=True))
             }
         if self.frozen:
             if len(self._kept) + len(missing) > KEPT_SENTENCES:
@@ -275,11 +273,16 @@ class ReportEncoder(nn.Module, Recomputing):
         return _joined([[known[text] for text in report] for report in reports], self.width, self.about.device)
 
     def _together(self, reports: Sequence[Sequence[str]]) -> EncodedReports:
-        first, last, padding = self.special
+        return self._encode(self._rows(reports), max(1, max((len(report) for report in reports), default=0)))
+
+    def _rows(self, reports: Sequence[Sequence[str]]) -> list[_Row]:
         encodings = iter(self._tokens(reports))
-        rows = [_layout([next(encodings) for _ in report], self.max_tokens - 2) for report in reports]
+        return [_layout([next(encodings) for _ in report], self.max_tokens - 2) for report in reports]
+
+    def _encode(self, rows: Sequence[_Row], count: int) -> EncodedReports:
+        """Encode reports, each given as its tokens, of at most `count` sentences."""
+        first, last, padding = self.special
         length = 2 + max((len(ids) for ids, _, _ in rows), default=0)
-        count = max(1, max((len(report) for report in reports), default=0))
         ids = torch.full((len(rows), length), padding)
         owners, words = torch.full_like(ids, -1), torch.full_like(ids, -1)
         for row, (tokens, owner, word) in enumerate(rows):
@@ -313,30 +316,34 @@ class _Sentence(NamedTuple):
     Attributes:
         state: (W,) of the first token.
         tokens: (T, W), without special ones.
-        words: (T,) each token's word.
+        words: each token's word.
     """
 
     state: Tensor
     tokens: Tensor
-    words: Tensor
+    words: Sequence[int]
 
 
 def _joined(reports: Sequence[Sequence[_Sentence]], width: int, device: torch.device) -> EncodedReports:
     """Return reports of sentences that were encoded by themselves."""
-    nothing, nobody = torch.zeros(1, width, device=device), torch.full((1,), -1, device=device)
+    nothing = torch.zeros(1, width, device=device)
     tokens, owners, words, states = [], [], [], []
+    most = 0
     for report in reports:  # with a place behind the last token that is nobody's, for a report may have none
-        counts = [int(sentence.words[-1]) + 1 if len(sentence.words) else 0 for sentence in report]
-        starts = [sum(counts[:place]) for place in range(len(counts))]
+        owner, word, start = [], [], 0
+        for place, sentence in enumerate(report):
+            owner += [place] * len(sentence.words)
+            word += [start + number for number in sentence.words]
+            start = word[-1] + 1 if word else 0
+        most = max(most, start)
         tokens.append(torch.cat([*(sentence.tokens for sentence in report), nothing]))
-        owners.append(torch.cat([*(torch.full_like(s.words, place) for place, s in enumerate(report)), nobody]))
-        words.append(torch.cat([*(s.words + start for s, start in zip(report, starts, strict=True)), nobody]))
+        owners.append(torch.tensor([*owner, -1]))
+        words.append(torch.tensor([*word, -1]))
         states.append(torch.stack([sentence.state for sentence in report]).mean(0) if report else nothing[0])
     together = pad_sequence(tokens, batch_first=True)
-    owned, spoken = (pad_sequence(rows, True, -1) for rows in (owners, words))
+    owned, spoken = (pad_sequence(rows, True, -1).to(device, non_blocking=True) for rows in (owners, words))
     sentences, real = pool(together, owned, max(1, max((len(report) for report in reports), default=0)))
     means, _ = pool(together, owned.clamp(max=0), 1)
-    most = int(spoken.max()) + 1 if len(spoken) else 0
     return EncodedReports(torch.stack(states), means[:, 0], sentences, real, together, spoken, most)
 
 
@@ -371,7 +378,11 @@ def pool(tokens: Tensor, owners: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return (belongs.to(tokens.dtype) @ tokens) / sizes.clamp(min=1).to(tokens.dtype), sizes[..., 0] > 0
 
 
-def _layout(sentences: Sequence[Any], room: int) -> tuple[list[int], list[int], list[int]]:
+_Row = tuple[list[int], list[int], list[int]]
+"""A report's token ids, whose sentence each is, and whose word."""
+
+
+def _layout(sentences: Sequence[Any], room: int) -> _Row:
     """Return a report's token ids, whose sentence each is, and whose word, cut at `room` tokens."""
     ids: list[int] = []
     owners: list[int] = []

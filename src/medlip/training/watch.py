@@ -15,7 +15,7 @@ from torch import Tensor
 from medlip.data.batch import Batch
 from medlip.errors import MedLIPWarning
 from medlip.files import writing
-from medlip.methods.base import EmbedsReports, HasAttention, HasEncoder, Method
+from medlip.methods.base import EmbedsReports, HasAttention, HasEncoder, Method, TellsPlaces
 from medlip.training.callbacks import LOG_EVERY, Log
 from medlip.training.loop import Callback, Training
 
@@ -116,7 +116,8 @@ class Watch(Callback):
         seen: dict[str, Tensor] = {}
         if isinstance(self.method, HasEncoder):
             seen["the image encoder's features"] = self.method.encoder(images).tokens.mean(1)
-        if isinstance(self.method, EmbedsReports) and self.method.learns_from == "sentences":
+        # What tells places embeds an image by probabilities, most of which are near 0 for all.
+        if isinstance(self.method, EmbedsReports) and not isinstance(self.method, TellsPlaces):
             seen["embeddings of images"] = self.method.embed_images(images)
         for name, values in seen.items():
             if len(values) > 1 and spread(values.float()) < SPREAD:
