@@ -5,7 +5,7 @@ similarity MLIP contrasts, is in `medlip.nn.transport`.
 """
 
 from medlip.losses.existence import existence_labels, existence_loss
-from medlip.losses.infonce import info_nce
+from medlip.losses.infonce import info_nce, learned_scale
 from medlip.losses.integrity import (
     attention_integrity,
     normalized_weights,
@@ -29,6 +29,7 @@ __all__ = [
     "existence_loss",
     "icl_loss",
     "info_nce",
+    "learned_scale",
     "local_logits",
     "normalized_weights",
     "pair_loss",

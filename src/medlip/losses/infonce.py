@@ -66,6 +66,19 @@ def attenuated(logits: Tensor, negatives: Tensor) -> Tensor:
     return logits + counted.clamp(min=LEAST).log()
 
 
+def learned_scale(log_scale: Tensor) -> Tensor:
+    """Return what cosines are multiplied with, from 1 to 100; beyond, the gradient still flows, so that it can come back.
+
+    >>> learned_scale(torch.tensor(9.0))
+    tensor(100.)
+
+    Args:
+        log_scale: its learned logarithm, ().
+    """
+    scale = log_scale.exp()
+    return scale + (scale.clamp(1, 100) - scale).detach()
+
+
 def reference_info_nce(logits: Tensor, weights: Tensor, to_reports: float = 0.5) -> Tensor:
     """Plain form of `info_nce`, as the equation reads."""
     total = logits.new_zeros(())

@@ -31,7 +31,7 @@ from medlip.images.preprocessing import Preprocessing
 from medlip.nn.device import device_of
 from medlip.nn.pairs import at_least_float32
 from medlip.nn.parts import Recomputing
-from medlip.nn.report_encoder import Cut
+from medlip.nn.report_encoder import Cut, ReportEncoder, build_report_encoder
 from medlip.plugins import entry_points
 
 if TYPE_CHECKING:
@@ -154,6 +154,31 @@ class EncoderConfig(MethodConfig):
         from medlip.nn.vision_encoder import vision_encoder  # brings in timm, which takes seconds to import
 
         return vision_encoder(self.backbone, self.stride, image_size=image_size, deepest=self.deepest, weights=self.weights)
+
+
+class TextEncoderConfig(MethodConfig):
+    """Settings of a small text encoder that is made from the training reports.
+
+    Attributes:
+        text_width: of its states.
+        text_layers: of it.
+        text_vocabulary: word pieces at most.
+    """
+
+    text_width: int = Field(256, gt=0, multiple_of=32)
+    text_layers: int = Field(4, gt=0)
+    text_vocabulary: int = Field(4000, gt=10)
+
+    def make_text_encoder(self, name: str, reports: Callable[[], Iterable[str]], max_tokens: int) -> ReportEncoder:
+        """Return the encoder of that name: a trained one, or a small one whose words are from `reports`."""
+        return build_report_encoder(
+            name,
+            reports,
+            max_tokens,
+            width=self.text_width,
+            layers=self.text_layers,
+            vocabulary=self.text_vocabulary,
+        )
 
 
 class Method(nn.Module, ABC):
@@ -482,6 +507,13 @@ class MatchesSentences(ABC):
         Raises:
             MedLIPError: the model was trained without such a match.
         """
+
+    def plan_pictures(self, image: Tensor, sentences: Sequence[str]) -> list[SamplePicture]:
+        """Return where each of several sentences goes in an image (3, S, S); none of one alone, which gets every patch."""
+        if len(sentences) < 2:
+            return []
+        plans = self.match(image[None], [sentences])[0].float().cpu()
+        return [SamplePicture(text, "map", plan) for text, plan in zip(sentences, plans, strict=True) if plan.any()]
 
 
 class PredictsPatches(ABC):

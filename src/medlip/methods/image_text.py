@@ -21,14 +21,14 @@ from medlip.methods.base import (
     AnswersAtOnce,
     EmbedsReports,
     HasEncoder,
-    MethodConfig,
     Pass,
+    TextEncoderConfig,
     WhichMaps,
 )
 from medlip.methods.claims import Claims, Wrong, draw_wrong
 from medlip.methods.texts import Form, PromptBank, Sides, draw_sentences, prompt_texts
 from medlip.nn.gather import gather, gather_padded
-from medlip.nn.report_encoder import WORDPIECE, Cut, EncodedReports, ReportEncoder, build_report_encoder
+from medlip.nn.report_encoder import WORDPIECE, Cut, EncodedReports, ReportEncoder
 from medlip.nn.vision_encoder import vision_encoder
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ NO_SENTENCE = -2
 CENTERED = 20  # a frozen text encoder is centered on every so many-th claim
 
 
-class ImageTextConfig(MethodConfig):
+class ImageTextConfig(TextEncoderConfig):
     """Settings of both encoders.
 
     Attributes:
@@ -49,9 +49,6 @@ class ImageTextConfig(MethodConfig):
         depth: transformer blocks of the backbone; None for the model's own.
         weights: initial weights of the backbone: None, "timm", a package or a file, as `vision_encoder` takes them.
         text_encoder: a transformers model by name or folder, or "wordpiece": a small one from the training reports.
-        text_width: of the small text encoder.
-        text_layers: of the small text encoder.
-        text_vocabulary: word pieces of the small text encoder.
         report_vector: a report's state is that of its first token (`cls`), or the `mean` or maximum (`max`) over its words.
         max_tokens: where a report is cut.
         max_sentences: of a report, drawn anew each time; 0 for all.
@@ -82,9 +79,6 @@ class ImageTextConfig(MethodConfig):
     depth: int | None = Field(None, gt=0)
     weights: str | None = None
     text_encoder: str = WORDPIECE
-    text_width: int = Field(256, gt=0, multiple_of=32)
-    text_layers: int = Field(4, gt=0)
-    text_vocabulary: int = Field(4000, gt=10)
     report_vector: Literal["cls", "mean", "max"] = "mean"
     max_tokens: int = Field(100, gt=2)
     max_sentences: int = Field(0, ge=0)
@@ -211,14 +205,8 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
         """Return an untrained model; the small text encoder takes its words from `reports`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            text = build_report_encoder(
-                config.text_encoder,
-                reports if config.texts == "report" else lambda: [*reports(), *Claims(vocabulary).sentences * 2],
-                config.max_tokens,
-                width=config.text_width,
-                layers=config.text_layers,
-                vocabulary=config.text_vocabulary,
-            )
+            words = reports if config.texts == "report" else lambda: [*reports(), *Claims(vocabulary).sentences * 2]
+            text = config.make_text_encoder(config.text_encoder, words, config.max_tokens)
             return cls(config, vocabulary, preprocessing, text)
 
     @classmethod

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
-from medlip.losses import info_nce
+from medlip.losses import info_nce, learned_scale
 from medlip.methods.base import (
     BenchSettings,
     MatchesSentences,
     Pass,
     SamplePicture,
     ShowsSamples,
+    TextEncoderConfig,
     register,
     upcast,
 )
@@ -39,25 +40,18 @@ from medlip.methods.queries import Located
 from medlip.methods.texts import draw_sentences
 from medlip.nn.disentangler import Gate
 from medlip.nn.gather import gather, gather_padded
-from medlip.nn.report_encoder import WORDPIECE, Cut, ReportEncoder, build_report_encoder
-from medlip.nn.transport import sinkhorn, transport_similarity
+from medlip.nn.report_encoder import WORDPIECE, Cut, ReportEncoder
+from medlip.nn.transport import TRAINING_TOLERANCE, sinkhorn, transport_similarity
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
 
 
-TRAINING_TOLERANCE = 1e-3
-"""Marginal error of a plan."""
-
-
-class MedLIPConfig(MeDSLIPConfig):
+class MedLIPConfig(MeDSLIPConfig, TextEncoderConfig):
     """Settings of MedLIP beside those of MeDSLIP, whose defaults are others here.
 
     Attributes:
         report_encoder: a transformers model by name or folder, or "wordpiece": a small one from the training reports.
-        text_width: of the small encoder.
-        text_layers: of the small encoder.
-        text_vocabulary: word pieces of the small encoder.
         report_tokens: where a report is cut.
         max_sentences: of a report, drawn anew each time; 0 for all.
         shared_width: of the space that images and words share.
@@ -83,7 +77,6 @@ class MedLIPConfig(MeDSLIPConfig):
     report_encoder: str = WORDPIECE
     text_width: int = Field(128, gt=0, multiple_of=32)
     text_layers: int = Field(2, gt=0)
-    text_vocabulary: int = Field(4000, gt=10)
     report_tokens: int = Field(100, gt=2)
     max_sentences: int = Field(10, ge=0)
     shared_width: int = Field(128, gt=0)
@@ -161,14 +154,7 @@ class MedLIP(MeDSLIP, MatchesSentences, ShowsSamples):
         """Return an untrained model; the small text encoder takes its words from `reports`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            text = build_report_encoder(
-                config.report_encoder,
-                reports,
-                config.report_tokens,
-                width=config.text_width,
-                layers=config.text_layers,
-                vocabulary=config.text_vocabulary,
-            )
+            text = config.make_text_encoder(config.report_encoder, reports, config.report_tokens)
         return cls(config, vocabulary, preprocessing, text)
 
     @classmethod
@@ -201,10 +187,9 @@ class MedLIP(MeDSLIP, MatchesSentences, ShowsSamples):
 
     @property
     def scale(self) -> Tensor:
-        """What cosines of images and reports are multiplied with, from 1 to 100; beyond, the gradient still flows."""
+        """What cosines of images and reports are multiplied with."""
         assert self.log_scale is not None
-        scale = self.log_scale.exp()
-        return scale + (scale.clamp(1, 100) - scale).detach()
+        return learned_scale(self.log_scale)
 
     def divide(self, parts: int) -> bool:
         """Encode images and reports in parts; they are still told from those of the whole batch."""
@@ -305,10 +290,7 @@ class MedLIP(MeDSLIP, MatchesSentences, ShowsSamples):
     @torch.inference_mode()
     def sample_pictures(self, image: Tensor, sentences: Sequence[str]) -> list[SamplePicture]:
         """Return where each of several sentences goes."""
-        if self.share_sentence is None or len(sentences) < 2:  # one sentence alone gets every patch
-            return []
-        plans = self.match(image[None], [sentences])[0].float().cpu()
-        return [SamplePicture(text, "map", plan) for text, plan in zip(sentences, plans, strict=True) if plan.any()]
+        return [] if self.share_sentence is None else self.plan_pictures(image, sentences)
 
     def timed_parts(self, batch: Batch) -> Mapping[str, Pass]:
         """Return `encoder`, as of MeDSLIP, and `networks`: with the text encoder."""

@@ -24,6 +24,7 @@ from medlip.losses import (
     attention_integrity,
     attention_similarity,
     info_nce,
+    learned_scale,
     normalized_weights,
     position_integrity,
     prediction_errors,
@@ -48,13 +49,10 @@ from medlip.nn.gather import gather, gather_padded
 from medlip.nn.image_decoder import ImageDecoder
 from medlip.nn.patches import draw_visible, join_patches, patch_pixels, visible_map
 from medlip.nn.report_encoder import EncodedReports, ReportEncoder
-from medlip.nn.transport import sinkhorn, transport_similarity
+from medlip.nn.transport import TRAINING_TOLERANCE, sinkhorn, transport_similarity
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
-
-TRAINING_TOLERANCE = 1e-3
-"""Marginal error of a plan in training, far below what a plan of 50 iterations would be read for."""
 
 
 class MLIPConfig(ImageTextConfig):
@@ -204,9 +202,8 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
 
     @property
     def scale(self) -> Tensor:
-        """What cosines are multiplied with, from 1 to 100; beyond, the gradient still flows, so that it can come back."""
-        scale = self.log_scale.exp()
-        return scale + (scale.clamp(1, 100) - scale).detach()
+        """What cosines are multiplied with."""
+        return learned_scale(self.log_scale)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of a batch (fewer where the settings switch some off)."""
@@ -446,11 +443,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
                 SamplePicture("Hidden", "image", grey.masked_fill(hidden, 0).cpu()),
                 SamplePicture("Predicted", "image", torch.where(hidden, predicted, grey).cpu()),
             ]
-        if self.config.matches and len(sentences) > 1:  # one sentence alone gets every patch
-            plans = self.match(image[None], [sentences])[0].float().cpu()
-            shown = zip(sentences, plans, strict=True)
-            pictures += [SamplePicture(sentence, "map", plan) for sentence, plan in shown if plan.any()]
-        return pictures
+        return pictures + (self.plan_pictures(image, sentences) if self.config.matches else [])
 
     def timed_parts(self, batch: Batch) -> Mapping[str, Pass]:
         """Return `encoder`, on whole images, and two more parts of the step.

@@ -27,6 +27,9 @@ from medlip.nn.pairs import ENTRIES, at_least_float32, by_images, checked_pairs,
 
 Gradient = Literal["plan", "iterations"]
 
+TRAINING_TOLERANCE = 1e-3
+"""Marginal error of a plan in training, far below what a plan of 50 iterations would be read for."""
+
 Add = Callable[[Tensor, Tensor, int], Tensor]
 
 SWEEPS = 3  # before each Newton step; they are cheap, and see to what is far off
