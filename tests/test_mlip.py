@@ -61,6 +61,7 @@ def images() -> torch.Tensor:
         *({"integrity": estimator} for estimator in ("position", "attention", "reconstruction", "off")),
         *({"local": local} for local in ("pair", "attention", "off")),
         {"relax": 0.5},
+        {"relax": 0.1, "background": 0.3},
         {"transport_gradient": "iterations"},
         {"mask_ratio": 0.0},
         {"mask_ratio": 0.99},
@@ -167,10 +168,36 @@ def test_only_a_model_with_a_decoder_predicts(images: torch.Tensor) -> None:
         make(lambda_reconstruction=0.0).hide_and_predict(images)
 
 
+def test_patches_that_are_like_no_sentence_go_to_the_background(images: torch.Tensor) -> None:
+    shares = {
+        level: make(relax=0.05, background=level).eval().match(images, REPORTS).sum().item() / len(REPORTS)
+        for level in (-1.0, 1.0)
+    }
+    assert shares[-1.0] > 0.95  # every sentence is nearer than the background
+    assert shares[1.0] < 0.05
+
+
+def test_with_the_true_integrity_an_image_weighs_by_what_the_mask_left_of_its_findings(images: torch.Tensor) -> None:
+    method = make(integrity="truth", local="off", lambda_reconstruction=0.0)
+    assert method.needs_masks
+    visible = torch.arange(8).repeat(4, 1)  # the upper half
+    upper = torch.zeros(4, 16)
+    upper[:, :8] = 1 / 8
+    terms = [
+        method.loss_terms(images, Lesson(REPORTS), visible, regions=regions)["global"]
+        for regions in (torch.zeros(4, 16), upper, upper.flip(1), torch.cat([upper[:1].flip(1), upper[1:]]))
+    ]
+    torch.testing.assert_close(terms[0], terms[1])  # nothing of any image is hidden
+    torch.testing.assert_close(terms[0], terms[2])  # all of every image is
+    assert not torch.allclose(terms[0], terms[3])
+
+
 @pytest.mark.parametrize(
     ("settings", "advice"),
     [
         ({"integrity": "reconstruction", "lambda_reconstruction": 0.0}, "image decoder"),
+        ({"background": 0.3}, "Set relax"),
+        ({"background": 0.3, "relax": 0.1, "local": "pair"}, "a row of local=transport"),
         ({"decoder_width": 20, "decoder_heads": 3}, "multiple of decoder_heads"),
         ({"temperature": 0.001}, "temperature"),
         ({"backbone": "vit_relpos_small_patch16_224", "stride": None}, "plain"),

@@ -12,7 +12,7 @@ from medlip.data.prepare import prepare
 from medlip.data.sources import Source
 from medlip.data.store import Store
 from medlip.data.study import Study, View
-from medlip.data.supervision import require_classes, require_facts, require_sentences, supervision
+from medlip.data.supervision import require_classes, require_facts, require_masks, require_sentences, supervision
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods import build_method
@@ -46,6 +46,8 @@ def test_training_on_nothing_is_an_error(tmp_path: Path) -> None:
         require_facts(nothing)
     with pytest.raises(MedLIPError, match="has a sentence"):
         require_sentences(nothing)
+    with pytest.raises(MedLIPError, match="not one of 4 images has any"):
+        require_masks(nothing)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from medlip.losses import (
     sentence_contrast,
     sigmoid_contrast,
     similarity_integrity,
+    true_integrity,
 )
 from medlip.losses.infonce import reference_info_nce
 from medlip.losses.integrity import (
@@ -27,6 +28,7 @@ from medlip.losses.integrity import (
     reference_position_integrity,
     reference_reconstruction_integrity,
     reference_similarity_integrity,
+    reference_true_integrity,
 )
 from medlip.losses.reconstruction import reference_prediction_errors
 from medlip.losses.sigmoid import reference_sigmoid_contrast
@@ -125,6 +127,7 @@ def test_estimators_of_integrity_are_their_references() -> None:
         (attention_integrity(similarities, shown, 0.3), reference_attention_integrity(similarities, shown, 0.3)),
         (reconstruction_integrity(errors, 0.5), reference_reconstruction_integrity(errors, 0.5)),
         (position_integrity(shown, importance, u[0]), reference_position_integrity(shown, importance, u[0])),
+        (true_integrity(similarities.softmax(1), shown), reference_true_integrity(similarities.softmax(1), shown)),
     ):
         torch.testing.assert_close(ours, reference)
 

@@ -71,6 +71,21 @@ def require_sentences(store: Store) -> Supervision:
     return found
 
 
+def require_masks(store: Store) -> str:
+    """Say how many images have masks of their findings.
+
+    Raises:
+        MedLIPError: not one of them has any.
+    """
+    found = sum(bool(masks) for masks in store.masked_findings())
+    if not found:
+        raise MedLIPError(
+            f"{store.root}: the method learns from masks of the findings, and not one of {len(store):,} images has any. "
+            "Synthetic X-rays have them (phantom:N)."
+        )
+    return f"masks of the findings are learned from, of {found:,} of {len(store):,} images"
+
+
 def require_classes(store: Store, name: str) -> Supervision:
     """Return what there is to learn from.
 

@@ -12,6 +12,7 @@ from medlip.losses.integrity import (
     position_integrity,
     reconstruction_integrity,
     similarity_integrity,
+    true_integrity,
 )
 from medlip.losses.pairs import icl_loss, pair_loss
 from medlip.losses.prototype import draw_negatives, draw_positive, protocl_loss
@@ -41,4 +42,5 @@ __all__ = [
     "sentence_contrast",
     "sigmoid_contrast",
     "similarity_integrity",
+    "true_integrity",
 ]

@@ -2,7 +2,7 @@
 
 Masking may hide what a report describes, which makes a false pair. Each estimator gives a sample a score; normalized over
 the global batch, the scores weigh the samples in the contrast. The paper doesn't publish its estimator: these are four that
-fit its words.
+fit its words, and the truth that they estimate, which synthetic X-rays know.
 """
 
 from __future__ import annotations
@@ -115,6 +115,28 @@ def reconstruction_integrity(errors: Tensor, temperature: float) -> Tensor:
 def reference_reconstruction_integrity(errors: Tensor, temperature: float) -> Tensor:
     """Plain form of `reconstruction_integrity`, sample by sample."""
     return errors.new_tensor([math.exp(-(float(error) - float(min(errors))) / temperature) for error in errors])
+
+
+def true_integrity(regions: Tensor, shown: Tensor) -> Tensor:
+    """Return scores (B,): the share of what there is to see that lies on visible patches; 1 where there is nothing.
+
+    >>> true_integrity(torch.tensor([[0.25, 0.75], [0.0, 0.0]]), torch.tensor([[True, False], [True, False]]))
+    tensor([0.2500, 1.0000])
+
+    Args:
+        regions: (B, N), the share of each patch in the findings of its image; sums to 1, or to 0 without any.
+        shown: bool (B, N), visible patches.
+    """
+    return 1 - (regions * ~shown).sum(1)
+
+
+def reference_true_integrity(regions: Tensor, shown: Tensor) -> Tensor:
+    """Plain form of `true_integrity`, patch by patch."""
+    hidden = [
+        sum(float(share) for share, seen in zip(image, visible, strict=True) if not seen)
+        for image, visible in zip(regions, shown, strict=True)
+    ]
+    return regions.new_tensor([1 - share for share in hidden])
 
 
 def position_integrity(shown: Tensor, importance: Tensor, bias: Tensor) -> Tensor:

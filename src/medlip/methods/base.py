@@ -202,6 +202,7 @@ class Method(nn.Module, ABC):
         bench: what of it is usually timed.
         learns_from: what of reports it can't do without: "facts", "sentences", or "" for neither.
         least_images: that a step takes; 2 where images are told from one another.
+        needs_masks: whether it learns from masks of the findings.
         seen: fingerprints of what it was trained on, None where that is not known.
         made_by: recipe, seed, data and versions of its training, None where they are not known.
         origin: where it was loaded from, None of one that was made here.
@@ -213,6 +214,7 @@ class Method(nn.Module, ABC):
     bench: ClassVar[BenchSettings] = BenchSettings()
     learns_from: Literal["facts", "sentences", ""] = ""
     least_images: ClassVar[int] = 1
+    needs_masks: bool = False
     open_prompts: ClassVar[bool] = True
     map_rules: ClassVar[tuple[str, ...]] = ("as the method gives it",)
     config_type: ClassVar[type[MethodConfig]] = MethodConfig

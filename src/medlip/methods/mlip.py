@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import adaptive_avg_pool2d, normalize, pad
 
 from medlip.concepts import Vocabulary
 from medlip.errors import MedLIPError
@@ -30,6 +30,7 @@ from medlip.losses import (
     prediction_errors,
     reconstruction_integrity,
     similarity_integrity,
+    true_integrity,
 )
 from medlip.losses.means import weighted_mean
 from medlip.methods.base import (
@@ -68,7 +69,8 @@ class MLIPConfig(ImageTextConfig):
             measure what they cost.
         mask_ratio: share of the patches that is hidden in training.
         temperature: of the contrast at the start; it is learned.
-        integrity: what tells how much of a report's meaning a masked image still holds; `off` weighs all alike.
+        integrity: what tells how much of a report's meaning a masked image still holds; `off` weighs all alike. `truth` is
+            the share of its findings' masks that stays visible: what the others estimate, for data that have masks.
         integrity_temperature: of the weights; the lower, the more they differ.
         integrity_floor: smallest weight.
         local: how sentences and patches are matched: by `transport` over the whole batch, by transport in the own `pair`
@@ -76,6 +78,8 @@ class MLIPConfig(ImageTextConfig):
         local_temperature: of the local contrast.
         epsilon: entropy of the transport.
         relax: None for balanced transport; else how much it costs to leave a sentence's mass unmatched.
+        background: the cosine of one more row, to which patches go that are less like any sentence; None for no such row.
+            With `relax`, so that it may take more than a sentence's share, and `local=transport`.
         transport_gradient: take the `plan` as a constant, or go back through the `iterations`.
         transport_iterations: at most.
         lambda_local: weight of the local term; 0 leaves it out.
@@ -94,13 +98,14 @@ class MLIPConfig(ImageTextConfig):
     distractors: float = Field(0.0, ge=0, lt=1)
     mask_ratio: float = Field(0.75, ge=0, lt=1)
     temperature: float = Field(0.07, ge=0.01, le=1)
-    integrity: Literal["similarity", "position", "attention", "reconstruction", "off"] = "similarity"
+    integrity: Literal["similarity", "position", "attention", "reconstruction", "truth", "off"] = "similarity"
     integrity_temperature: float = Field(0.5, gt=0)
     integrity_floor: float = Field(0.1, gt=0, le=1)
     local: Literal["transport", "pair", "attention", "off"] = "transport"
     local_temperature: float = Field(0.1, gt=0)
     epsilon: float = Field(0.05, gt=0)
     relax: float | None = Field(None, gt=0)
+    background: float | None = Field(None, ge=-1, le=1)
     transport_gradient: Literal["plan", "iterations"] = "plan"
     transport_iterations: int = Field(50, gt=0)
     lambda_local: float = Field(1.0, ge=0)
@@ -118,6 +123,16 @@ class MLIPConfig(ImageTextConfig):
             raise ValueError(
                 "integrity=reconstruction needs the image decoder: set lambda_reconstruction and mask_ratio above 0, or "
                 "choose another estimator"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _background_can_grow(self) -> MLIPConfig:
+        if self.background is not None and self.local != "transport":
+            raise ValueError(f"local={self.local} knows no background, which is a row of local=transport")
+        if self.background is not None and self.relax is None:
+            raise ValueError(
+                "background without relax takes the share of one sentence, whatever is there. Set relax, say 0.1"
             )
         return self
 
@@ -191,6 +206,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
                 config.decoder_layers,
                 config.decoder_heads,
             )
+        self.needs_masks = config.integrity == "truth" and config.mask_ratio > 0
         if config.integrity == "position" and config.mask_ratio:
             self.importance = nn.Parameter(torch.zeros(self.patches))
             self.importance_bias = nn.Parameter(torch.zeros(()))
@@ -207,7 +223,19 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of a batch (fewer where the settings switch some off)."""
-        return self.loss_terms(batch.images, self.lesson(batch), seeds=batch.seeds)
+        regions = self._regions(batch) if self.needs_masks else None
+        return self.loss_terms(batch.images, self.lesson(batch), seeds=batch.seeds, regions=regions)
+
+    def _regions(self, batch: Batch) -> Tensor:
+        """Return the share of each patch in the findings of its image (B, N), each finding's mask counting alike."""
+        side = isqrt(self.patches)
+        shares = torch.zeros(len(batch), self.patches)
+        for image, masks in enumerate(batch.masks):
+            painted = [torch.from_numpy(mask.pixels) for mask in masks if mask.pixels.any()]
+            if painted:
+                areas = adaptive_avg_pool2d(torch.stack(painted).float()[:, None], side).flatten(1)
+                shares[image] = (areas / areas.sum(1, keepdim=True)).mean(0)
+        return shares.to(batch.images.device, non_blocking=True)
 
     def draw(self, reports: Sequence[Sequence[str]], seeds: Sequence[int]) -> Sequence[Sequence[str]]:
         """Return what is learned from of each study's sentences, with the distractors that are put in."""
@@ -224,6 +252,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         visible: Tensor | None = None,
         *,
         seeds: Tensor | None = None,
+        regions: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the named loss terms, unweighted.
 
@@ -232,6 +261,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
             lesson: what is learned from of each image; a pair without any text takes no part in the contrasts.
             visible: (B, n) patches that stay visible; drawn if None.
             seeds: int64 (B,), of that draw; None: those that follow from the settings' seed.
+            regions: (B, N) shares of the patches in the findings, with `integrity=truth`.
         """
         config = self.config
         if visible is None and config.mask_ratio:
@@ -242,7 +272,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         predicted = self.decoder(tokens, visible) if self.decoder is not None and visible is not None else None
         full = self._full_patches(images) if config.compares else None
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
-            return self._loss_terms(images, lesson, visible, patches, texts, taught, predicted, full)
+            return self._loss_terms(images, lesson, visible, patches, texts, taught, predicted, full, regions)
 
     def _draw_visible(self, images: Tensor, seeds: Tensor) -> Tensor:
         keys = uniform(branch(seeds.to(images.device, non_blocking=True), 0), self.patches)
@@ -258,6 +288,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         taught: TaughtTexts,
         predicted: Tensor | None,
         full: Tensor | None,
+        regions: Tensor | None,
     ) -> dict[str, Tensor]:
         config = self.config
         patches = upcast(patches)
@@ -265,7 +296,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         errors = None
         if predicted is not None and visible is not None:
             errors = prediction_errors(upcast(predicted), images, visible, self.encoder.stride, config.normalize_pixels)
-        scores = self._integrity(visible, seen.whole, texts, full, errors)
+        scores = self._integrity(visible, seen.whole, texts, full, errors, regions)
         weights = None if scores is None else normalized_weights(scores.detach(), config.integrity_floor)
         factors = None
         if config.integrity == "position" and scores is not None:
@@ -291,9 +322,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
             scores = attention_similarity(sentences, patches, real)
         else:
             scores = transport_similarity(
-                sentences,
-                patches,
-                real,
+                *self._with_background(sentences, patches, real),
                 epsilon=config.epsilon,
                 relax=config.relax,
                 gradient=config.transport_gradient,
@@ -303,9 +332,24 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         negatives = self.negatives(lesson, "report")
         return info_nce(gather(scores) / config.local_temperature, weights, paired, negatives=negatives)
 
+    def _with_background(self, sentences: Tensor, patches: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return sentences (R, M, d), patches (I, N, d) and which sentences are there, with the row of the background."""
+        if (level := self.config.background) is None:
+            return sentences, patches, real
+        row = pad(torch.full_like(sentences[:, :1, :1], level), (sentences.shape[2], 0))
+        return (
+            torch.cat([pad(sentences, (0, 1)), row], 1),
+            pad(patches, (0, 1), value=1.0),
+            torch.cat([real, real.any(1, keepdim=True)], 1),
+        )
+
     def _plans(self, similarities: Tensor, real: Tensor) -> Tensor:
+        """Return the plans (B, M, N) of sentences, without what goes to the background."""
         config = self.config
-        return sinkhorn(
+        if config.background is not None:
+            similarities = pad(similarities, (0, 0, 0, 1), value=config.background)
+            real = torch.cat([real, real.any(1, keepdim=True)], 1)
+        plans = sinkhorn(
             1 - similarities,
             rows=real,
             epsilon=config.epsilon,
@@ -314,9 +358,16 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
             tolerance=TRAINING_TOLERANCE,
             gradient=config.transport_gradient,
         ).plan
+        return plans if config.background is None else plans[:, :-1]
 
     def _integrity(
-        self, visible: Tensor | None, pooled: Tensor, texts: MLIPTexts, full: Tensor | None, errors: Tensor | None
+        self,
+        visible: Tensor | None,
+        pooled: Tensor,
+        texts: MLIPTexts,
+        full: Tensor | None,
+        errors: Tensor | None,
+        regions: Tensor | None,
     ) -> Tensor | None:
         """Return the semantic integrity of every masked image of the global batch, None where all weigh alike."""
         config = self.config
@@ -332,6 +383,9 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
             masked_cosines, full_cosines = (gather((image * texts.reports).sum(1)) for image in (pooled, whole))
             return similarity_integrity(masked_cosines, full_cosines, temperature)
         shown = visible_map(visible, self.patches)
+        if config.integrity == "truth":
+            assert regions is not None
+            return gather(true_integrity(regions, shown))
         if config.integrity == "position":
             return gather(position_integrity(shown, self.importance, self.importance_bias))
         assert full is not None
@@ -392,8 +446,8 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         """Return which patches each sentence of an image's own report goes to, beside the report's other sentences.
 
         Returns:
-            Transport plans (B, M, h, w), 0 for sentences that are not there; each plan sums to 1, each patch to 1 / N. The
-            only sentence of a report gets all of every patch.
+            Transport plans (B, M, h, w), 0 for sentences that are not there; each plan sums to 1, each patch to 1 / N, less
+            what goes to the background where there is one. The only sentence of a report gets all the rest of every patch.
 
         Raises:
             MedLIPError: the model was trained without a local term.

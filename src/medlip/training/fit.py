@@ -19,7 +19,7 @@ from torch import nn
 from medlip.data.batch import TrainingBatches, evaluation_batches
 from medlip.data.overlap import fingerprint
 from medlip.data.store import Store
-from medlip.data.supervision import Supervision, require_facts, require_sentences, supervision
+from medlip.data.supervision import Supervision, require_facts, require_masks, require_sentences, supervision
 from medlip.errors import MedLIPError
 from medlip.files import write_atomic, writing
 from medlip.methods import Method, build_method, save_method
@@ -210,6 +210,8 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
             f"training.batch_size={method.least_images} or more."
         )
     notes = [note for note in (str(LEARNED[method.learns_from](store)), _cut(method, store)) if note]
+    if method.needs_masks:
+        notes.append(require_masks(store))
     batches = training_batches(recipe, method, store, ranks)
     steps = settings.epochs * len(batches)
     divided = settings.accumulate > 1 and method.divide(settings.accumulate)
@@ -254,6 +256,7 @@ def training_batches(recipe: Recipe, method: Method, store: Store, ranks: Accele
         method.vocabulary,
         uncertain=recipe.facts.uncertain,
         implied=recipe.facts.implied,
+        regions=method.needs_masks,
         rank=ranks.process_index,
         ranks=ranks.num_processes,
         rest=recipe.training.rest,
