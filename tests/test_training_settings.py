@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from medlip.concepts import default_vocabulary
 from medlip.data.batch import evaluation_batches
+from medlip.data.overlap import Fingerprints
 from medlip.data.store import Store
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
@@ -32,6 +33,7 @@ from medlip.training import fit, load_recipe
 from medlip.training.bench import made_up_batch
 from medlip.training.callbacks import register_logger
 from medlip.training.loop import Callback, Training
+from medlip.training.recipe import parse_override
 
 pytestmark = pytest.mark.long
 
@@ -188,6 +190,44 @@ def test_a_start_is_not_loaded_again_on_resume(run: Fit) -> None:
     assert same(weights(whole), weights(parts))
     starts = [json.loads((each / "run.json").read_text())["start"] for each in (whole, parts)]
     assert starts[0] == starts[1] is not None
+
+
+def staged(data: Path, *changes: str) -> str:
+    settings = dict(parse_override(change) for change in (*MEDSLIP, *changes))
+    return f"first={json.dumps({'recipe': 'medslip-phantom', 'data': str(data), 'settings': settings})}"
+
+
+def test_a_training_that_comes_first_gives_the_start(run: Fit, store: Store, tmp_path: Path) -> None:
+    setting = staged(store.root, "training.epochs=1")
+    with pytest.raises(KeyboardInterrupt):
+        run("both", setting, callbacks=[InterruptAfter(2)])
+    (tmp_path / "both" / "first" / "model.safetensors").unlink()
+    both = run("both", setting, resume=True)  # from its own checkpoint, whatever became of what was first
+    fit(
+        load_recipe("medslip-phantom", [*MEDSLIP, "training.epochs=1"]),
+        Store.open(store.root).select("train"),
+        tmp_path / "a",
+    )
+    second = run("second", f"training.start_from={tmp_path / 'a'}")
+    assert same(weights(both), weights(second))
+    seen = [Fingerprints.load(each / "seen.npz") for each in (both, second, tmp_path / "a")]
+    assert len(seen[0].ids) == len(seen[1].ids) == len(seen[2].ids) + len(store)
+
+
+def test_what_comes_first_goes_on_where_it_was_interrupted(run: Fit, store: Store, tmp_path: Path) -> None:
+    whole = run("whole", staged(store.root))
+    opened = Store.open(store.root)
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            load_recipe("medslip-phantom", MEDSLIP), opened.select("train"), tmp_path / "parts" / "first",
+            validation=opened.select("val"), callbacks=[InterruptAfter(2)],
+        )  # fmt: skip
+    assert same(weights(whole), weights(run("parts", staged(store.root))))
+
+
+def test_two_starts_are_an_error() -> None:
+    with pytest.raises(MedLIPError, match="Set first=null"):
+        load_recipe("medslip-phantom", ["first={recipe: medslip-phantom, data: phantom:8}", "training.start_from=elsewhere"])
 
 
 def test_logging_gradients_changes_no_number(run: Fit, plain: Path) -> None:

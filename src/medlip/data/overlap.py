@@ -61,6 +61,14 @@ class Fingerprints:
         """Return them as they may leave the data: images by number, patients by a hash of their id."""
         return replace(self, ids=tuple(map(str, range(len(self.ids)))), patients=tuple(map(pseudonym, self.patients)))
 
+    def joined(self, others: Fingerprints) -> Fingerprints:
+        """Return these and others, numbered through; where one side has no hashes, patients alone."""
+        both = tuple(map(str, range(len(self.ids) + len(others.ids))))
+        hashes = [side.hashes for side in (self, others)]
+        if any(len(known) != len(side.ids) for known, side in zip(hashes, (self, others), strict=True)):
+            hashes = [np.zeros((0, BITS // 64), np.uint64)]
+        return Fingerprints(both, self.patients + others.patients, np.concatenate(hashes), self.skipped + others.skipped)
+
     def save(self, path: Path) -> None:
         """Write them to an .npz file."""
         np.savez_compressed(path, ids=self.ids, patients=self.patients, hashes_2=self.hashes)

@@ -96,6 +96,8 @@ def dry_run(recipe: Recipe, store: Store, device: str = "auto") -> DryRun:
     where, settings = resolve_device(device), recipe.training
     with processes(where, settings.precision) as ranks:
         method, training, notes = begin(recipe, store, ranks)
+        if recipe.first:
+            notes.append(f"{recipe.first.recipe} on {recipe.first.data} comes first, and is not counted")
         planned, images = training.batches, settings.batch_size * ranks.num_processes
         assert isinstance(planned, TrainingBatches)
         few = store.take(range(min(len(store), 2 * images)))

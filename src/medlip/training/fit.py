@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from medlip.data.batch import TrainingBatches, evaluation_batches
-from medlip.data.overlap import fingerprint
+from medlip.data.overlap import Fingerprints, fingerprint
+from medlip.data.prepare import SKIPPED, prepare
+from medlip.data.sources import open_source
 from medlip.data.store import Store
 from medlip.data.supervision import Supervision, require_facts, require_masks, require_sentences, supervision
 from medlip.errors import MedLIPError
@@ -31,6 +33,7 @@ from medlip.training.average import WeightAverage
 from medlip.training.callbacks import Checkpoint, Finite, Log, Validate, loggers, tensorboard
 from medlip.training.gradients import Balance, LogGradients
 from medlip.training.loop import Callback, Group, Training, processes
+from medlip.training.recipe import load_recipe
 from medlip.training.schedule import Steps, WarmupCosine
 from medlip.training.start import start_from
 from medlip.training.watch import SAMPLES, Alarm, GradientAlarm, SampleMaps, Watch
@@ -38,10 +41,11 @@ from medlip.training.watch import SAMPLES, Alarm, GradientAlarm, SampleMaps, Wat
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from medlip.training.recipe import Recipe, TrainingSection
+    from medlip.training.recipe import FirstSection, Recipe, TrainingSection
 
 MODEL, CHECKPOINT, METRICS, MANIFEST = "model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "run.json"
 SEEN, NOT_FINITE, TENSORBOARD = "seen.npz", "not_finite.jsonl", "tensorboard"
+FIRST, STORE = "first", "store"
 LEARNED: Mapping[str, Callable[[Store], Supervision]] = {
     "facts": require_facts,
     "sentences": require_sentences,
@@ -90,6 +94,8 @@ def fit(
     any), checkpoint.safetensors (to resume from) and, when done, model.safetensors (to load). Ctrl-C and SIGTERM save a
     checkpoint first; in several processes they stop all, whichever they reached.
 
+    A training that comes `first` is done in `out`/first before, or gone on with if it was interrupted.
+
     Args:
         recipe: the experiment.
         store: prepared studies; all of it is learned from, so select the training split before.
@@ -112,12 +118,13 @@ def fit(
     manifest = _manifest(recipe, store)
     _claim(out, resume)
     resumes = resume and (out / CHECKPOINT).exists()
+    origin = None if resumes else _origin(recipe, out, device)
     with processes(where, settings.precision) as ranks:
         method, training, notes = begin(recipe, store, ranks)
         if resumes:
             manifest["start"] = json.loads((out / MANIFEST).read_text()).get("start")
-        elif settings.start_from:
-            start = start_from(method, model_file(Path(settings.start_from)))
+        elif origin:
+            start = start_from(method, origin)
             manifest["start"] = {"file": start.file, "sha256": start.sha256, "tensors": start.taken}
             notes.append(start.note)
         if ranks.is_main_process:
@@ -149,8 +156,9 @@ def fit(
                     (out / file).unlink(missing_ok=True)
             with writing(out / MANIFEST):
                 write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode())
-            with writing(out / SEEN):
-                fingerprint(store).anonymous().save(out / SEEN)
+            if not resumes:
+                with writing(out / SEEN):
+                    _seen(store, origin).save(out / SEEN)
         validate = _validate(recipe, method, validation, log, average)
         watching = [
             Finite(out / NOT_FINITE, settings.on_nan),
@@ -183,6 +191,46 @@ def fit(
         "loss": log.loss if math.isfinite(log.loss) else None,
         "validation": validate.losses if validate else None,
     }
+
+
+def _origin(recipe: Recipe, out: Path, device: str) -> Path | None:
+    """Return the file of the weights to start from, once what comes first is done; None for the method's own."""
+    if recipe.first is None:
+        return model_file(Path(recipe.training.start_from)) if recipe.training.start_from else None
+    run, first = out / FIRST, recipe.first
+    if not (run / MODEL).exists():
+        _train_first(first, recipe.training.seed, run, device)
+    return run / MODEL
+
+
+def _train_first(first: FirstSection, seed: int, run: Path, device: str) -> None:
+    """Train what comes first, or go on with it."""
+    changes = {**first.settings, "training.seed": seed}
+    recipe = load_recipe(first.recipe, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+    opened = open_source(first.data)
+    with processes(resolve_device(device)) as ranks:
+        alone, speaks = ranks.num_processes == 1, ranks.is_main_process
+    if not isinstance(opened, Store):
+        if not alone:
+            raise MedLIPError(
+                f"first.data={first.data}: several processes share a store. Prepare it before: medlip prepare {first.data} "
+                "--out STORE, then --set first.data=STORE."
+            )
+        if skipped := prepare([opened], run / STORE, vocabulary=recipe.make_vocabulary())["skipped"]:
+            print(f"note: {skipped:,} images of {first.data} were skipped: {run / STORE / SKIPPED}", file=sys.stderr)
+        opened = Store.open(run / STORE)
+    if speaks:
+        print(f"note: {first.recipe} on {first.data} comes first, in {run}", file=sys.stderr)
+    validation = opened.select("val") if "val" in opened.splits else None
+    resume = (run / CHECKPOINT).exists()
+    fit(recipe, opened.select("train"), run, validation=validation, resume=resume, device=device)
+
+
+def _seen(store: Store, origin: Path | None) -> Fingerprints:
+    """Return fingerprints of what is learned from, and of what the weights that it starts from have learned from."""
+    own = fingerprint(store).anonymous()
+    before = origin.parent / SEEN if origin else None
+    return own.joined(Fingerprints.load(before)) if before and before.exists() else own
 
 
 def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Training, list[str]]:

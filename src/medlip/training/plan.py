@@ -238,6 +238,7 @@ def plan(
             else "one accelerator exchanges nothing",
             f"{1000 * READING:.1f} ms of a core to read and augment an image; validation and checkpoints left out",
             f"${rate:.2f} an hour for each",
+            *([f"{recipe.first.recipe} on {recipe.first.data}, which comes first, left out"] if recipe.first else []),
             *counted.notes,
         ),
     )

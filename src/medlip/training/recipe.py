@@ -142,6 +142,20 @@ class TrainingSection(_Section):
         return self
 
 
+class FirstSection(_Section):
+    """A training that comes before, and whose weights are the start; it lies in RUN/first and has this one's seed.
+
+    Attributes:
+        recipe: its recipe, by name or path.
+        data: what it learns from: a store or another source, such as `phantom:4000`.
+        settings: what differs from its recipe, such as {image.size: 96}.
+    """
+
+    recipe: str
+    data: str
+    settings: dict[str, Any] = {}
+
+
 class Recipe(_Section):
     """One experiment.
 
@@ -151,6 +165,7 @@ class Recipe(_Section):
         augment: settings of `medlip.images.augment.Augment`, without the size.
         facts: what of the reports is learned from.
         training: the loop.
+        first: a training that comes before; None for none.
         vocabulary: path of a vocabulary file; None for the published one.
     """
 
@@ -159,7 +174,14 @@ class Recipe(_Section):
     augment: dict[str, Any] = {}
     facts: FactsSection = FactsSection()
     training: TrainingSection = TrainingSection()
+    first: FirstSection | None = None
     vocabulary: str | None = None
+
+    @model_validator(mode="after")
+    def _has_one_start(self) -> Recipe:
+        if self.first and self.training.start_from:
+            raise ValueError(f"training.start_from={self.training.start_from} and first both give the start. Set first=null")
+        return self
 
     def make_preprocessing(self) -> Preprocessing:
         """Return the preprocessing of the input."""

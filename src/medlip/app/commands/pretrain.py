@@ -65,6 +65,8 @@ def pretrain(
 
         if settings.make_augment().mirror:
             raise MedLIPError("a mirrored image may show a held-out pair: with --without, add --set augment.mirror=0.")
+        if settings.first:
+            raise MedLIPError("what comes first may show a held-out pair: with --without, add --set first=null.")
         return without_pairs(train, read_pairs(without, store.vocabulary))
 
     if dry_run:
