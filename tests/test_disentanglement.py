@@ -572,6 +572,9 @@ def test_a_run_without_pairs_is_made_and_recognised(halved_store, tmp_path, tiny
     code, _, err = medlip(*train, "--set", "augment.mirror=0.5")
     assert code == 1
     assert "augment.mirror=0" in err
+    code, _, err = medlip(*train, "--set", "first={recipe: medslip-phantom, data: phantom:8}")
+    assert code == 1
+    assert "first=null" in err
     assert medlip(*train)[0] == 0
     assert json.loads((run / "run.json").read_text())["data"]["images"] == images["kept"]
     code, printed, _ = medlip("disentangle", run, "--data", halved_store, "--pairs", pairs, "--out", out, "--json")

@@ -225,6 +225,11 @@ def test_what_comes_first_goes_on_where_it_was_interrupted(run: Fit, store: Stor
     assert same(weights(whole), weights(run("parts", staged(store.root))))
 
 
+def test_what_comes_first_has_nothing_before_it(run: Fit, store: Store) -> None:
+    with pytest.raises(MedLIPError, match=r"Add first: null to first\.settings"):
+        run("nested", staged(store.root, "first={recipe: medslip-phantom, data: phantom:8}"))
+
+
 def test_two_starts_are_an_error() -> None:
     with pytest.raises(MedLIPError, match="Set first=null"):
         load_recipe("medslip-phantom", ["first={recipe: medslip-phantom, data: phantom:8}", "training.start_from=elsewhere"])

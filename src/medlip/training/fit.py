@@ -207,6 +207,10 @@ def _train_first(first: FirstSection, seed: int, run: Path, device: str) -> None
     """Train what comes first, or go on with it."""
     changes = {**first.settings, "training.seed": seed}
     recipe = load_recipe(first.recipe, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+    if recipe.first:
+        raise MedLIPError(
+            f"first.recipe={first.recipe}: something comes first in that recipe, too. Add first: null to first.settings."
+        )
     opened = open_source(first.data)
     with processes(resolve_device(device)) as ranks:
         alone, speaks = ranks.num_processes == 1, ranks.is_main_process
