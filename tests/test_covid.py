@@ -46,7 +46,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_masks_are_findings_and_what_was_not_drawn_is_absent(folder: Path) -> None:
     drawn, undrawn, healthy, unknown = open_source(f"covid:{folder}")
-    assert {mask.pathology for mask in drawn.views[0].masks} == {"consolidation", "opacity"}
+    masks = {(mask.pathology, mask.anatomy) for mask in drawn.views[0].masks}
+    assert masks == {("consolidation", ""), ("opacity", ""), ("", "left_lung_unspec")}
     assert drawn.labels["pneumonia"] == drawn.labels["opacity"] == "present"
     assert drawn.labels["effusion"] == drawn.labels["tube"] == "absent"
     assert undrawn.labels == {"pneumonia": "present"}
@@ -61,6 +62,7 @@ def test_a_store_of_it_is_for_tests_alone(folder: Path, tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
     assert dict(store.splits) == {"test": 3}
     assert store[0].masks[0].pixels.shape == store[0].image.shape
+    assert store.masked_findings() == [{"consolidation", "opacity"}, set(), set()]
     skipped = (tmp_path / "store" / "skipped.csv").read_text()
     assert "modality is CT" in skipped and "d" in skipped
 

@@ -243,7 +243,7 @@ class Store:
     def masked_findings(self) -> list[frozenset[str]]:
         """Return which findings each record has a mask of, in order, without reading the masks."""
         values = self._values("masks", lambda leaf: leaf.startswith("masks.") and leaf.endswith(".pathology"))
-        return [frozenset(mask["pathology"] for mask in masks) for masks in values]
+        return [frozenset(mask["pathology"] for mask in masks if mask["pathology"]) for masks in values]
 
     def stated(self) -> list[list[tuple[str, str, Presence]]]:
         """Return pathology, anatomy and presence of each record's facts, in order, without reading their sentences."""

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from medlip.reports import Fact, Presence
 
 FRACTIONS = (1, 1)  # frame of boxes that are given as shares of their image's sides
+LUNGS = {"left": "left_lung_unspec", "right": "right_lung_unspec"}
+"""The anatomies that masks of whole lungs have, by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Where a finding is, pixel by pixel: boolean (H, W), the size of its image."""
+    """Where a finding is, pixel by pixel: boolean (H, W), the size of its image. Without a finding, where its anatomy is."""
 
     pathology: str
     pixels: NDArray[np.bool_]

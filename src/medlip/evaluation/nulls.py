@@ -104,7 +104,7 @@ def static_maps(records: Iterable[Record]) -> dict[str, Array]:
         shape = record.image.shape
         cells = np.ix_(*(_centres(size, GRID) for size in shape))
         drawn = {box.pathology for box in record.boxes} | {mask.pathology for mask in record.masks}
-        for finding in sorted(drawn):
+        for finding in sorted(drawn - {""}):  # masks of anatomies are of no finding
             region = paint_finding(record.boxes, record.masks, finding, shape)
             assert region is not None
             counts[finding] += region[cells]

@@ -231,7 +231,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         side = isqrt(self.patches)
         shares = torch.zeros(len(batch), self.patches)
         for image, masks in enumerate(batch.masks):
-            painted = [torch.from_numpy(mask.pixels) for mask in masks if mask.pixels.any()]
+            painted = [torch.from_numpy(mask.pixels) for mask in masks if mask.pathology and mask.pixels.any()]
             if painted:
                 areas = adaptive_avg_pool2d(torch.stack(painted).float()[:, None], side).flatten(1)
                 shares[image] = (areas / areas.sum(1, keepdim=True)).mean(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -14,8 +14,8 @@ from medlip.data.study import Box, Mask, Study, View
 from medlip.errors import MedLIPError
 from medlip.phantom.anatomy import draw_chest, expose
 from medlip.phantom.cases import PhantomCase, draw_case
-from medlip.phantom.film import Region
-from medlip.phantom.findings import PATHOLOGIES, paint, reshape
+from medlip.phantom.film import Chest, FrontalFilm, Region
+from medlip.phantom.findings import PATHOLOGIES, PhantomFinding, paint, reshape
 from medlip.phantom.lateral import expose_lateral
 from medlip.phantom.lateral_findings import Shown, paint_lateral
 from medlip.phantom.reporting import write_report
@@ -91,11 +91,8 @@ def render(
 ) -> tuple[Picture, ...]:
     """Render a case's frontal view, and its lateral one if asked for; `without` leaves findings out and nothing else."""
     rng = _stream(seed, index, _FILM)
-    chest = draw_chest(rng, case.sex, case.age, case.position)
     kept = [(k, finding) for k, finding in enumerate(case.findings) if k not in without]
-    for _, finding in kept:
-        reshape(chest, finding)
-    film = expose(chest, size, rng)
+    chest, film = _exposed(case, [finding for _, finding in kept], size, rng)
     regions = tuple(paint(film, finding, _stream(seed, index, _FINDING + k)) for k, finding in kept)
     frontal = film.develop(rng), regions
     if not lateral:
@@ -107,6 +104,33 @@ def render(
         for (k, finding), region in zip(kept, regions, strict=True)
     )
     return frontal, (other.develop(rng), seen)
+
+
+def _exposed(
+    case: PhantomCase, findings: Iterable[PhantomFinding], size: int, rng: np.random.Generator
+) -> tuple[Chest, FrontalFilm]:
+    """Return a person's chest, in the shape that findings give it, and its frontal film before they are painted."""
+    chest = draw_chest(rng, case.sex, case.age, case.position)
+    for finding in findings:
+        reshape(chest, finding)
+    return chest, expose(chest, size, rng)
+
+
+def lungs_of_phantom(study: str, size: int = 256) -> dict[str, NDArray[np.bool_]] | None:
+    """Return where a phantom's lungs are in its frontal view, (size, size) by side; None of another study's id.
+
+    Args:
+        study: the phantom's id.
+        size: width and height in pixels.
+    """
+    if (which := read_study_id(study)) is None:
+        return None
+    index, seed, settings = which
+    _check(index, seed, size)
+    world = _world(seed, settings.independent)
+    case = draw_case(_stream(world, index, _CASE), settings.independent)
+    _, film = _exposed(case, case.findings, size, _stream(world, index, _FILM))
+    return {name: (film.lung > 0.5) & (film.u * side > 0) for name, side in (("left", 1), ("right", -1))}
 
 
 def drawn_without(

@@ -149,7 +149,7 @@ def _item(record: Record) -> dict[str, object]:
         ("facts", [chip(f"{fact.pathology} @ {fact.anatomy}", fact.presence) for fact in record.facts]),
         ("labels", [chip(name, presence) for name, presence in record.labels.items()]),
         ("boxes", [chip(box.phrase or box.pathology, "present") for box in record.boxes]),
-        ("masks", [chip(mask.pathology, "present") for mask in record.masks]),
+        ("masks", [chip(mask.pathology or mask.anatomy, "present") for mask in record.masks]),
     ]
     known = ", ".join(f"{name} {value}" for name, value in record.attributes.items())
     about = [record.source, record.split, record.view or "unknown view", f"patient {record.patient}", known]

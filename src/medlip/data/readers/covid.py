@@ -12,7 +12,7 @@ from PIL import Image
 from medlip.data.image_files import ImageFile, ImageFiles
 from medlip.data.labels import canonical
 from medlip.data.sources import LeftOut, Source
-from medlip.data.study import Mask, Study, View
+from medlip.data.study import LUNGS, Mask, Study, View
 from medlip.data.views import view_of
 from medlip.delimited import read_table
 from medlip.errors import MedLIPError
@@ -23,7 +23,9 @@ LINES = {
     "Central Venous Line": "line", "Endotracheal Tube": "tube", "Nosogastric Tube": "tube", "Nasogastric Tube": "tube",
     "Tubings": "tube", "Monitoring Probes": "device",
 }  # fmt: skip
-ANATOMY = ("Left Lung", "Right Lung", "Airways", "Cardiomediastinum")
+ANATOMY = {
+    "Left Lung": LUNGS["left"], "Right Lung": LUNGS["right"], "Airways": "trachea", "Cardiomediastinum": "mediastinal",
+}  # fmt: skip
 PNEUMONIAS = (
     "pneumonia", "covid", "sars", "mers", "mycoplasma", "pneumocystis", "legionella", "klebsiella", "influenza",
     "streptococcus", "bacterial", "viral", "varicella", "herpes", "chlamydophila", "aspergillosis", "nocardia",
@@ -37,7 +39,7 @@ def covid(folder: str | Path) -> Source:
     All of it is split "test": images from publications, several of one patient, are for evaluation. What the row finds
     (`COVID-19`, `Pneumonia/Viral/SARS`, `No Finding`) says whether there is a pneumonia; of others, such as `ARDS` or
     `todo`, that is not known. An image with masks was drawn on as a whole, so what has no mask there is absent. Ground-glass
-    opacities and consolidations both are opacities. Masks of lungs, airways and the mediastinum are of no finding. Notes
+    opacities and consolidations both are opacities. Masks of lungs, airways and the mediastinum are of anatomies. Notes
     tell of a patient's course, not of an image, and are not read.
 
     Raises:
@@ -74,11 +76,11 @@ def _masks(folder: Path) -> Mapping[str, tuple[tuple[str, Path], ...]]:
 
 def _study(item: tuple[Mapping[str, str], ImageFile, tuple[tuple[str, Path], ...] | None]) -> Study:
     row, file, drawn = item
-    masks = tuple(_read(label, path) for label, path in drawn or () if label not in ANATOMY)
+    masks = tuple(_read(label, path) for label, path in drawn or ())
     masks += tuple(Mask("opacity", mask.pixels) for mask in masks if mask.pathology == "consolidation")
     labels = _pneumonia(row["finding"])
     if drawn is not None:
-        names = {mask.pathology for mask in masks}
+        names = {mask.pathology for mask in masks if mask.pathology}
         labels |= {name: "present" if name in names else "absent" for name in {*FINDINGS.values(), *LINES.values()}}
     known = {"sex": row.get("sex", ""), "age": row.get("age", "")}
     return Study(
@@ -97,7 +99,7 @@ def _read(label: str, path: Path) -> Mask:
             pixels = np.asarray(picture.convert("L")) > 0
     except OSError as error:
         raise MedLIPError(f"{path}: the mask of {label} can't be read ({error}). Get the file again.") from error
-    return Mask(FINDINGS.get(label) or LINES[label], pixels)
+    return Mask("", pixels, ANATOMY[label]) if label in ANATOMY else Mask(FINDINGS.get(label) or LINES[label], pixels)
 
 
 def _pneumonia(finding: str) -> dict[str, Presence]:

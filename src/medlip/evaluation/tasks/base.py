@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "medlip.measures"
 _MODULES = (
-    "zero_shot", "grounding", "maps", "segmentation", "places", "retrieval", "faithfulness", "paraphrases", "mirroring",
-    "dependence",
+    "zero_shot", "grounding", "maps", "segmentation", "places", "anatomies", "retrieval", "faithfulness", "paraphrases",
+    "mirroring", "dependence",
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
@@ -33,11 +33,13 @@ class ProbeCase:
         finding: its name.
         patient: whose image it is.
         values: by the names of the task's measures; NaN, or missing, where one isn't defined.
+        chances: what a guess gives, by measure, where that is another for every case.
     """
 
     finding: str
     patient: str
     values: Mapping[str, float]
+    chances: Mapping[str, float] = field(default_factory=dict)
 
 
 class Probing(Task):
@@ -117,7 +119,7 @@ class Probing(Task):
             measure.name: mean_estimate(
                 [case.values.get(measure.name, np.nan) for case in cases],
                 [case.patient for case in cases],
-                chance=self.chances.get(measure.name, np.nan),
+                chance=[{**self.chances, **case.chances}.get(measure.name, np.nan) for case in cases],
                 resamples=self.options.resamples,
                 seed=self.options.seed,
             )
