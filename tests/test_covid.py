@@ -67,6 +67,14 @@ def test_a_store_of_it_is_for_tests_alone(folder: Path, tmp_path: Path) -> None:
     assert "modality is CT" in skipped and "d" in skipped
 
 
+def test_a_lung_s_mask_of_another_size_costs_the_mask_and_not_the_image(folder: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.full((30, 20), 255, np.uint8)).save(folder / "masks" / "a2.png")
+    summary = prepare([f"covid:{folder}"], tmp_path / "store", workers=0)
+    assert summary["images"] == 3
+    assert any("masks of anatomies that don't fit" in note for note in summary["remarks"])
+    assert {mask.pathology for mask in Store.open(tmp_path / "store")[0].masks} == {"consolidation", "opacity"}
+
+
 def test_an_unknown_or_missing_mask_is_named(folder: Path, tmp_path: Path) -> None:
     (folder / "masks" / "a1.png").unlink()
     prepare([f"covid:{folder}"], tmp_path / "store", workers=0)

@@ -447,8 +447,11 @@ def _shrink(view: View, size: int) -> View:
         replace(box, x=box.x * across, y=box.y * down, width=box.width * across, height=box.height * down)
         for box in (_within(box, frame) for box in view.boxes)
     )
-    masks = (_shrink_mask(mask, (frame[1], frame[0]), small.shape) for mask in view.masks)
-    return replace(view, image=small, boxes=tuple(boxes), masks=tuple(masks), frame=None)
+    shape = frame[1], frame[0]
+    fit = [mask for mask in view.masks if mask.pathology or mask.pixels.shape == shape]
+    masks = (_shrink_mask(mask, shape, small.shape) for mask in fit)
+    notes = view.notes if len(fit) == len(view.masks) else (*view.notes, "masks of anatomies that don't fit, left out")
+    return replace(view, image=small, boxes=tuple(boxes), masks=tuple(masks), frame=None, notes=notes)
 
 
 def _require_shape(frame: tuple[int, int], shape: tuple[int, ...]) -> None:
