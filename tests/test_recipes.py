@@ -50,6 +50,7 @@ CHANGED = {
 }
 """Settings that measurements changed since (docs/evidence.md)."""
 EPOCHS = {"medslip-openi-cpu": 8, "medklip-openi-cpu": 8}
+PHANTOMS_FIRST = {"medslip-openi-cpu"}
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -57,8 +58,13 @@ def test_a_shipped_recipe_says_what_it_said_before_but_for_what_measurements_cha
     today, before = load_recipe(name), Recipe.model_validate(GOLDEN[name])
     before.method.update(CHANGED.get(name, {}))
     assert method_config(today.method) == method_config(before.method)  # which reads settings by their earlier names
-    training = before.training.model_copy(update={"epochs": EPOCHS.get(name, before.training.epochs)})
-    assert today.model_copy(update={"method": {}}) == before.model_copy(update={"method": {}, "training": training})
+    training = before.training.model_copy(
+        update={"epochs": EPOCHS.get(name, before.training.epochs), "ema": 0.99 * (name in PHANTOMS_FIRST)}
+    )
+    assert (today.first is not None) == (name in PHANTOMS_FIRST)
+    assert today.model_copy(update={"method": {}, "first": None}) == before.model_copy(
+        update={"method": {}, "training": training}
+    )
 
 
 def test_every_recipe_says_what_it_is() -> None:

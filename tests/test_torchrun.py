@@ -24,6 +24,7 @@ SETTINGS = {
     "training.epochs": 1,
     "training.precision": "fp32",
     "training.validation_images": 4,
+    "first": "null",
 }
 
 
@@ -53,3 +54,9 @@ def test_several_processes_share_a_store_that_is_prepared_before(tmp_path: Path)
     assert done.returncode != 0
     assert "medlip prepare phantom:30 --out STORE" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_share_a_store_of_what_comes_first_too(phantom_store: Path, tmp_path: Path) -> None:
+    done = torchrun("medslip-openi-cpu", "--data", phantom_store, "--out", tmp_path / "run")
+    assert done.returncode != 0
+    assert "medlip prepare phantom:4000@1 --out STORE, then --set first.data=STORE" in done.stderr
