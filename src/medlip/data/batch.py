@@ -19,7 +19,9 @@ from torch import Tensor
 from medlip.concepts import Vocabulary
 from medlip.data.mirror import mirror_anatomy, mirror_facts
 from medlip.data.store import Record, Store
+from medlip.data.studies import Studies, joined
 from medlip.data.study import Box, Mask
+from medlip.data.views import ViewKind, Views
 from medlip.errors import MedLIPError
 from medlip.images.augment import Augment, AugmentPlan, move_boxes, move_masks
 from medlip.images.preprocessing import Preprocessing
@@ -33,10 +35,10 @@ Rest = Literal["drop", "keep"]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B images with what their reports say.
+    """B images with what their reports say; or B studies, whose V images are read together.
 
     Attributes:
-        images: float32 (B, 3, S, S), pre-processed.
+        images: float32 (B, 3, S, S), pre-processed; (V, 3, S, S) of studies.
         facts: int8 (B, A, P): 1 present, 0 absent, -1 not mentioned; uncertain facts by the named policy, -2 where it is
             to ignore them.
         ids: of the records.
@@ -53,6 +55,8 @@ class Batch:
             an accelerator.
         shares: images of each process in this step, where not all have as many; else None.
         finish: makes `images` of what is in their place on the way to a device, uint8 (B, H, W); else None.
+        views: which study each image belongs to, and what it shows; None where each image stands for itself. `ids` are then
+            those of the studies' first images, and boxes and masks are left out.
     """
 
     images: Tensor
@@ -69,6 +73,7 @@ class Batch:
     host_facts: Tensor | None = None
     shares: tuple[int, ...] | None = None
     finish: Callable[[Tensor], Tensor] | None = None
+    views: Views | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,9 +88,11 @@ class Batch:
         return [self._part(slice(*own), [end - start for start, end in others]) for own, *others in zip(*edges, strict=True)]
 
     def _part(self, rows: slice, shares: Sequence[int]) -> Batch:
-        per_image = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("shares", "finish")}
-        part: Any = {name: value if value is None else value[rows] for name, value in per_image.items()}
-        return Batch(**part, shares=tuple(shares) or None)
+        views, images = (None, rows) if self.views is None else self.views.part(rows)
+        apart = ("images", "views", "shares", "finish")
+        per_item = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        part: Any = {name: value if value is None else value[rows] for name, value in per_item.items()}
+        return Batch(images=self.images[images], views=views, **part, shares=tuple(shares) or None)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with images, which are finished there, and facts on a device."""
@@ -128,6 +135,7 @@ class TrainingBatches:
         rest: Rest = "drop",
         on_device: bool = False,
         pin: bool = False,
+        studies: Studies | None = None,
     ) -> None:
         """Set up batches.
 
@@ -149,6 +157,8 @@ class TrainingBatches:
             pin: keep batches in memory that an accelerator can fetch by itself.
             ahead: batches made ahead by a thread; 0 for none.
             cache_bytes: memory for decoded images, part of what the order follows from when the store is larger.
+            studies: of the store, whose views are read together: a study is then what an image is else. One is mirrored or
+                not as a whole, but for its lateral views, which never are; one without any other view stays as it is.
 
         Raises:
             MedLIPError: another vocabulary, sizes that differ, or fewer images than a batch.
@@ -163,14 +173,18 @@ class TrainingBatches:
         self.regions, self.ahead, self.rank, self.ranks = regions, ahead, rank, ranks
         self.on_device, self.pin = on_device, pin
         self.side = min(store.size, 2 * augment.size)
-        self._groups, self._images = store.groups(), len(store)
-        self._steps, left = divmod(self._images, batch_size * ranks)
+        self.studies = studies
+        self._groups = store.groups() if studies is None else studies.groups(store)
+        self._items, most = (len(store), 1) if studies is None else (len(studies), studies.most)
+        self._steps, left = divmod(self._items, batch_size * ranks)
         self._keeps = rest == "keep" and (left >= ranks or (left > 0 and self._steps > 0))
         self._steps += self._keeps and left >= ranks
         if not self._steps:
-            raise MedLIPError(_too_few(store, batch_size, ranks, rest))
+            have = f"{store.root}: {self._items} {'images' if studies is None else 'studies'}"
+            raise MedLIPError(f"{have} {_too_few(self._items, batch_size, ranks)}")
         cells = len(vocabulary.anatomies) * len(vocabulary.pathologies)
-        self._window_size = max(batch_size * ranks, cache_bytes // (self.side**2 + cells))
+        self._bytes = most * self.side**2
+        self._window_size = max(batch_size * ranks, cache_bytes // (self._bytes + cells))
         self._window: tuple[list[int], dict[int, _Sample]] = [], {}
 
     def __len__(self) -> int:
@@ -179,7 +193,7 @@ class TrainingBatches:
     @property
     def cached_bytes(self) -> int:
         """Memory that decoded images take."""
-        return self.side**2 * min(self._window_size, self._images)
+        return self._bytes * min(self._window_size, self._items)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from batch `start` on."""
@@ -193,7 +207,7 @@ class TrainingBatches:
     def _shares(self, step: int) -> list[int]:
         """Return how many images of a step each process has."""
         whole = self.batch_size * self.ranks
-        images = self._images - step * whole if self._keeps and step == self._steps - 1 else whole
+        images = self._items - step * whole if self._keeps and step == self._steps - 1 else whole
         return [end - start for start, end in _split(images, self.ranks)]
 
     def _samples(self, epoch: int, start: int) -> Iterator[_Sample]:
@@ -216,7 +230,7 @@ class TrainingBatches:
 
     def _windows(self, random: np.random.Generator) -> list[list[int]]:
         """Divide the groups into windows that fit into memory, shuffled unless one window holds all."""
-        if self._images <= self._window_size:
+        if self._items <= self._window_size:
             return [list(range(len(self._groups)))]
         windows: list[list[int]] = [[]]
         room = self._window_size
@@ -236,25 +250,31 @@ class TrainingBatches:
         window.update({row: self._sample(row) for group in groups for row in self._groups[group].tolist() if row in missing})
         return window
 
-    def _sample(self, row: int) -> _Sample:
-        record = self.store[row]
+    def _sample(self, item: int) -> _Sample:
+        rows, kinds, records, record = _read(self.store, self.studies, item)
         facts = [*record.facts, *(record.implied if self.implied else ())]
         matrix = fact_matrix(facts, self.vocabulary, self.uncertain, ignored=IGNORED)
-        pixels, square = record.image, (self.side, self.side)
-        if pixels.shape != square:
-            pixels = np.array(Image.fromarray(pixels).resize(square, Image.Resampling.BILINEAR))
+        pixels = np.stack([self._square(each.image) for each in records])
         if not self.regions:
             record = replace(record, boxes=(), masks=())
         shape = record.image.shape
-        return _Sample(row, torch.from_numpy(pixels), matrix, replace(record, image=_NO_PIXELS, facts=(), implied=()), shape)
+        record = replace(record, image=_NO_PIXELS, facts=(), implied=())
+        return _Sample(rows, kinds, torch.from_numpy(pixels), matrix, record, shape)
+
+    def _square(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        square = (self.side, self.side)
+        return (
+            pixels if pixels.shape == square else np.array(Image.fromarray(pixels).resize(square, Image.Resampling.BILINEAR))
+        )
 
     def _batch(self, samples: Sequence[_Sample], epoch: int, shares: Sequence[int]) -> Batch:
-        plan = self.augment.plan([(self.seed << 64) + (epoch << 32) + sample.row for sample in samples])
+        seeds = [(self.seed << 64) + (epoch << 32) + row for sample in samples for row in sample.rows]
+        plan = self.augment.plan(seeds, None if self.studies is None else _mirrored_by(samples))
         finish = partial(_finished, self.augment, plan, self.preprocessing)
-        images = torch.stack([sample.pixels for sample in samples])
+        images = torch.cat([sample.pixels for sample in samples])
         batch = replace(
             _assemble(samples, plan, images if self.on_device else finish(images), self.vocabulary, self.augment),
-            seeds=torch.tensor([hash((self.seed, epoch, sample.row)) for sample in samples]),
+            seeds=torch.tensor([hash((self.seed, epoch, sample.rows[0])) for sample in samples]),
             shares=tuple(shares) if len(set(shares)) > 1 else None,
             finish=finish if self.on_device else None,
         )
@@ -268,36 +288,38 @@ def evaluation_batches(
     *,
     uncertain: UncertainPolicy = "ignore",
     implied: bool = False,
+    studies: Studies | None = None,
 ) -> Iterator[Batch]:
-    """Yield the records of a store in order, not augmented, with their boxes and masks; the last batch may be smaller."""
+    """Yield the records of a store in order, not augmented, with their boxes and masks; the last batch may be smaller.
+
+    Of `studies`, all views are read together, and boxes and masks are left out.
+    """
     vocabulary = store.vocabulary
     identity = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
-    records, seen = iter(store), 0
-    while chunk := list(islice(records, batch_size)):
-        images = torch.cat([preprocessing(torch.from_numpy(record.image)[None]) for record in chunk])
-        facts = [[*record.facts, *(record.implied if implied else ())] for record in chunk]
-        samples = [
-            _Sample(
-                row, images[row], fact_matrix(facts[row], vocabulary, uncertain, ignored=IGNORED), record, record.image.shape
-            )
-            for row, record in enumerate(chunk)
-        ]
-        unmoved = AugmentPlan(identity.expand(len(chunk), 2, 3), torch.zeros(len(chunk), dtype=torch.bool), torch.zeros(0))
+    items = len(store) if studies is None else len(studies)
+    for start in range(0, items, batch_size):
+        samples = []
+        for item in range(start, min(start + batch_size, items)):
+            rows, kinds, records, record = _read(store, studies, item)
+            pixels = torch.cat([preprocessing(torch.from_numpy(each.image)[None]) for each in records])
+            facts = [*record.facts, *(record.implied if implied else ())]
+            matrix = fact_matrix(facts, vocabulary, uncertain, ignored=IGNORED)
+            samples.append(_Sample(rows, kinds, pixels, matrix, record, record.image.shape))
+        images = torch.cat([sample.pixels for sample in samples])
+        unmoved = AugmentPlan(identity.expand(len(images), 2, 3), torch.zeros(len(images), dtype=torch.bool), torch.zeros(0))
         yield replace(
             _assemble(samples, unmoved, images, vocabulary),
-            seeds=torch.tensor([hash((seen, row)) for row in range(len(chunk))]),
+            seeds=torch.tensor([hash((start, row)) for row in range(len(samples))]),
         )
-        seen += len(chunk)
 
 
-def _too_few(store: Store, batch_size: int, ranks: int, rest: Rest) -> str:
+def _too_few(count: int, batch_size: int, ranks: int) -> str:
     """Say why there is no step, and what to set."""
-    have = f"{store.root}: {len(store)} images"
-    if ranks > len(store):
-        return f"{have} are fewer than the {ranks} processes. Start at most {len(store)}."
+    if ranks > count:
+        return f"are fewer than the {ranks} processes. Start at most {count}."
     each = f" on each of {ranks} processes" if ranks > 1 else ""
     return (
-        f"{have} are fewer than a batch of {batch_size}{each}. Set training.batch_size={len(store) // ranks} or less, or "
+        f"are fewer than a batch of {batch_size}{each}. Set training.batch_size={count // ranks} or less, or "
         "training.rest=keep."
     )
 
@@ -307,11 +329,34 @@ _NO_PIXELS = np.zeros((0, 0), np.uint8)
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    row: int
+    """An image, or the views of a study: `pixels` has one or more, of which the first has the record's `shape`."""
+
+    rows: Sequence[int]
+    kinds: tuple[ViewKind, ...]
     pixels: Tensor
     facts: NDArray[np.int8]
     record: Record
     shape: tuple[int, ...]
+
+
+def _read(
+    store: Store, studies: Studies | None, item: int
+) -> tuple[tuple[int, ...], tuple[ViewKind, ...], list[Record], Record]:
+    """Return an item's rows, what each shows (nothing of an image that stands for itself), their records, and all as one."""
+    if studies is None:
+        record = store[item]
+        return (item,), (), [record], record
+    records = [store[row] for row in studies.rows[item]]
+    return studies.rows[item], studies.kinds[item], records, joined(records)
+
+
+def _mirrored_by(samples: Sequence[_Sample]) -> list[int]:
+    """Return for each image whose draw says whether it is mirrored: the first of its study that is not lateral; -1: none."""
+    deciders: list[int] = []
+    for sample in samples:
+        first = len(deciders) + next((place for place, kind in enumerate(sample.kinds) if kind != "lateral"), 0)
+        deciders += [-1 if kind == "lateral" else first for kind in sample.kinds]
+    return deciders
 
 
 def _finished(augment: Augment, plan: AugmentPlan, preprocessing: Preprocessing, pixels: Tensor) -> Tensor:
@@ -323,7 +368,9 @@ def _assemble(
     samples: Sequence[_Sample], plan: AugmentPlan, images: Tensor, vocabulary: Vocabulary, augment: Augment | None = None
 ) -> Batch:
     """Put samples together, whose images were moved as planned: by an augmentation, or not at all."""
-    flags = [augment is not None and augment.swap_sides and mirrored for mirrored in plan.mirrored.tolist()]
+    counts = [len(sample.rows) for sample in samples]
+    mirrored = torch.stack([part.any() for part in torch.split(plan.mirrored, counts)])
+    flags = [augment is not None and augment.swap_sides and flag for flag in mirrored.tolist()]
     size = images.shape[-1] if augment is None else augment.size
     records = [sample.record for sample in samples]
     facts = [
@@ -331,7 +378,7 @@ def _assemble(
     ]
     moved = [
         _move_regions(sample, transform, size, vocabulary if flag else None)
-        for sample, transform, flag in zip(samples, plan.transforms, flags, strict=True)
+        for sample, (transform, *_), flag in zip(samples, torch.split(plan.transforms, counts), flags, strict=True)
     ]
     return Batch(
         images=images,
@@ -346,8 +393,9 @@ def _assemble(
         labels=tuple(record.labels for record in records),
         boxes=tuple(boxes for boxes, _ in moved),
         masks=tuple(masks for _, masks in moved),
-        mirrored=plan.mirrored,
+        mirrored=mirrored,
         seeds=torch.zeros(len(samples), dtype=torch.int64),
+        views=Views(tuple(sample.kinds for sample in samples)) if samples[0].kinds else None,
     )
 
 

@@ -28,6 +28,7 @@ from PIL import Image
 
 from medlip.concepts import Vocabulary
 from medlip.data.study import Box, Mask
+from medlip.data.views import READ_FIRST, read_as
 from medlip.errors import MedLIPError
 from medlip.images.fingerprint import perceptual_hash, to_text
 from medlip.reports import Fact, Presence
@@ -272,6 +273,15 @@ class Store:
         order = np.lexsort((rows, group, shard))
         edges = np.flatnonzero(np.diff(shard[order]) | np.diff(group[order])) + 1
         return np.split(order, edges)
+
+    def studies(self) -> list[tuple[int, ...]]:
+        """Return the records' indices by study, in the order of the store; a study's views in that of `READ_FIRST`."""
+        names = zip(self.column("source"), self.column("study"), strict=True)
+        found: dict[tuple[str, str], list[int]] = {}
+        for row, name in enumerate(names):
+            found.setdefault(name, []).append(row)
+        rank = [READ_FIRST.index(read_as(view)) for view in self.column("view")]
+        return [tuple(sorted(rows, key=lambda row: rank[row])) for rows in found.values()]
 
     def read_file(self, name: str) -> bytes:
         """Return a file of the store, such as a shard that the manifest lists."""

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
+from typing import Literal, cast
 
 from medlip.errors import MedLIPError
 
 FRONTAL = ("PA", "AP", "frontal")
 KINDS = ("frontal", "lateral", "other", "unknown")
 DEFAULT = "frontal,unknown"
+
+ViewKind = Literal["frontal", "lateral", "other"]
+"""As what a model reads a view."""
+READ_FIRST: tuple[ViewKind, ...] = ("frontal", "lateral", "other")
+"""The order in which the views of a study are read, and kept where there are too many."""
 
 _UNKNOWN = ("", "unk", "unknown", "undefined", "unspecified", "nan", "none", "null", "na", "n/a", "?")
 _LATERAL = ("lateral", "lat", "l", "ll", "rl", "r", "llat", "rlat", "laterolateral", "profile")
@@ -66,6 +73,34 @@ def kind_of(position: str) -> str:
     if position in FRONTAL:
         return "frontal"
     return {"": "unknown", "lateral": "lateral", "other": "other"}.get(position, "")
+
+
+def read_as(position: str) -> ViewKind:
+    """Return as what a model reads a view: as a frontal one, unless it is known to be another."""
+    kind = kind_of(position)
+    return cast("ViewKind", kind) if kind in ("lateral", "other") else "frontal"
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Which of V images belong to which of B studies, and what kind of view each is.
+
+    Attributes:
+        studies: of each study, the kinds of its views (one at least); its images stand together, in this order.
+    """
+
+    studies: tuple[tuple[ViewKind, ...], ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many views each study has."""
+        return tuple(map(len, self.studies))
+
+    def part(self, rows: slice) -> tuple[Views, slice]:
+        """Return some of the studies, and which of the images are theirs."""
+        first, last, _ = rows.indices(len(self.studies))
+        before = sum(self.counts[:first])
+        return Views(self.studies[first:last]), slice(before, before + sum(self.counts[first:last]))
 
 
 def parse_views(text: str) -> tuple[str, ...]:

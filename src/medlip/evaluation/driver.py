@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from medlip.data.overlap import require_disjoint
+from medlip.data.views import Views
 from medlip.errors import MedLIPError
 from medlip.evaluation.outcomes import OUTCOMES, save_outcomes
 from medlip.evaluation.provenance import hash_names, patients_rule, provenance
@@ -30,7 +31,7 @@ from medlip.evaluation.selection import (
     select,
 )
 from medlip.evaluation.tasks.base import ImageBatch, Needs, Task, find_task, tasks
-from medlip.methods.base import Answers, EmbedsReports, Method
+from medlip.methods.base import Answers, EmbedsReports, Method, ReadsViews
 from medlip.metrics import INTERVALS
 from medlip.parallel import track
 
@@ -131,7 +132,7 @@ def _evaluate(
     start = perf_counter()
     if files.folder is not None and (files.folder / files.result).exists():
         raise MedLIPError(f"{files.folder}: holds a {files.result} already. Give another folder.")
-    selection = select(store, options, method.vocabulary)
+    selection = select(store, options, method.vocabulary, method.views if isinstance(method, ReadsViews) else ())
     questions = choose_questions(selection.evaluated, options)
 
     def make(cohort: Cohort, which: Callable[[type[Task]], bool]) -> dict[str, Task]:
@@ -197,28 +198,49 @@ def _evaluate(
 def ask_all(method: Method, cohort: Cohort, side: Sequence[Task], options: EvaluationOptions, description: str) -> None:
     """Go over the images of a side once: each is decoded once, and asked for all that any of its tasks wants."""
     needs = _needs(side)
-    starts = range(0, len(cohort), options.batch_size)
-    for start in track(starts, description, len(starts)):
-        rows = range(start, min(start + options.batch_size, len(cohort)))
+    batches = _batches(cohort.studies, options.batch_size)
+    for studies in track(batches, description, len(batches)):
+        rows = range(cohort.studies[studies.start][0], cohort.studies[studies.stop - 1][-1] + 1)
+        views = None if cohort.together is None else Views(cohort.together.kinds[studies.start : studies.stop])
         records = [cohort.store[row] for row in rows]
         prompts = list(dict.fromkeys(chain.from_iterable(task.prompts(records) for task in side)))
         images = method.preprocessing.of_images(record.image for record in records).to(method.device)
-        answers = _ask(method, images, prompts, needs)
+        answers = _ask(method, images, prompts, needs, views)
         batch = ImageBatch(rows, records, {prompt: column for column, prompt in enumerate(prompts)})
         for task in side:
             task.update(batch, answers)
 
 
-def _ask(method: Method, images: Tensor, prompts: Sequence[str], needs: Needs) -> Answers:
-    """Return all answers on the CPU; of data without labels, regions and places there is nothing to ask but embeddings."""
-    if prompts:
-        answers = method.answer(images, prompts, maps=needs.maps, anatomies=needs.anatomies, embeddings=needs.embeddings)
+def _batches(studies: Sequence[tuple[int, ...]], size: int) -> list[range]:
+    """Return which studies are read at a time: until there are `size` images, and whole ones."""
+    starts: list[int] = []
+    for study, rows in enumerate(studies):
+        if not starts or rows[-1] - studies[starts[-1]][0] >= size:
+            starts.append(study)
+    return [range(*ends) for ends in pairwise([*starts, len(studies)])]
+
+
+def _ask(method: Method, images: Tensor, prompts: Sequence[str], needs: Needs, views: Views | None) -> Answers:
+    """Return all answers on the CPU, what is said of a study beside each of its images.
+
+    Of data without labels, regions and places there is nothing to ask but embeddings.
+    """
+    wanted = {"maps": needs.maps, "anatomies": needs.anatomies, "embeddings": needs.embeddings}
+    if views is not None:
+        answers = cast("ReadsViews", method).answer(images, prompts, **wanted, views=views)
+    elif prompts:
+        answers = method.answer(images, prompts, **wanted)
     else:
         embeddings = method.embed_images(images) if needs.embeddings and isinstance(method, EmbedsReports) else None
         answers = Answers(images.new_zeros(len(images), 0), embeddings=embeddings)
-    parts = (answers.maps, answers.anatomies, answers.embeddings)
-    maps, anatomies, embeddings = (None if part is None else part.cpu() for part in parts)
-    return Answers(answers.scores.cpu(), maps, anatomies, embeddings)
+    counts = torch.tensor([1] * len(images) if views is None else views.counts)
+
+    def of_images(of_studies: Tensor | None) -> Tensor | None:
+        return None if of_studies is None else of_studies.cpu().repeat_interleave(counts, 0)
+
+    maps = None if answers.maps is None else answers.maps.cpu()
+    scores = answers.scores.cpu().repeat_interleave(counts, 0)
+    return Answers(scores, maps, of_images(answers.anatomies), of_images(answers.embeddings))
 
 
 def _needs(side: Iterable[Task]) -> Needs:
@@ -252,6 +274,12 @@ def _notes(
         yield f"{protocol.name}: its published split has {protocol.images:,} images, here are {images:,}: another test"
     if "train" in selection.evaluated.store.splits:
         yield ON_TRAINED
+    if (together := selection.evaluated.together) is not None:
+        yield (
+            f"{len(together):,} studies of {images:,} images, whose views are read together: scores and places count once a "
+            "study, maps once an image"
+        )
+        yield from together.notes
     if questions.unasked:
         yield f"{UNASKED}: {', '.join(questions.unasked)}"
     for task in evaluated:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medlip.data.views import ViewKind, read_as
 from medlip.evaluation.regions import centres, paint_finding
 from medlip.metrics import Array, Pixels, peak
 
@@ -67,6 +68,7 @@ def other_hits(
     patients: Sequence[str],
     peaks: Sequence[tuple[float, float] | None],
     regions: Sequence[SampledRegion | None],
+    views: Sequence[str] | None = None,
 ) -> Array:
     """Return for each case how often the map of another patient with the same finding points right in it, (N,).
 
@@ -75,16 +77,18 @@ def other_hits(
         patients: whose they are, (N,).
         peaks: where the map of each case is highest, as shares of height and width; None of a flat map, which misses.
         regions: where the finding is, (N,); None where that was not kept.
+        views: of the images, (N,): only those of the same view are compared; None: all are.
 
     Returns:
         NaN where no other patient has the finding.
     """
-    cases_of: dict[str, list[int]] = defaultdict(list)
-    for case, finding in enumerate(findings):
-        cases_of[finding].append(case)
+    alike = list(zip(findings, views or [""] * len(findings), strict=True))
+    cases_of: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for case, kind in enumerate(alike):
+        cases_of[kind].append(case)
     hits = np.full(len(findings), np.nan)
-    for case, (finding, patient) in enumerate(zip(findings, patients, strict=True)):
-        others = [other for other in cases_of[finding] if patients[other] != patient]
+    for case, (kind, patient) in enumerate(zip(alike, patients, strict=True)):
+        others = [other for other in cases_of[kind] if patients[other] != patient]
         points = [peak for other in others if (peak := peaks[other]) is not None]
         region = regions[case]
         if others and region is not None:
@@ -113,26 +117,36 @@ def static_maps(records: Iterable[Record]) -> dict[str, Array]:
 
 
 class StaticMaps:
-    """Where findings usually are, from images of other patients: the training split of the same data, else phantoms."""
+    """Where findings usually are in each kind of view, from images of other patients.
+
+    They are those of the training split of the same data, else frontal phantoms.
+    """
 
     def __init__(self, cohort: Cohort) -> None:
-        """Look at the training images of a cohort that have a box or a mask, `LOOKED_AT` of them at most."""
-        training = cohort.training
-        drawn = [row for row, found in enumerate(training.drawn) if found][:LOOKED_AT] if training else []
+        """Look at the training images of a cohort that have a box or a mask, at most `LOOKED_AT` of a kind of view."""
+        self._trained: dict[ViewKind, dict[str, Array]] = {}
+        if (training := cohort.training) is None:
+            return
+        rows: dict[ViewKind, list[int]] = defaultdict(list)
+        for row, (drawn, view) in enumerate(zip(training.drawn, training.attributes["view"], strict=True)):
+            if drawn:
+                rows[read_as(view)].append(row)
         own = set(cohort.patients)
-        rows = [row for row in drawn if training and training.patients[row] not in own]
-        self._trained = static_maps(training.store[row] for row in rows) if training else {}
+        for kind, looked_at in rows.items():
+            others = [row for row in looked_at[:LOOKED_AT] if training.patients[row] not in own]
+            self._trained[kind] = static_maps(training.store[row] for row in others)
 
     @property
     def rule(self) -> str:
         """Where the maps come from, for people."""
-        there = f"{len(self._trained)} findings" if self._trained else "no finding"
+        known = {finding for maps in self._trained.values() for finding in maps}
+        there = f"{len(known)} findings" if known else "no finding"
         return f"maps of the training split for {there}, of phantoms for others"
 
-    def of(self, finding: str) -> Array | None:
-        """Return the map (GRID, GRID) of a finding; None of one that nothing is known of."""
-        found = self._trained.get(finding)
-        return phantom_maps().get(finding) if found is None else found
+    def of(self, finding: str, view: ViewKind = "frontal") -> Array | None:
+        """Return the map (GRID, GRID) of a finding; None of one that nothing is known of in such a view."""
+        found = self._trained.get(view, {}).get(finding)
+        return phantom_maps().get(finding) if found is None and view == "frontal" else found
 
 
 @cache

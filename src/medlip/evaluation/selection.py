@@ -6,12 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medlip.concepts import Vocabulary
+from medlip.data.studies import Studies, studies_of, united, united_labels
 from medlip.errors import MedLIPError, name_some
 from medlip.evaluation.protocols import Protocol
 from medlip.metrics import Array
@@ -20,7 +21,9 @@ from medlip.reports import Fact, Presence
 if TYPE_CHECKING:
     from medlip.data.store import Store
     from medlip.data.study import Box
+    from medlip.data.views import ViewKind
 
+T = TypeVar("T")
 ATTRIBUTES = ("sex", "age", "view")
 HALF = "a seeded half of the patients, for want of a validation split; F1, accuracy, IoU and Dice count the other half"
 ON_REPORTED = "tuned on the reported images themselves, as published: F1, accuracy, IoU and Dice are optimistic"
@@ -83,14 +86,36 @@ class Cohort:
         vocabulary: what the method knows by name.
         training: images of other patients, from the split train of the same data, that tell where findings usually are; None
             where there are none.
+        together: the studies whose views are read together, their images one behind the other; None where each image is
+            read by itself.
     """
 
     store: Store
     vocabulary: Vocabulary
     training: Cohort | None = None
+    together: Studies | None = None
 
     def __len__(self) -> int:
         return len(self.store)
+
+    @cached_property
+    def studies(self) -> Sequence[tuple[int, ...]]:
+        """The images that are read together and count once for what is said of a study, (n,); else every image."""
+        return [(row,) for row in range(len(self))] if self.together is None else self.together.rows
+
+    def of_studies(self, column: Sequence[T]) -> list[T]:
+        """Return a column's values for the studies, those of their first images, (n,)."""
+        return [column[rows[0]] for rows in self.studies]
+
+    @cached_property
+    def study_labels(self) -> list[Mapping[str, Presence]]:
+        """Labels of the studies, (n,)."""
+        return [united_labels([self.labels[row] for row in rows]) for rows in self.studies]
+
+    @cached_property
+    def study_facts(self) -> list[tuple[Fact, ...]]:
+        """What the reports of the studies state, (n,)."""
+        return [united([self.facts[row] for row in rows]) for rows in self.studies]
 
     @cached_property
     def ids(self) -> list[str]:
@@ -180,8 +205,14 @@ class Selection:
     rule: str
 
 
-def select(store: Store, options: EvaluationOptions, vocabulary: Vocabulary) -> Selection:
-    """Choose the evaluated images, and those that thresholds are chosen on; `vocabulary` is the method's.
+def select(store: Store, options: EvaluationOptions, vocabulary: Vocabulary, kinds: Collection[ViewKind] = ()) -> Selection:
+    """Choose the evaluated images, and those that thresholds are chosen on.
+
+    Args:
+        store: the data.
+        options: of the evaluation.
+        vocabulary: of the method.
+        kinds: of views that it reads together, and no others; none where it reads image by image.
 
     Raises:
         MedLIPError: there is no such split or listed image, or nothing to evaluate.
@@ -192,16 +223,23 @@ def select(store: Store, options: EvaluationOptions, vocabulary: Vocabulary) -> 
     if options.images is not None:
         part = select_listed(part, options.images, split)
     training = Cohort(store.select("train"), vocabulary) if "train" in splits and split not in ("train", "all") else None
-    evaluated = Cohort(part, vocabulary, training)
+    evaluated = _cohort(part, vocabulary, kinds, training)
     if options.on_reported:
         return Selection(split, evaluated, evaluated, ON_REPORTED)
     if options.validation is not None:
-        tuning, rule = Cohort(options.validation, vocabulary), "the validation data that was given"
+        tuning, rule = _cohort(options.validation, vocabulary, kinds), "the validation data that was given"
     elif split not in ("val", "all") and "val" in splits:
-        tuning, rule = Cohort(select_split(store, "val", splits), vocabulary), "the split val"
+        tuning, rule = _cohort(select_split(store, "val", splits), vocabulary, kinds), "the split val"
     else:
         return Selection(split, evaluated, None, HALF)
     return Selection(split, evaluated, tuning, rule)
+
+
+def _cohort(store: Store, vocabulary: Vocabulary, kinds: Collection[ViewKind], training: Cohort | None = None) -> Cohort:
+    if not kinds:
+        return Cohort(store, vocabulary, training)
+    part, together = studies_of(store, kinds=kinds).alone(store)
+    return Cohort(part, vocabulary, training, together)
 
 
 def default_split(splits: Collection[str]) -> str:

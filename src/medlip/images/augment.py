@@ -107,9 +107,17 @@ class Augment:
         plan = self.plan(seeds)
         return Augmented(self.carry_out(plan, images), plan.transforms, plan.mirrored)
 
-    def plan(self, seeds: Sequence[int]) -> AugmentPlan:
-        """Draw what is to be done to images, one of each seed."""
+    def plan(self, seeds: Sequence[int], mirrored_by: Sequence[int] | None = None) -> AugmentPlan:
+        """Draw what is to be done to images, one of each seed.
+
+        Args:
+            seeds: of the images.
+            mirrored_by: for each, the image whose draw says whether it is mirrored; -1 of one that never is. None: itself.
+        """
         draws = torch.from_numpy(np.stack([np.random.default_rng(seed).random(8) for seed in seeds])).float()
+        if mirrored_by is not None:
+            by = torch.tensor(mirrored_by)
+            draws[:, 0] = torch.where(by < 0, 1.0, draws[by.clamp(min=0), 0])  # a draw of 1 is below no probability
         strongest = draws.new_tensor([self.contrast, self.brightness, self.tone])
         return AugmentPlan(*self._transforms(draws[:, :5]), (2 * draws[:, 5:] - 1) * strongest)
 

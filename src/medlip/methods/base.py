@@ -37,6 +37,7 @@ from medlip.plugins import entry_points
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
     from medlip.data.overlap import Fingerprints
+    from medlip.data.views import ViewKind, Views
     from medlip.nn.vision_encoder import VisionEncoder
 
 
@@ -472,6 +473,35 @@ class TellsPlaces(ABC):
     @abstractmethod
     def score_anatomies(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the probability (B, C, A) that each prompt is present in each anatomy of the vocabulary."""
+
+
+class ReadsViews(Method):
+    """A method that can read the views of a study together, if its settings say so (`views` of them, kinds of views)."""
+
+    @property
+    def views(self) -> tuple[ViewKind, ...]:
+        """The kinds of views that it was trained to read together; none, where it reads image by image."""
+        return tuple(self.config.views)
+
+    @abstractmethod
+    def answer(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        *,
+        maps: WhichMaps = False,
+        anatomies: bool = False,
+        embeddings: bool = False,
+        views: Views | None = None,
+    ) -> Answers:
+        """Return all that is wanted of V images (V, 3, S, S) of B studies, as `Method.answer` says.
+
+        Maps are (V, C, h, w), of every image, on one scale for all images of a study; all else is of the B studies. Without
+        `views`, each image is a study, and frontal.
+
+        Raises:
+            MedLIPError: there is a view of a kind that it was not trained on.
+        """
 
 
 class HasStreams(ABC):

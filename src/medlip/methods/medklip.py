@@ -20,6 +20,7 @@ from medlip.nn.query_decoder import QueryDecoder
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
+    from medlip.data.views import Views
 
 
 class MedKLIPConfig(QueryConfig):
@@ -74,7 +75,7 @@ class MedKLIP(QueryMethod):
         """L_exist at 1, L_position at alpha."""
         return {"exist": 1.0, "position": self.config.alpha}
 
-    def see(self, images: Tensor) -> Located:
+    def see_each(self, images: Tensor) -> Located:
         """Encode images (B, 3, S, S)."""
         seen = self.encoder(images)
         return Located({"pathology": self.project(seen.tokens)}, seen.grid)
@@ -87,18 +88,24 @@ class MedKLIP(QueryMethod):
             self.norm,
             self.exist,
             self.opening("pathology", self.decode, locations.shape[0], asked),
-            locations,
-            seen.grid,
+            seen,
+            "pathology",
             dropout=self.dropout,
             need_attention=need_attention,
         )
 
     def loss_terms(
-        self, images: Tensor, adjacency: Tensor, *, seeds: Tensor | None = None, host_facts: Tensor | None = None
+        self,
+        images: Tensor,
+        adjacency: Tensor,
+        *,
+        seeds: Tensor | None = None,
+        host_facts: Tensor | None = None,
+        views: Views | None = None,
     ) -> dict[str, Tensor]:
         """Return both terms, unweighted, as `QueryMethod.loss_terms` says."""
         config = self.config
-        output = self(images, need_attention=False)
+        output = self(images, need_attention=False, views=views)
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
             labels = existence_labels(adjacency, 1)
             terms = {"exist": existence_loss(upcast(output.logits), labels, config.unmentioned)}
@@ -133,5 +140,5 @@ class MedKLIP(QueryMethod):
 
     def timed_parts(self, batch: Batch) -> Mapping[str, Pass]:
         """Return `encoder`, and `networks`: backbone and query decoder."""
-        networks = {"networks": lambda: [self(batch.images, need_attention=False).states]}
+        networks = {"networks": lambda: [self(batch.images, need_attention=False, views=batch.views).states]}
         return {**super().timed_parts(batch), **networks}

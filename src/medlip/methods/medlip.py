@@ -13,7 +13,7 @@ reports in both directions, in which a report that states nearly the same as an 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import log
+from math import log, prod
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -45,6 +45,7 @@ from medlip.nn.transport import TRAINING_TOLERANCE, sinkhorn, transport_similari
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
+    from medlip.data.views import Views
 
 
 class MedLIPConfig(MeDSLIPConfig, TextEncoderConfig):
@@ -199,7 +200,9 @@ class MedLIP(MeDSLIP, MatchesSentences, ShowsSamples):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of a batch; in training a report may be a few of its sentences, drawn by its image's seed."""
         reports = self.drawn_sentences(batch)
-        return self.loss_terms(batch.images, batch.facts, reports, seeds=batch.seeds, host_facts=batch.host_facts)
+        return self.loss_terms(
+            batch.images, batch.facts, reports, seeds=batch.seeds, host_facts=batch.host_facts, views=batch.views
+        )
 
     def drawn_sentences(self, batch: Batch) -> Sequence[Sequence[str]]:
         """Return what is learned from of each report."""
@@ -215,17 +218,19 @@ class MedLIP(MeDSLIP, MatchesSentences, ShowsSamples):
         *,
         seeds: Tensor | None = None,
         host_facts: Tensor | None = None,
+        views: Views | None = None,
     ) -> dict[str, Tensor]:
         """Return the terms of the facts and of the words, unweighted.
 
         Args:
-            images: (B, 3, S, S).
+            images: (B, 3, S, S), or those of B studies.
             adjacency: (B, A, P) facts, as of `MeDSLIP.loss_terms`.
-            reports: of each image, as sentences; a pair without any takes no part in the contrasts.
+            reports: of each image or study, as sentences; a pair without any takes no part in the contrasts.
             seeds: as of `QueryMethod.loss_terms`.
             host_facts: likewise.
+            views: likewise.
         """
-        seen = self.see(images)
+        seen = self.see(images, views)
         output = self.read_seen(seen, need_attention=False)
         terms = self.terms_of(output, adjacency, {}, seeds=seeds, host_facts=host_facts)
         encoded = self.text(reports)
@@ -235,14 +240,15 @@ class MedLIP(MeDSLIP, MatchesSentences, ShowsSamples):
             present = real.any(1)
             negatives = _unlike(facts)
             if self.share_report is not None:
-                whole = F.normalize(places.mean(1), dim=-1)
+                whole = F.normalize(seen.mean(places), dim=-1)
                 vectors = F.normalize(upcast(self.share_report(encoded.means)), dim=-1)
                 logits = gather(whole) @ gather(vectors).T * self.scale
                 terms["report"] = info_nce(logits, present=present, negatives=negatives)
             if self.share_sentence is not None:
                 sentences = gather_padded(self._sentences(encoded.sentences, encoded.real))
                 patches = self.patches(places, seen.grid)
-                scores = gather(transport_similarity(sentences, patches, real, **self._transport()))
+                columns = seen.real(prod(self.patch_grid(seen.grid)))
+                scores = gather(transport_similarity(sentences, patches, real, columns, **self._transport()))
                 terms["match"] = info_nce(scores / self.config.match_temperature, present=present, negatives=negatives)
         return terms
 
@@ -250,18 +256,24 @@ class MedLIP(MeDSLIP, MatchesSentences, ShowsSamples):
         """Return locations (B, N, d) in the space that images and words share, of what both streams see."""
         return upcast(self.share(torch.cat([seen.locations["pathology"], seen.locations["anatomy"]], -1)))
 
+    def patch_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Return the patches along each side of an image with such a grid of locations."""
+        height, width = (-(-side // self.config.match_cells) for side in grid)
+        return height, width
+
     def patches(self, places: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Return patches (B, n, d), of length 1: means over squares of locations (B, N, d)."""
-        planes = places.transpose(1, 2).reshape(len(places), -1, *grid)
+        """Return patches (B, n, d), of length 1: means over squares of locations (B, N, d), those of each view apart."""
+        each = places.reshape(-1, grid[0] * grid[1], places.shape[-1])
+        planes = each.transpose(1, 2).reshape(len(each), -1, *grid)
         pooled = F.avg_pool2d(planes, self.config.match_cells, ceil_mode=True)
-        return F.normalize(pooled.flatten(2).transpose(1, 2), dim=-1)
+        return F.normalize(pooled.flatten(2).transpose(1, 2), dim=-1).reshape(len(places), -1, places.shape[-1])
 
     def image_vectors(self, seen: Located, output: MeDSLIPOutput) -> Tensor:
         """Return vectors of what the image says of every fact, and behind them of the image among words."""
         facts = super().image_vectors(seen, output)
         if self.share_report is None:
             return facts
-        return torch.cat([facts, F.normalize(self.shared(seen).mean(1), dim=-1) * self.scale], 1)
+        return torch.cat([facts, F.normalize(seen.mean(self.shared(seen)), dim=-1) * self.scale], 1)
 
     @torch.inference_mode()
     def embed_reports(self, reports: Sequence[Sequence[str]]) -> Tensor:
@@ -284,8 +296,7 @@ class MedLIP(MeDSLIP, MatchesSentences, ShowsSamples):
         patches = self.patches(self.shared(seen), seen.grid)
         similarities = self._sentences(encoded.sentences, encoded.real) @ patches.transpose(1, 2)
         plans = sinkhorn(1 - similarities, rows=encoded.real, **self._transport()).plan
-        grid = [-(-side // self.config.match_cells) for side in seen.grid]
-        return plans.view(*plans.shape[:2], *grid)
+        return plans.view(*plans.shape[:2], *self.patch_grid(seen.grid))
 
     @torch.inference_mode()
     def sample_pictures(self, image: Tensor, sentences: Sequence[str]) -> list[SamplePicture]:

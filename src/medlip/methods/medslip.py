@@ -26,6 +26,7 @@ from medlip.reports.facts import NOT_MENTIONED
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
+    from medlip.data.views import Views
     from medlip.nn.query_decoder import Attention, DecoderLayer
 
 
@@ -168,7 +169,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         contrasts = {f"protocl_{stream}": config.alpha for stream in STREAMS}
         return {"exist_pathology": 1.0, "exist_anatomy": config.anatomy_existence, **contrasts, "icl": config.beta}
 
-    def see(self, images: Tensor) -> Located:
+    def see_each(self, images: Tensor) -> Located:
         """Encode images (B, 3, S, S), and divide what is seen among the streams."""
         seen = self.encoder(images)
         return Located(self._locations(seen.tokens), seen.grid)
@@ -177,14 +178,14 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         """Read with P and A queries and those of open questions, as `QueryMethod.read_seen` says."""
         read = {}
         for stream in STREAMS:
-            decoder, locations = cast("QueryDecoder", self.decode[stream]), seen.locations[stream]
+            decoder = cast("QueryDecoder", self.decode[stream])
             read[stream] = Queries.decode(
                 decoder,
                 self.norm,
                 cast("nn.Linear", self.exist[stream]),
-                self.opening(stream, decoder, locations.shape[0], asked),
-                locations,
-                seen.grid,
+                self.opening(stream, decoder, len(seen.locations[stream]), asked),
+                seen,
+                stream,
                 dropout=self.dropout,
                 need_attention=need_attention or (self.field is not None and stream == "pathology"),
             )
@@ -199,18 +200,20 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         *,
         seeds: Tensor | None = None,
         host_facts: Tensor | None = None,
+        views: Views | None = None,
     ) -> dict[str, Tensor]:
         """Return the five terms (fewer where the settings switch some off), unweighted.
 
         Args:
-            images: (B, 3, S, S).
+            images: (B, 3, S, S), or those of B studies.
             adjacency: (B, A, P): 1 present, 0 absent, -1 not mentioned, -2 to be ignored; left unchanged.
             negatives_pathology: (B, P, 1 + n) anatomies that pathology queries are told from, slot 0 ignored; drawn if None.
             negatives_anatomy: (B, A, 1 + n) pathologies, likewise.
             seeds: as of `QueryMethod.loss_terms`.
             host_facts: likewise.
+            views: likewise.
         """
-        output = self(images, need_attention=False)
+        output = self(images, need_attention=False, views=views)
         given = {"pathology": negatives_pathology, "anatomy": negatives_anatomy}
         return self.terms_of(output, adjacency, given, seeds=seeds, host_facts=host_facts)
 
@@ -269,8 +272,8 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
 
     @property
     def has_reference(self) -> bool:
-        """Whether there is a plain form: there is none of places that are tied to the evidence."""
-        return self.field is None
+        """Whether there is a plain form: there is none of places that are tied to the evidence, nor of several views."""
+        return self.field is None and self.view_embedding is None
 
     def reference_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms by plain decoders and losses."""
@@ -314,8 +317,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         """Return how well each of C findings lies where each anatomy does, (B, A, C); None where the two are not tied."""
         if self.field is None:
             return None
-        assert output.pathology.contributions is not None
-        evidence = output.pathology.contributions(columns)
+        evidence = output.pathology.frontal_evidence(columns)
         with torch.autocast(evidence.device.type, enabled=False):
             return cast("Tensor", self.field(upcast(evidence), self.texts("anatomy"), output.grid))
 
@@ -338,7 +340,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
 
     def timed_parts(self, batch: Batch) -> Mapping[str, Pass]:
         """Return `encoder`: the backbone, the mask and the projections of both streams."""
-        return {"encoder": lambda: list(self.see(batch.images).locations.values())}
+        return {"encoder": lambda: list(self.see(batch.images, batch.views).locations.values())}
 
     def _locations(self, features: Tensor) -> dict[str, Tensor]:
         """Return what each stream reads of features (B, N, features): its share, projected, (B, N, width)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, cast, get_args
 
@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medlip.concepts import Vocabulary, default_vocabulary
+from medlip.data.views import ViewKind, Views
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.losses.prototype import ContrastScale, draw_negatives, draw_positive
@@ -28,6 +29,7 @@ from medlip.methods.base import (
     HasEncoder,
     HasGraph,
     HasReleasedWeights,
+    ReadsViews,
     TellsPlaces,
     WhichMaps,
     initialize,
@@ -38,6 +40,7 @@ from medlip.methods.base import (
     upcast,
 )
 from medlip.methods.released import ReleasedNames, released_name, released_settings, rename_released
+from medlip.nn.arranged import Arranged, of_kinds
 from medlip.nn.device import autocast_dtype
 from medlip.nn.draws import branch, image_seeds, uniform
 from medlip.nn.query_decoder import LayerTrace, Opening, QueryDecoder, norm_gradient
@@ -76,6 +79,8 @@ class QueryConfig(EncoderConfig):
             closed form; `gradient`: attention times its gradient (Chefer et al., arXiv 2103.15679), a backward pass a
             prompt; `attention`: cross-attention averaged over layers and heads, as published, which says where a query
             looks, whatever it makes of it.
+        views: kinds of views of a study that are read together, each told by a learned embedding; none: every image is read
+            by itself. Set by a recipe's `data.views`.
         init: of linear weights: `normal` N(0, 0.02) as published, which starts with hardly a trace of the image in the
             queries; `xavier` keeps the signal's scale and learns far sooner in a short run.
         seed: of initial weights and drawn partners.
@@ -97,6 +102,7 @@ class QueryConfig(EncoderConfig):
     max_tokens: int = Field(128, gt=0)
     standardize: bool = True
     map_rule: MapRule = "contribution"
+    views: tuple[ViewKind, ...] = ()
     init: Literal["normal", "xavier"] = "normal"
 
     @model_validator(mode="after")
@@ -139,14 +145,15 @@ class Contributions:
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """What q queries read from B images at N locations.
+    """What q queries read from B images at N locations; or from B studies at N locations of their M views.
 
     Attributes:
         logits: (B, q, 2) existence, index 1 = present.
         states: (B, q, width).
-        grid: (h, w), h * w = N.
+        grid: (h, w) of an image.
         traces: how each layer read the locations; none where attention was not asked for.
         contributions: of the locations, worked out when they are wanted; None where attention was not asked for.
+        arranged: where the images of the studies lie; None where each image was read by itself.
     """
 
     logits: Tensor
@@ -154,6 +161,7 @@ class Queries:
     grid: tuple[int, int]
     traces: tuple[LayerTrace, ...] = ()
     contributions: Contributions | None = None
+    arranged: Arranged | None = None
 
     @classmethod
     def decode(
@@ -162,36 +170,37 @@ class Queries:
         norm: nn.LayerNorm,
         exist: nn.Linear,
         opening: Opening,
-        locations: Tensor,
-        grid: tuple[int, int],
+        seen: Located,
+        stream: str,
         *,
         dropout: nn.Dropout,
         need_attention: bool = False,
     ) -> Self:
-        """Let queries read locations (B, N, width).
+        """Let queries read the locations of a stream.
 
         Args:
             decoder: of the queries.
             norm: of its states.
             exist: gives logits (B, q, 2) of normed states.
             opening: of the queries, as the decoder opens them.
-            locations: of the images.
-            grid: (h, w) of the locations.
+            seen: the images.
+            stream: whose locations are read.
             dropout: of the states, before `exist`.
             need_attention: also tell how they were read.
         """
-        decoded, traces = decoder(opening, locations, need_attention=need_attention)
+        decoded, traces = decoder(opening, seen.locations[stream], need_attention=need_attention, real=seen.real())
         states = norm(decoded)
         logits = exist(dropout(states))
         if not need_attention:
-            return cls(logits, states, grid)
+            return cls(logits, states, seen.grid, arranged=seen.arranged)
 
         def contributions(images: slice, columns: Sequence[int]) -> Tensor:
             own, margin = decoded[images][:, columns], exist.weight[1] - exist.weight[0]
             read = [trace.of(images, columns) for trace in traces]
             return decoder.contributions(read, norm_gradient(norm, own, margin.expand_as(own)))
 
-        return cls(logits, states, grid, traces, Contributions(contributions, decoded.shape[1]))
+        adds = Contributions(contributions, decoded.shape[1])
+        return cls(logits, states, seen.grid, traces, adds, seen.arranged)
 
     @property
     def attention(self) -> Tensor | None:
@@ -203,20 +212,27 @@ class Queries:
         """The probability (B, q) that what is asked for is there."""
         return self.logits.softmax(-1)[..., 1]
 
+    def frontal_evidence(self, columns: Sequence[int]) -> Tensor:
+        """Return what each place in the frontal view adds to C queries' margins, (B, C, h w), of several views their sum."""
+        assert self.contributions is not None, "the queries were read without attention"
+        adds = self.contributions(columns)
+        return adds if self.arranged is None else self.arranged.in_frontal(adds)
+
     def maps(self, rule: MapRule, columns: Sequence[int], images: slice = slice(None)) -> Tensor:
         """Return where each of C queries finds what it asks for, (B, C, h, w), see `QueryConfig.map_rule`.
 
-        `contribution` and `gradient` are `on_one_scale`.
+        `contribution` and `gradient` are `on_one_scale`. Of studies, the maps of all their V images, (V, C, h, w).
         """
         assert self.contributions is not None, "the queries were read without attention"
         columns, present = list(columns), self.present.detach()[images]
         if not columns:
-            return present.new_zeros(len(present), 0, *self.grid)
+            return present.new_zeros(len(present) if self.arranged is None else len(self.arranged.study), 0, *self.grid)
         if rule == "attention":
             maps = torch.stack([trace.attention[images][:, :, columns].mean(1) for trace in self.traces]).mean(0)
         else:
             adds = self.contributions(columns, images) if rule == "contribution" else self._gradients(columns)[images]
             maps = on_one_scale(adds.detach(), present[:, columns])
+        maps = maps if self.arranged is None else self.arranged.apart(maps)
         return maps.view(*maps.shape[:2], *self.grid)
 
     def _gradients(self, columns: Sequence[int]) -> Tensor:
@@ -238,15 +254,27 @@ def _draw(found: Queries, rule: MapRule, columns: Sequence[int], image: int, som
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """What a method reads of B images at N locations.
+    """What a method reads of B images at N locations; or of B studies at N locations of their M views.
 
     Attributes:
         locations: (B, N, width), by stream.
-        grid: (h, w), h * w = N.
+        grid: (h, w) of an image.
+        arranged: where the images of the studies lie; None where each image is read by itself.
     """
 
     locations: Mapping[str, Tensor]
     grid: tuple[int, int]
+    arranged: Arranged | None = None
+
+    def real(self, per_image: int = 0) -> Tensor | None:
+        """Return which of so many parts of each image (0: its locations) are there, bool (B, n); None: all."""
+        return None if self.arranged is None else self.arranged.mask(per_image or self.grid[0] * self.grid[1])
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean (B, d) over locations that are there, of (B, N, d)."""
+        if (real := self.real()) is None:
+            return values.mean(1)
+        return (values * real[..., None]).sum(1) / real.sum(1, keepdim=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,12 +354,14 @@ class QueryGraph(nn.Module):
         return found.present, maps.view(*maps.shape[:2], *found.grid), self.method.places(output, EVERYTHING)
 
 
-class QueryMethod(AnswersAtOnce, HasEncoder, HasAttention, HasGraph, HasReleasedWeights, TellsPlaces, EmbedsReports):
+class QueryMethod(
+    ReadsViews, AnswersAtOnce, HasEncoder, HasAttention, HasGraph, HasReleasedWeights, TellsPlaces, EmbedsReports
+):
     """A method whose questions are the embedded texts of P pathologies and A anatomies.
 
     It encodes an image once, reads it with all of the vocabulary's queries and those of the open prompts, and answers
-    everything from that: a method only says how it encodes (`see`) and reads (`read_seen`), which of it are the pathologies'
-    queries (`pathology_queries`), and how it shares a finding out over anatomies (`places`).
+    everything from that: a method only says how it encodes (`see_each`) and reads (`read_seen`), which of it are the
+    pathologies' queries (`pathology_queries`), and how it shares a finding out over anatomies (`places`).
 
     Args:
         config: settings.
@@ -386,6 +416,9 @@ class QueryMethod(AnswersAtOnce, HasEncoder, HasAttention, HasGraph, HasReleased
             self.encoder = config.make_encoder(preprocessing.size)
             for part in self.make_parts(config, self.encoder.width):
                 initialize(part, config.init)
+        embedding = nn.Parameter(torch.zeros(len(config.views), config.width)) if config.views else None
+        self.view_embedding: nn.Parameter | None
+        self.register_parameter("view_embedding", embedding)
 
     @abstractmethod
     def make_parts(self, config: Any, features: int) -> tuple[nn.Module, ...]:
@@ -396,8 +429,43 @@ class QueryMethod(AnswersAtOnce, HasEncoder, HasAttention, HasGraph, HasReleased
         """
 
     @abstractmethod
-    def see(self, images: Tensor) -> Located:
-        """Encode images (B, 3, S, S): what is to be read of them."""
+    def see_each(self, images: Tensor) -> Located:
+        """Encode images (B, 3, S, S), each by itself: what is to be read of them."""
+
+    def see(self, images: Tensor, views: Views | None = None) -> Located:
+        """Encode images (V, 3, S, S): those of each study for its queries to read together, told apart by their kind.
+
+        Args:
+            images: B of them; or V, of B studies.
+            views: which are of one study; None: each image is one, and frontal.
+
+        Raises:
+            MedLIPError: the model was trained on no such views.
+        """
+        if views is not None:
+            self._require_views(views)
+        seen = self.see_each(images)
+        if self.view_embedding is None:
+            return seen
+        known = self.config.views
+        if views is None:
+            own = self.view_embedding[known.index("frontal") if "frontal" in known else 0]
+            return replace(seen, locations={stream: values + own for stream, values in seen.locations.items()})
+        arranged = Arranged.of(views, images.device)
+        own = self.view_embedding[of_kinds(views, known, images.device), None]
+        together = {stream: arranged.together(values + own) for stream, values in seen.locations.items()}
+        return replace(seen, locations=together, arranged=arranged)
+
+    def _require_views(self, views: Views) -> None:
+        if not self.config.views:
+            raise MedLIPError(
+                "this model reads image by image: it was not trained on several views of a study. Train with data.views=set."
+            )
+        if unknown := sorted({kind for kinds in views.studies for kind in kinds} - {*self.config.views}):
+            raise MedLIPError(
+                f"there is a view of the kind {unknown[0]!r}, and this model was trained on {', '.join(self.config.views)} "
+                "views alone. Leave it out."
+            )
 
     @abstractmethod
     def read_seen(self, seen: Located, need_attention: bool = True, asked: Tensor | None = None) -> Any:
@@ -410,9 +478,11 @@ class QueryMethod(AnswersAtOnce, HasEncoder, HasAttention, HasGraph, HasReleased
                 vocabulary's pathologies; each sees those and itself, and none changes what the others get.
         """
 
-    def forward(self, images: Tensor, need_attention: bool = True, asked: Tensor | None = None) -> Any:
-        """Encode and read images (B, 3, S, S), as `read_seen` says."""
-        return self.read_seen(self.see(images), need_attention, asked)
+    def forward(
+        self, images: Tensor, need_attention: bool = True, asked: Tensor | None = None, views: Views | None = None
+    ) -> Any:
+        """Encode images (B, 3, S, S), or those of studies, and read them, as `see` and `read_seen` say."""
+        return self.read_seen(self.see(images, views), need_attention, asked)
 
     @abstractmethod
     def pathology_queries(self, output: Any) -> Queries:
@@ -471,18 +541,19 @@ class QueryMethod(AnswersAtOnce, HasEncoder, HasAttention, HasGraph, HasReleased
         maps: WhichMaps = False,
         anatomies: bool = False,
         embeddings: bool = False,
+        views: Views | None = None,
     ) -> Answers:
-        """Return all that is wanted of images (B, 3, S, S), which are encoded and read once."""
+        """Return all that is wanted of images (B, 3, S, S), or those of studies, which are encoded and read once."""
         rule: MapRule = self.map_rule  # type: ignore[assignment]  # checked when it is chosen
         backwards = maps and bool(prompts) and rule == "gradient"  # then what was read, though not seen, is taken back
         with torch.inference_mode(not backwards):
             asked, columns = self.queries_for(prompts)
             with torch.no_grad():
-                seen = self.see(images.clone() if backwards else images)
+                seen = self.see(images.clone() if backwards else images, views)
             with torch.set_grad_enabled(backwards):
                 output = self.read_seen(seen, bool(maps), asked)
                 found = self.pathology_queries(output)
-                later = maps == "later" and not backwards
+                later = maps == "later" and not backwards and views is None
                 drawn = found.maps(rule, columns) if maps and not later else None
             with torch.no_grad():
                 return Answers(
@@ -594,19 +665,26 @@ class QueryMethod(AnswersAtOnce, HasEncoder, HasAttention, HasGraph, HasReleased
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of a batch; partners are drawn for each image by its seed."""
-        return self.loss_terms(batch.images, batch.facts, seeds=batch.seeds, host_facts=batch.host_facts)
+        return self.loss_terms(batch.images, batch.facts, seeds=batch.seeds, host_facts=batch.host_facts, views=batch.views)
 
     @abstractmethod
     def loss_terms(
-        self, images: Tensor, adjacency: Tensor, *, seeds: Tensor | None = None, host_facts: Tensor | None = None
+        self,
+        images: Tensor,
+        adjacency: Tensor,
+        *,
+        seeds: Tensor | None = None,
+        host_facts: Tensor | None = None,
+        views: Views | None = None,
     ) -> dict[str, Tensor]:
         """Return the named loss terms, unweighted.
 
         Args:
-            images: (B, 3, S, S).
+            images: (B, 3, S, S), or those of B studies.
             adjacency: (B, A, P): 1 present, 0 absent, -1 not mentioned, -2 to be ignored; left unchanged.
             seeds: int64 (B,) of what is drawn for each image; None: those that follow from the settings' seed.
             host_facts: the adjacency on the host, where it is elsewhere and the host is not to wait for it.
+            views: which images are of one study, as of `see`.
         """
 
     def present_queries(

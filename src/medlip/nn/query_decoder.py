@@ -85,7 +85,7 @@ class QueryDecoder(nn.Module, Recomputing):
         return Opening(*cast("DecoderLayer", self.layers[0]).ask(queries, mask), mask)
 
     def forward(
-        self, opening: Opening, locations: Tensor, *, need_attention: bool = False
+        self, opening: Opening, locations: Tensor, *, need_attention: bool = False, real: Tensor | None = None
     ) -> tuple[Tensor, tuple[LayerTrace, ...]]:
         """Decode.
 
@@ -93,6 +93,7 @@ class QueryDecoder(nn.Module, Recomputing):
             opening: of the queries, as `open` gives it.
             locations: (B, N, width).
             need_attention: also return how each layer read the locations; the states are the same either way.
+            real: (B, N) boolean, which locations are there to be read, one at least; None: all.
 
         Returns:
             States (B, q, width), before any final norm, and a trace of each layer, none where not asked for.
@@ -109,8 +110,9 @@ class QueryDecoder(nn.Module, Recomputing):
         states = opening.states.expand(batch, -1, -1)
         asks: Tensor | None = opening.asks.expand(batch, -1, -1, -1)
         traces: list[LayerTrace] = []
+        there = None if real is None else real[:, None, None]
         for layer, (keys, values) in zip(layers, keys_values, strict=True):
-            states, trace = layer(states, asks, opening.mask, keys, values, need_attention)
+            states, trace = layer(states, asks, opening.mask, keys, values, need_attention, there)
             traces += [trace] if trace is not None else []
             asks = None  # the first layer's were asked before any image was there
         return states, tuple(traces)
@@ -171,12 +173,19 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, states: Tensor, asks: Tensor | None, mask: Tensor | None, keys: Tensor, values: Tensor, need_attention: bool
+        self,
+        states: Tensor,
+        asks: Tensor | None,
+        mask: Tensor | None,
+        keys: Tensor,
+        values: Tensor,
+        need_attention: bool,
+        there: Tensor | None = None,
     ) -> tuple[Tensor, LayerTrace | None]:
         """Update states (B, q, width): `ask`, unless what they ask is given, then `read`."""
         if asks is None:
             states, asks = self.ask(states, mask)
-        return self.read(states, asks, keys, values, need_attention)
+        return self.read(states, asks, keys, values, need_attention, there)
 
     def ask(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Let queries look at one another: states (B, q, width), and what they ask (B, heads, q, width / heads)."""
@@ -184,10 +193,10 @@ class DecoderLayer(nn.Module):
         return states, self.cross_attention.ask(self.norm2(states))
 
     def read(
-        self, states: Tensor, asks: Tensor, keys: Tensor, values: Tensor, need_attention: bool
+        self, states: Tensor, asks: Tensor, keys: Tensor, values: Tensor, need_attention: bool, there: Tensor | None = None
     ) -> tuple[Tensor, LayerTrace | None]:
         """Update states (B, q, width) from keys and values (B, heads, N, width / heads) of the locations."""
-        read, attention = self.cross_attention.read(asks, keys, values, need_attention)
+        read, attention = self.cross_attention.read(asks, keys, values, need_attention, there)
         states = states + self.dropout(read)
         hidden = F.relu(self.linear1(self.norm3(states)))
         trace = None if attention is None else LayerTrace(attention, values, states, hidden)
@@ -222,9 +231,11 @@ class Attention(nn.Module):
         width = states.shape[-1]
         return self._split(F.linear(states, self.in_proj_weight[:width], self.in_proj_bias[:width]))
 
-    def read(self, asks: Tensor, keys: Tensor, values: Tensor, need_attention: bool) -> tuple[Tensor, Tensor | None]:
-        """Attend from what is asked to projected keys and values; weights are (B, heads, q, N)."""
-        return self._attend(asks, keys, values, None, need_attention)
+    def read(
+        self, asks: Tensor, keys: Tensor, values: Tensor, need_attention: bool, there: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend from what is asked to projected keys and values; weights are (B, heads, q, N), 0 where none is `there`."""
+        return self._attend(asks, keys, values, there, need_attention)
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, need_attention: bool = False

@@ -100,7 +100,8 @@ def dry_run(recipe: Recipe, store: Store, device: str = "auto") -> DryRun:
             notes.append(f"{recipe.first.recipe} on {recipe.first.data} comes first, and is not counted")
         planned, images = training.batches, settings.batch_size * ranks.num_processes
         assert isinstance(planned, TrainingBatches)
-        few = store.take(range(min(len(store), 2 * images)))
+        most = 1 if planned.studies is None else planned.studies.most
+        few = store.take(range(min(len(store), 2 * images * most)))
         training.batches, training.budget = training_batches(recipe, method, few, ranks), Steps(STEPS)
         clock = _Clock()
         training.run("dry run", [*([WeightAverage(method, settings.ema)] if settings.ema else []), clock])

@@ -21,11 +21,13 @@ from medlip.data.overlap import Fingerprints, fingerprint
 from medlip.data.prepare import SKIPPED, prepare
 from medlip.data.sources import open_source
 from medlip.data.store import Store
+from medlip.data.studies import Studies, contradictions, studies_of
 from medlip.data.supervision import Supervision, require_facts, require_masks, require_sentences, supervision
-from medlip.errors import MedLIPError
+from medlip.data.views import READ_FIRST, ViewKind
+from medlip.errors import MedLIPError, name_some
 from medlip.files import write_atomic, writing
 from medlip.methods import Method, build_method, save_method
-from medlip.methods.base import EmbedsReports, HasEncoder
+from medlip.methods.base import EmbedsReports, HasEncoder, ReadsViews, method_names, method_type
 from medlip.nn.batch_norm import synchronize_statistics
 from medlip.nn.device import resolve_device, why_not_compiled
 from medlip.nn.parameters import learned_parameters
@@ -127,6 +129,9 @@ def fit(
             start = start_from(method, origin)
             manifest["start"] = {"file": start.file, "sha256": start.sha256, "tensors": start.taken}
             notes.append(start.note)
+        validated = _validation(recipe, method, validation)
+        if validated is not None and validated[1] is not None:
+            notes += [f"validation: {note}" for note in validated[1].notes]
         if ranks.is_main_process:
             for note in notes:
                 print(f"note: {note}", file=sys.stderr)
@@ -159,7 +164,7 @@ def fit(
             if not resumes:
                 with writing(out / SEEN):
                     _seen(store, origin).save(out / SEEN)
-        validate = _validate(recipe, method, validation, log, average)
+        validate = _validate(recipe, method, validated, log, average)
         watching = [
             Finite(out / NOT_FINITE, settings.on_nan),
             balance,
@@ -250,8 +255,9 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
     """
     settings = recipe.training
     torch.manual_seed(settings.seed)
+    studies = _studies(recipe, store)
     method = build_method(
-        {"seed": settings.seed, **recipe.method},
+        {"seed": settings.seed, **recipe.method, **_kinds(recipe, studies)},
         recipe.make_vocabulary(),
         recipe.make_preprocessing(),
         lambda: (" ".join(sentences) for sentences in store.column("sentences")),
@@ -264,6 +270,8 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
     notes = [note for note in (str(LEARNED[method.learns_from](store)), _cut(method, store)) if note]
     if method.needs_masks:
         notes.append(require_masks(store))
+    if studies is not None:
+        notes += [*studies.notes, *_contradictions(recipe, store, studies)]
     batches = training_batches(recipe, method, store, ranks)
     steps = settings.epochs * len(batches)
     divided = settings.accumulate > 1 and method.divide(settings.accumulate)
@@ -314,7 +322,42 @@ def training_batches(recipe: Recipe, method: Method, store: Store, ranks: Accele
         rest=recipe.training.rest,
         on_device=recipe.training.augment_on == "device",
         pin=ranks.device.type == "cuda",
+        studies=_studies(recipe, store),
     )
+
+
+def _studies(recipe: Recipe, store: Store) -> Studies | None:
+    """Return what is read together; None where each image is read by itself."""
+    return studies_of(store, most=recipe.data.most_views) if recipe.data.views == "set" else None
+
+
+def _kinds(recipe: Recipe, studies: Studies | None) -> dict[str, tuple[ViewKind, ...]]:
+    """Return what a method must know of the views that it reads together; nothing where it reads image by image.
+
+    Raises:
+        MedLIPError: it reads one image at a time.
+    """
+    if studies is None:
+        return {}
+    name = str(recipe.method["name"])
+    if not issubclass(method_type(name), ReadsViews):
+        raise MedLIPError(
+            f"data.views=set: method {name!r} reads one image at a time. Set data.views=each, or take a method that reads "
+            f"the views of a study together: {', '.join(method_names(ReadsViews))}."
+        )
+    there = {kind for kinds in studies.kinds for kind in kinds}
+    return {"views": tuple(kind for kind in READ_FIRST if kind in there)}
+
+
+def _contradictions(recipe: Recipe, store: Store, studies: Studies) -> list[str]:
+    """Say where reports of one study contradict each other, and what becomes of it."""
+    found = contradictions(store, studies)
+    if not found:
+        return []
+    return [
+        f"in {len(found)} studies, reports contradict each other; what one calls present and another absent is uncertain "
+        f"(facts.uncertain={recipe.facts.uncertain}): {name_some(found)}"
+    ]
 
 
 def model_file(run: Path) -> Path:
@@ -354,16 +397,30 @@ def _encoder(method: Method) -> list[nn.Parameter]:
     return learned_parameters(method.encoder if isinstance(method, HasEncoder) else method)
 
 
-def _validate(
-    recipe: Recipe, method: Method, store: Store | None, log: Log, average: WeightAverage | None
-) -> Validate | None:
-    chosen = store.take(range(min(len(store), recipe.training.validation_images))) if store is not None else None
-    if not chosen:
+def _validation(recipe: Recipe, method: Method, store: Store | None) -> tuple[Store, Studies | None] | None:
+    """Return the images whose losses are measured after every epoch, and what of them is read together."""
+    count = recipe.training.validation_images
+    if store is None or not count:
         return None
-    facts = recipe.facts
+    if isinstance(method, ReadsViews) and method.views:
+        return store, studies_of(store, kinds=method.views, most=recipe.data.most_views).first(count)
+    return store.take(range(min(len(store), count))), None
+
+
+def _validate(
+    recipe: Recipe, method: Method, data: tuple[Store, Studies | None] | None, log: Log, average: WeightAverage | None
+) -> Validate | None:
+    if data is None or not len(data[0]):
+        return None
+    facts, (chosen, studies) = recipe.facts, data
     return Validate(
         lambda: evaluation_batches(
-            chosen, method.preprocessing, recipe.training.batch_size, uncertain=facts.uncertain, implied=facts.implied
+            chosen,
+            method.preprocessing,
+            recipe.training.batch_size,
+            uncertain=facts.uncertain,
+            implied=facts.implied,
+            studies=studies,
         ),
         log,
         average,

@@ -56,6 +56,18 @@ class FactsSection(_Section):
     implied: bool = False
 
 
+class DataSection(_Section):
+    """What of the studies is read.
+
+    Attributes:
+        views: `each` image by itself, with its study's report; or `set`: the views of a study together, its report once.
+        most_views: of a study that are read together: the first, frontal ones before lateral ones before others.
+    """
+
+    views: Literal["each", "set"] = "each"
+    most_views: int = Field(4, ge=1)
+
+
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -163,6 +175,7 @@ class Recipe(_Section):
         method: `name` of the method and its settings.
         image: the input.
         augment: settings of `medlip.images.augment.Augment`, without the size.
+        data: what of the studies is read.
         facts: what of the reports is learned from.
         training: the loop.
         first: a training that comes before; None for none.
@@ -172,6 +185,7 @@ class Recipe(_Section):
     method: dict[str, Any]
     image: ImageSection = ImageSection()
     augment: dict[str, Any] = {}
+    data: DataSection = DataSection()
     facts: FactsSection = FactsSection()
     training: TrainingSection = TrainingSection()
     first: FirstSection | None = None

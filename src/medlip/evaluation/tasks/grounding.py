@@ -11,7 +11,7 @@ nowhere and misses. Chance is the share of the image that the boxes cover: where
 
 Own less other: whether the map points right, less how often the maps of other patients with the same finding do in the
 same image. A method that names where the finding usually is, and looks at nothing, has 0. Regions are sampled at 256 pixels
-a side for it.
+a side for it. Frontal images are compared with frontal ones, and lateral with lateral; so it is with maps from memory.
 
 Pointing game from memory: that of one map a finding, which has seen no image: how often its regions cover each place in the
 training split, or where that has none, on phantoms.
@@ -35,9 +35,11 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
 from medlip.data.overlap import pseudonym
 from medlip.data.study import Box, Mask
+from medlip.data.views import ViewKind, read_as
 from medlip.errors import name_some
 from medlip.evaluation.cases import CASES, FINDINGS, Case, Choice, make_case, save_cases
 from medlip.evaluation.nulls import SampledRegion, StaticMaps, other_hits, relative_peak
@@ -77,11 +79,13 @@ class GroundingResult(TaskResult):
         threshold: of the scaled maps, for IoU and Dice; None where there was no case to choose it on.
         pointed_at: cases by what the pointing game was played on, "boxes" or "masks".
         compared_with: cases by what IoU and Dice are taken against.
+        per_view: the same by kind of view, where there are several.
     """
 
     threshold: float | None
     pointed_at: dict[str, int]
     compared_with: dict[str, int]
+    per_view: dict[str, ClassResult] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,7 @@ class GroundingCase:
         memory_hit: 1 where a map that has seen no image points right, else 0; NaN where there is none.
         peak: (row, column) of the map's maximum, as shares of height and width; None of a flat map.
         reach: what the pointing game is played on, sampled.
+        view: the kind of view that the image is.
         added: values of measures from outside, by name.
     """
 
@@ -128,6 +133,7 @@ class GroundingCase:
     memory_hit: float = np.nan
     peak: tuple[float, float] | None = None
     reach: SampledRegion | None = None
+    view: ViewKind = "frontal"
     added: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -200,6 +206,7 @@ class Grounding(Task):
         if answers.maps is None:
             return
         for row, record, maps in zip(batch.rows, batch.records, answers.maps, strict=True):
+            view = read_as(record.view)
             for region in self._regions(record):
                 heat = maps[batch.columns[region.prompt]].float().numpy()
                 case = grounding_case(
@@ -211,7 +218,8 @@ class Grounding(Task):
                     record.patient,
                     row=row,
                     prompt=region.prompt,
-                    memory=self.memory.of(region.finding) if self.memory else None,
+                    view=view,
+                    memory=self.memory.of(region.finding, view) if self.memory else None,
                     added=self.added,
                 )
                 if case is None:
@@ -351,6 +359,7 @@ def grounding_case(
     *,
     row: int = 0,
     prompt: str = "",
+    view: ViewKind = "frontal",
     memory: Array | None = None,
     added: Sequence[AddedMeasure] = (),
 ) -> GroundingCase | None:
@@ -365,6 +374,7 @@ def grounding_case(
         patient: whose image it is.
         row: of its image in the cohort.
         prompt: that asked for it.
+        view: the kind of view that the image is.
         memory: (h, w), where the finding usually is; None where that isn't known.
         added: measures from outside.
 
@@ -401,6 +411,7 @@ def grounding_case(
         heat=heat.astype(np.float32),
         row=row,
         prompt=prompt,
+        view=view,
         added={each.measure.name: float(each.function(large, target)) for each in added},
     )
 
@@ -435,7 +446,7 @@ def grounding_result(
         seed: of the bootstrap.
     """
     reported = np.asarray(reported, bool)
-    names = np.array([case.finding for case in cases])
+    names, views = np.array([case.finding for case in cases]), np.array([case.view for case in cases])
 
     def estimates(which: NDArray[np.bool_]) -> dict[str, Estimate]:
         own = [case for case, chosen in zip(cases, which, strict=True) if chosen]
@@ -450,6 +461,11 @@ def grounding_result(
         per_class={
             name: ClassResult(n=int((names == name).sum()), **estimates(names == name))
             for name in sorted(set(names.tolist()))
+        },
+        per_view={
+            view: ClassResult(n=int((views == view).sum()), **estimates(views == view))
+            for view in sorted(set(views.tolist()))
+            if (views != view).any()
         },
         threshold=number(threshold),
         threshold_rule=rule,
@@ -474,6 +490,7 @@ def _values(
             [case.patient for case in cases],
             [case.peak for case in cases],
             [case.reach for case in cases],
+            [case.view for case in cases],
         )
         return cases, np.array([case.hit for case in cases], float) - others
     return cases, np.array([case.values[name] for case in cases], float)

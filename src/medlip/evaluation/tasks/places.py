@@ -84,7 +84,10 @@ class Places(Task):
 
     def __init__(self, cohort: Cohort, questions: Questions, options: EvaluationOptions) -> None:
         super().__init__(cohort, questions, options)
-        self.stated = stated_places(cohort.facts, cohort.vocabulary)
+        of_studies = stated_places(cohort.study_facts, cohort.vocabulary)
+        self.stated: list[Mapping[str, frozenset[str]]] = [{}] * len(cohort)
+        for rows, found in zip(cohort.studies, of_studies, strict=True):
+            self.stated[rows[0]] = found  # once, of a study whose views are read together
         self.findings = sorted({name for found in self.stated for name in found})
         self.candidates = sorted({place for found in self.stated for places in found.values() for place in places})
         self.needs = Needs(anatomies=bool(self.findings))

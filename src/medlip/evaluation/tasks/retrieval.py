@@ -41,7 +41,7 @@ from medlip.metrics import (
 from medlip.parallel import track
 
 if TYPE_CHECKING:
-    from medlip.data.store import Record, Store
+    from medlip.data.store import Record
     from medlip.methods.base import Answers, Method
 
 RECALLS = (1, 5, 10)
@@ -96,7 +96,7 @@ class Retrieval(Task):
             MedLIPError: there are fewer than two reports, or fewer than the pool is to have.
         """
         super().__init__(cohort, questions, options)
-        self.drawn, self.unreported = _draw_pool(cohort.store, options.pool, options.seed)
+        self.drawn, self.unreported = _draw_pool(cohort, options.pool, options.seed)
         self.scores = np.empty((len(cohort), len(questions.classes)))
         self._in_pool = frozenset(self.drawn.images)
         self.vectors: list[Vectors] = []
@@ -145,16 +145,17 @@ class Retrieval(Task):
             MedLIPError: a vector or a score is not finite; names its image, report or class.
         """
         names, labels = list(self.questions.classes), self._labels
-        Predictions(self.cohort.ids, self.cohort.patients, names, self.scores, labels)  # refuses what is not finite
+        rows = self.cohort.of_studies(range(len(self.cohort)))
+        ids, patients = self.cohort.of_studies(self.cohort.ids), self.cohort.of_studies(self.cohort.patients)
+        scores = self.scores[rows]
+        Predictions(ids, patients, names, scores, labels)  # refuses what is not finite
         resamples, seed = self.options.resamples, self.options.seed
         estimates = {
             name: estimate
             for way, ranked in self._ranked().items()
             for name, estimate in _recalls(way, ranked, resamples, seed).items()
         }
-        precisions = (
-            precision_result(names, self.scores, labels, self.cohort.patients, resamples, seed) if names else Precisions()
-        )
+        precisions = precision_result(names, scores, labels, patients, resamples, seed) if names else Precisions()
         return RetrievalResult(
             **estimates,
             **precisions.macro,
@@ -213,7 +214,7 @@ class Retrieval(Task):
 
     @property
     def _labels(self) -> Array:
-        return label_matrix(self.cohort.labels, list(self.questions.classes))
+        return label_matrix(self.cohort.study_labels, list(self.questions.classes))
 
     def _ranked(self) -> dict[str, _Ranked]:
         """Rank reports for every image and images for every report, once."""
@@ -321,8 +322,12 @@ class _Pool:
     image_patients: list[str]
 
 
-def _draw_pool(store: Store, pool: int | None, seed: int) -> tuple[_Pool, int]:
-    """Draw studies with a report, and count the images whose study has none; the order of the store plays no part."""
+def _draw_pool(cohort: Cohort, pool: int | None, seed: int) -> tuple[_Pool, int]:
+    """Draw studies with a report, and count the images whose study has none; the order of the store plays no part.
+
+    Of a study whose views are read together, the first image stands for all.
+    """
+    store, counted = cohort.store, cohort.of_studies(range(len(cohort)))
     studies = list(zip(store.column("source"), store.column("study"), strict=True))
     patients, sentences = store.column("patient"), store.column("sentences")
     reports = {study: text for study, text in zip(studies, sentences, strict=True) if text}
@@ -340,7 +345,7 @@ def _draw_pool(store: Store, pool: int | None, seed: int) -> tuple[_Pool, int]:
     index = {text: i for i, text in enumerate(texts)}
     text_of_study = {study: index[reports[study]] for study in chosen}
     patient_of_study = dict(zip(studies, patients, strict=True))
-    images = [row for row, study in enumerate(studies) if study in text_of_study]
+    images = [row for row in counted if studies[row] in text_of_study]
     return _Pool(
         texts,
         np.array([text_of_study[study] for study in chosen]),
@@ -348,7 +353,7 @@ def _draw_pool(store: Store, pool: int | None, seed: int) -> tuple[_Pool, int]:
         images,
         np.array([text_of_study[studies[row]] for row in images]),
         [patients[row] for row in images],
-    ), sum(study not in reports for study in studies)
+    ), sum(studies[row] not in reports for row in counted)
 
 
 @dataclass(frozen=True, slots=True)

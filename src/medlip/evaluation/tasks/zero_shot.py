@@ -107,12 +107,27 @@ class ZeroShot(Task):
 
     def __init__(self, cohort: Cohort, questions: Questions, options: EvaluationOptions) -> None:
         super().__init__(cohort, questions, options)
-        self.scores = np.empty((len(cohort), len(questions.classes)))
+        self.of_images = np.empty((len(cohort), len(questions.classes)))
+
+    @property
+    def scores(self) -> Array:
+        """What the method gives, (N, C): of every image, or once of each study whose views are read together."""
+        return self.of_images[self.cohort.of_studies(range(len(self.cohort)))]
 
     @property
     def labels(self) -> Array:
         """What the data says of each class, (N, C): 1, 0, or NaN for unknown."""
-        return label_matrix(self.cohort.labels, list(self.questions.classes))
+        return label_matrix(self.cohort.study_labels, list(self.questions.classes))
+
+    @property
+    def patients(self) -> list[str]:
+        """Whose they are, (N,)."""
+        return self.cohort.of_studies(self.cohort.patients)
+
+    @property
+    def attributes(self) -> dict[str, list[str]]:
+        """Sex, age and view, (N,) each."""
+        return {name: self.cohort.of_studies(values) for name, values in self.cohort.attributes.items()}
 
     def prompts(self, records: Sequence[Record]) -> Iterable[str]:
         """Return the prompts of all classes, always: what an image gets may not depend on its neighbours."""
@@ -121,7 +136,7 @@ class ZeroShot(Task):
     def update(self, batch: ImageBatch, answers: Answers) -> None:
         """Keep the scores."""
         columns = batch.columns_of(self.questions.classes.values())
-        self.scores[batch.rows.start : batch.rows.stop] = answers.scores.float().numpy()[:, columns]
+        self.of_images[batch.rows.start : batch.rows.stop] = answers.scores.float().numpy()[:, columns]
 
     def predictions(self) -> Predictions:
         """Return the scores with what they are scores of, patients told apart but not named.
@@ -129,29 +144,28 @@ class ZeroShot(Task):
         Raises:
             MedLIPError: a score is not finite; names its image and class.
         """
-        cohort = self.cohort
-        patients = [pseudonym(patient) for patient in cohort.patients]
-        return Predictions(cohort.ids, patients, list(self.questions.classes), self.scores, self.labels, cohort.attributes)
+        ids, patients = self.cohort.of_studies(self.cohort.ids), [pseudonym(patient) for patient in self.patients]
+        return Predictions(ids, patients, list(self.questions.classes), self.scores, self.labels, self.attributes)
 
     def result(self, tuned_on: Self | None, rule: str) -> ZeroShotResult | None:
         """Return the numbers; None where the data labels nothing that is asked for."""
         if not self.questions.classes:
             return None
         self.predictions()  # refuses what is not finite
-        labels, patients = self.labels, self.cohort.patients
+        scores, labels, patients = self.scores, self.labels, self.patients
         if tuned_on is not None:
             tuned_on.predictions()
             tuning = Tuning(tuned_on.scores, tuned_on.labels, np.ones(len(labels), bool), rule)
         else:
             half = seeded_half(patients, self.options.seed)
-            tuning = Tuning(self.scores[half], labels[half], ~half, rule)
+            tuning = Tuning(scores[half], labels[half], ~half, rule)
         return zero_shot_result(
             list(self.questions.classes),
-            self.scores,
+            scores,
             labels,
             patients,
             tuning,
-            self.cohort.attributes,
+            self.attributes,
             resamples=self.options.resamples,
             seed=self.options.seed,
         )
