@@ -39,6 +39,7 @@ def predict_all(
     strict: bool = False,
     batch_size: int = BATCH,
     workers: int = 0,
+    views: Sequence[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield what `medlip predict --json` prints of each image: its reading as plain data, or {"image", "error"}.
 
@@ -55,14 +56,19 @@ def predict_all(
         strict: leave out images that there are doubts about.
         batch_size: images that are encoded at a time.
         workers: processes that decode files; 0 for none beside this one.
+        views: what the images are, which are then the views of one study and read together; None: each by itself.
 
     Raises:
-        MedLIPError: a question can't be answered.
+        MedLIPError: a question can't be answered; or as of `Reader.read_study`.
     """
     files = MapFolder(out) if out is not None and maps != "none" else None
-    readings = reader.read_many(
-        images, ask, batch_size=batch_size, workers=workers, strict=strict, places_above=places_above
-    )
+    readings: Iterable[Reading | NotRead]
+    if views is not None:
+        readings = reader.read_study(list(images), ask, views=views, places_above=places_above)
+    else:
+        readings = reader.read_many(
+            images, ask, batch_size=batch_size, workers=workers, strict=strict, places_above=places_above
+        )
     with ScoreTable(table, reader, ask) as scores:
         for reading in readings:
             scores.add(reading)

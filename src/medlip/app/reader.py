@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from medlip.app.judge import Judge
 from medlip.app.reading import AnatomyProbability, CalibratedOn, Look, ModelIdentity, NotRead, Reading
 from medlip.concepts import Vocabulary
+from medlip.data.views import ViewKind, Views, kind_of, read_as, view_of
 from medlip.errors import MedLIPError
 from medlip.images import XRay, read_xray
 from medlip.methods import Method
-from medlip.methods.base import Answers, EmbedsReports
+from medlip.methods.base import Answers, EmbedsReports, ReadsViews
 from medlip.parallel import outcomes
 from medlip.training import load_run
 from medlip.training.load import CALIBRATION
@@ -144,6 +145,66 @@ class Reader:
             raise MedLIPError(_refused(reading))
         return reading
 
+    def read_study(
+        self,
+        images: Sequence[Source],
+        ask: str | Sequence[str] = (),
+        *,
+        views: Sequence[str] | None = None,
+        normal: bool = False,
+        places_above: float = PLACES_ABOVE,
+    ) -> list[Reading]:
+        """Read the views of one study together: probabilities and places are the study's, and maps each image's own.
+
+        An image that can't be read, or is of a view that the model was not trained on, is left out, and the others' notes
+        say so.
+
+        Args:
+            images: as for `read`.
+            ask: as for `read`.
+            views: what each of them is, "PA", "lateral" …; None or "": as its file says, else frontal.
+            normal: as for `read`.
+            places_above: as for `read`.
+
+        Returns:
+            A reading of each image that was read.
+
+        Raises:
+            MedLIPError: the model reads image by image, no image is left, a view is no known word, there are not as many
+                views as images, or as of `read`.
+        """
+        known = self.method.views if isinstance(self.method, ReadsViews) else ()
+        if not known:
+            raise MedLIPError(
+                f"{self.model.name}: this model reads image by image. Read each by itself, or train one that reads the "
+                "views of a study together, with data.views=set."
+            )
+        if views is not None and len(views) != len(images):
+            raise MedLIPError(f"{len(views)} views for {len(images)} images: name one for each.")
+        for word in views or ():
+            _kind(word)
+        read: list[tuple[str, XRay, ViewKind]] = []
+        notes: list[str] = []
+        for image, word in zip(images, views or [""] * len(images), strict=True):
+            name = _name(image)
+            try:
+                xray = _decode(image)
+                kind = _kind(word or xray.view)
+                if kind not in known:
+                    raise MedLIPError(
+                        f"it shows another view ({kind}), and the model was trained on {', '.join(known)} views alone."
+                    )
+                read.append((name, xray, kind))
+                if not (word or xray.view):
+                    notes.append(f"{name or 'an image'}: nothing says which view it is, so it is read as frontal")
+            except MedLIPError as error:
+                notes.append(f"left out of the study: {f'{name}: ' if name not in str(error) else ''}{error}")
+        if not read:
+            raise MedLIPError(" ".join(["the study has no view that can be read: give one.", *notes]))
+        names, xrays, kinds = zip(*read, strict=True)
+        asks = [_questions(ask)] * len(read)
+        return list(self._read(names, xrays, asks, normal, places_above, Views((kinds,)), notes))
+
     def read_together(self, xrays: Sequence[XRay], asks: Sequence[Sequence[str]]) -> list[Reading]:
         """Read X-rays at once, each with questions of its own: what `read` gives of each, in less time.
 
@@ -214,6 +275,8 @@ class Reader:
         asks: Sequence[Sequence[str]],
         normal: bool,
         places_above: float,
+        views: Views | None = None,
+        notes: Sequence[str] = (),
     ) -> Iterator[Reading]:
         """Read a batch: every image is encoded once, for all that is asked of it and for its maps."""
         if not xrays:
@@ -222,8 +285,12 @@ class Reader:
         prompts = tuple(dict.fromkeys(chain((pathology.name for pathology in pathologies), *asks)))
         images = self.method.preprocessing.of_images(xray.pixels for xray in xrays).to(self.method.device)
         with torch.inference_mode():
-            answers = self.method.answer(images, prompts, maps="later", anatomies=True)
-        look = Look(self.method, images, prompts, answers)
+            if views is None:
+                answers = self.method.answer(images, prompts, maps="later", anatomies=True)
+            else:
+                together = cast("ReadsViews", self.method).answer(images, prompts, maps=True, anatomies=True, views=views)
+                answers = together.of_images(views.counts)
+        look = Look(self.method, images, prompts, answers, views)
         unsided = self._judge.notes if answers.anatomies is not None else ()
         lost = {ask: tuple(self._lost(ask)) for ask in map(tuple, asks)}
         for row, (scored, places) in enumerate(
@@ -241,7 +308,7 @@ class Reader:
                 xray=xrays[row],
                 findings=tuple(findings),
                 asked=tuple(self._judge.question(text, scores[text]) for text in asks[row]),
-                notes=(*xrays[row].notes, *lost[tuple(asks[row])], *unsided),
+                notes=(*xrays[row].notes, *notes, *lost[tuple(asks[row])], *unsided),
                 places_above=None if answers.anatomies is None else places_above,
                 calibrated=self._judge.calibrated_on,
                 model=self.model,
@@ -282,6 +349,12 @@ def _refuse_doubted(read: Reading | NotRead) -> Reading | NotRead:
 
 def _refused(reading: Reading) -> str:
     return f"{reading.image or 'the image'}: refused: {'; '.join(reading.doubts)}. Read it without strict, with a warning."
+
+
+def _kind(word: str) -> ViewKind:
+    if not kind_of(view := view_of(word)):
+        raise MedLIPError(f"the view {word!r} is not a known word. Write PA, AP or lateral.")
+    return read_as(view)
 
 
 def _name(image: Source) -> str:

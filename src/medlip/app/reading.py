@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from PIL.Image import Image
 
+    from medlip.data.views import Views
     from medlip.evaluation.calibration import Appearance
+    from medlip.methods.base import ReadsViews
 
 MapScale = Literal["absolute", "relative"]
 """What colours of a map stand for: probabilities, or the lowest and the highest place of this map alone."""
@@ -147,13 +149,15 @@ class Look:
         method: which looked.
         images: (B, 3, S, S), as the method takes them.
         prompts: what it was asked: the vocabulary's pathologies in their order, then the questions.
-        answers: what it answered.
+        answers: what it answered, by image.
+        views: which of the images are of one study; None where each was read by itself.
     """
 
     method: Method
     images: torch.Tensor
     prompts: tuple[str, ...]
     answers: Answers
+    views: Views | None = None
 
     def maps(self, image: int, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return where one of the images shows each text, (n, h, w); it is seen again for texts not asked before."""
@@ -163,7 +167,11 @@ class Look:
         maps = self.answers.maps_of(image, [columns[prompt] for prompt in prompts]) if known else None
         if maps is None:
             with torch.inference_mode():
-                maps = self.method.localise(self.images[image : image + 1], prompts)[0]
+                if self.views is None:
+                    maps = self.method.localise(self.images[image : image + 1], prompts)[0]
+                else:
+                    again = cast("ReadsViews", self.method).answer(self.images, prompts, maps=True, views=self.views)
+                    maps = cast("torch.Tensor", again.maps)[image]
         return np.asarray(maps.float().cpu(), np.float32)
 
     def _prompt(self, text: str) -> str:

@@ -28,6 +28,7 @@ from medlip.evaluation.selection import (
     EvaluationOptions,
     Questions,
     canonical_prompts,
+    cohort_of,
     label_matrix,
     resolve_prompts,
     select_split,
@@ -37,6 +38,7 @@ from medlip.evaluation.tasks.places import Places, places_result
 from medlip.evaluation.tasks.zero_shot import ZeroShot
 from medlip.files import write_atomic
 from medlip.images.frontal import appearance
+from medlip.methods.base import ReadsViews
 from medlip.metrics import Array, Estimate, brier, calibration_error, mean_estimate
 from medlip.metrics.recalibration import Kind, OperatingCurve, Recalibration, fit
 
@@ -284,7 +286,7 @@ def calibrate(
     name = split or ("val" if "val" in splits else "test")
     part = select_split(store, name, splits)
     training = Cohort(store.select("train"), method.vocabulary) if "train" in splits and name != "train" else None
-    cohort = Cohort(part, method.vocabulary, training)
+    cohort = cohort_of(part, method.vocabulary, method.views if isinstance(method, ReadsViews) else (), training)
     abnormal = {pathology.name for pathology in method.vocabulary.pathologies if pathology.kind == "abnormal"}
     labelled = _labels(cohort, abnormal)
     truth = truth or ("labels" if labelled else "reports")
@@ -302,7 +304,7 @@ def calibrate(
         ask_all(method, cohort, [scored, placed, looks], options, "calibrating")
     scored.predictions()  # refuses what is not finite
     at = at or OperatingPoint(measure="specificity", value=0.9)
-    patients = np.asarray(cohort.patients)
+    patients = np.asarray(scored.patients)
     folds = _folds(patients, seed)
     places = places_result(placed.placed, seed=seed).estimates if placed.placed else {}
     findings = {
@@ -320,7 +322,7 @@ def calibrate(
         data=part.hash,
         sources=tuple(sorted({*cohort.store.column("source")})),
         split=name,
-        images=len(cohort),
+        images=len(cohort.studies),
         patients=len(set(cohort.patients)),
         truth=truth,
         rule=_TRUTHS[truth],
@@ -424,7 +426,7 @@ def _labels(cohort: Cohort, abnormal: set[str]) -> dict[str, Array]:
     """Return the labels of each pathology that the data labels, (N,), by its own name."""
     names = sorted({name for labels in cohort.labels for name in labels})
     canonical = canonical_prompts(resolve_prompts(names, None, cohort.vocabulary), cohort.vocabulary)
-    matrix = label_matrix(cohort.labels, list(canonical))
+    matrix = label_matrix(cohort.study_labels, list(canonical))
     found: dict[str, Array] = {}
     for column, pathology in enumerate(canonical.values()):
         if pathology in abnormal and not np.isnan(matrix[:, column]).all():
@@ -435,9 +437,9 @@ def _labels(cohort: Cohort, abnormal: set[str]) -> dict[str, Array]:
 def _stated(cohort: Cohort, abnormal: set[str]) -> dict[str, Array]:
     """Return what reports state of each abnormal pathology that any of them mentions, (N,)."""
     names = sorted({fact.pathology for facts in cohort.facts for fact in facts} & abnormal)
-    reports = cohort.store.column("report")
-    found = {name: np.full(len(cohort), np.nan) for name in names}
-    for row, (facts, report) in enumerate(zip(cohort.facts, reports, strict=True)):
+    reports = cohort.of_studies(cohort.store.column("report"))
+    found = {name: np.full(len(reports), np.nan) for name in names}
+    for row, (facts, report) in enumerate(zip(cohort.study_facts, reports, strict=True)):
         if report or facts:
             for name in names:
                 found[name][row] = _of_one(facts, name)

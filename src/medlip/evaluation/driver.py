@@ -227,20 +227,15 @@ def _ask(method: Method, images: Tensor, prompts: Sequence[str], needs: Needs, v
     """
     wanted = {"maps": needs.maps, "anatomies": needs.anatomies, "embeddings": needs.embeddings}
     if views is not None:
-        answers = cast("ReadsViews", method).answer(images, prompts, **wanted, views=views)
+        answers = cast("ReadsViews", method).answer(images, prompts, **wanted, views=views).of_images(views.counts)
     elif prompts:
         answers = method.answer(images, prompts, **wanted)
     else:
         embeddings = method.embed_images(images) if needs.embeddings and isinstance(method, EmbedsReports) else None
         answers = Answers(images.new_zeros(len(images), 0), embeddings=embeddings)
-    counts = torch.tensor([1] * len(images) if views is None else views.counts)
-
-    def of_images(of_studies: Tensor | None) -> Tensor | None:
-        return None if of_studies is None else of_studies.cpu().repeat_interleave(counts, 0)
-
-    maps = None if answers.maps is None else answers.maps.cpu()
-    scores = answers.scores.cpu().repeat_interleave(counts, 0)
-    return Answers(scores, maps, of_images(answers.anatomies), of_images(answers.embeddings))
+    parts = (answers.maps, answers.anatomies, answers.embeddings)
+    maps, anatomies, embeddings = (None if part is None else part.cpu() for part in parts)
+    return Answers(answers.scores.cpu(), maps, anatomies, embeddings)
 
 
 def _needs(side: Iterable[Task]) -> Needs:

@@ -223,19 +223,24 @@ def select(store: Store, options: EvaluationOptions, vocabulary: Vocabulary, kin
     if options.images is not None:
         part = select_listed(part, options.images, split)
     training = Cohort(store.select("train"), vocabulary) if "train" in splits and split not in ("train", "all") else None
-    evaluated = _cohort(part, vocabulary, kinds, training)
+    evaluated = cohort_of(part, vocabulary, kinds, training)
     if options.on_reported:
         return Selection(split, evaluated, evaluated, ON_REPORTED)
     if options.validation is not None:
-        tuning, rule = _cohort(options.validation, vocabulary, kinds), "the validation data that was given"
+        tuning, rule = cohort_of(options.validation, vocabulary, kinds), "the validation data that was given"
     elif split not in ("val", "all") and "val" in splits:
-        tuning, rule = _cohort(select_split(store, "val", splits), vocabulary, kinds), "the split val"
+        tuning, rule = cohort_of(select_split(store, "val", splits), vocabulary, kinds), "the split val"
     else:
         return Selection(split, evaluated, None, HALF)
     return Selection(split, evaluated, tuning, rule)
 
 
-def _cohort(store: Store, vocabulary: Vocabulary, kinds: Collection[ViewKind], training: Cohort | None = None) -> Cohort:
+def cohort_of(store: Store, vocabulary: Vocabulary, kinds: Collection[ViewKind], training: Cohort | None = None) -> Cohort:
+    """Return the images of a store, by study where views of such kinds are read together; others are left out.
+
+    Raises:
+        MedLIPError: no study has such a view.
+    """
     if not kinds:
         return Cohort(store, vocabulary, training)
     part, together = studies_of(store, kinds=kinds).alone(store)

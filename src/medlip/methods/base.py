@@ -66,6 +66,19 @@ class Answers:
             return self.maps[image, list(columns)]
         return None if self.draw is None else self.draw(image, columns)
 
+    def of_images(self, counts: Sequence[int]) -> Answers:
+        """Return answers about studies of so many images each by image: what is said of a study stands beside each of them.
+
+        Maps, which are of images already, stay.
+        """
+        counted = torch.tensor(counts, device=self.scores.device)
+
+        def repeated(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.repeat_interleave(counted, 0)
+
+        scores = self.scores.repeat_interleave(counted, 0)
+        return Answers(scores, self.maps, repeated(self.anatomies), repeated(self.embeddings))
+
 
 Pass = Callable[[], Sequence[Tensor]]
 

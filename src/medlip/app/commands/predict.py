@@ -44,6 +44,14 @@ def predict(
     table: Annotated[
         Path | None, typer.Option("--table", help="CSV file for probabilities, a row per image.", metavar="FILE")
     ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            "--study",
+            help="Read the images together, as one study: what each is, in order, such as PA,lateral.",
+            metavar="VIEWS",
+        ),
+    ] = None,
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="Print one JSON document per image, as soon as it is read.")
     ] = False,
@@ -86,6 +94,8 @@ def predict(
         raise typer.BadParameter("--json prints one document and --jsonl one per image: choose one of them.")
     if maps == "npz" and out is None:
         raise typer.BadParameter("--maps npz needs a folder for them: give --out DIR.")
+    if study is not None and strict:
+        raise typer.BadParameter("--study reads lateral views, which --strict refuses: choose one of them.")
     reader = Reader.open(run, device, at=at, text_bank=text_bank, text_encoder=text_encoder)
     found = ImageArguments(images)
     every = iter(found)
@@ -105,6 +115,7 @@ def predict(
         strict=strict,
         batch_size=batch,
         workers=workers,
+        views=None if study is None else [view.strip() for view in study.split(",")],
     )
     if as_json or not sys.stdout.isatty():  # results that scroll by are progress themselves
         entries = track(entries, "reading images", len(first) if few else found.count)
