@@ -262,10 +262,9 @@ class TrainingBatches:
         return _Sample(rows, kinds, torch.from_numpy(pixels), matrix, record, shape)
 
     def _square(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        square = (self.side, self.side)
-        return (
-            pixels if pixels.shape == square else np.array(Image.fromarray(pixels).resize(square, Image.Resampling.BILINEAR))
-        )
+        if pixels.shape == (square := (self.side, self.side)):
+            return pixels
+        return np.array(Image.fromarray(pixels).resize(square, Image.Resampling.BILINEAR))
 
     def _batch(self, samples: Sequence[_Sample], epoch: int, shares: Sequence[int]) -> Batch:
         seeds = [(self.seed << 64) + (epoch << 32) + row for sample in samples for row in sample.rows]

@@ -304,11 +304,11 @@ def calibrate(
         ask_all(method, cohort, [scored, placed, looks], options, "calibrating")
     scored.predictions()  # refuses what is not finite
     at = at or OperatingPoint(measure="specificity", value=0.9)
-    patients = np.asarray(scored.patients)
+    scores, patients = scored.scores, np.asarray(scored.patients)
     folds = _folds(patients, seed)
     places = places_result(placed.placed, seed=seed).estimates if placed.placed else {}
     findings = {
-        finding: _calibrated(_Cases(scored.scores[:, c], known[finding], patients, folds), kind, at, seed)
+        finding: _calibrated(_Cases(scores[:, c], known[finding], patients, folds), kind, at, seed)
         for c, finding in enumerate(known)
     }
     for finding in sorted({case.finding for case in placed.placed}):
