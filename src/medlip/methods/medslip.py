@@ -183,7 +183,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
                 decoder,
                 self.norm,
                 cast("nn.Linear", self.exist[stream]),
-                self.opening(stream, decoder, len(seen.locations[stream]), asked),
+                self.opening(stream, decoder, seen.locations[stream].shape[0], asked),
                 seen,
                 stream,
                 dropout=self.dropout,
