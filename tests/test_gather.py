@@ -47,6 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "medslip cosine": {**CONVOLUTIONS, "contrast_normalize": True, "negatives": 60, "contrast_stop_gradient": True},
     "medslip scaled": {**CONVOLUTIONS, "prototype": "off", "icl": "scaled", "unmentioned": 0.3, "gate": "normalized"},
     "medlip": CONVOLUTIONS,
+    "medlip apart": {**CONVOLUTIONS, "erase": "side", "positions": True, "pooled": 0.5},
     "convirt": CONVOLUTIONS,
     "convirt patches": PATCHES,
     "gloria": PATCHES,
@@ -105,7 +106,7 @@ def learn(name: str, rows: slice) -> Result:
     losses = model.losses(batch_of(rows))
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     gradients = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
-    statistics = {key: value for key, value in model.named_buffers() if "running" in key}
+    statistics = {key: value for key, value in model.named_buffers() if "running" in key or "erase" in key}
     return {"losses": {key: loss.detach() for key, loss in losses.items()}, "gradients": gradients, "statistics": statistics}
 
 

@@ -231,8 +231,7 @@ class MedLIP(MeDSLIP, MatchesSentences, ShowsSamples):
             views: likewise.
         """
         seen = self.see(images, views)
-        output = self.read_seen(seen, need_attention=False)
-        terms = self.terms_of(output, adjacency, {}, seeds=seeds, host_facts=host_facts)
+        terms = self.terms_of(seen, adjacency, {}, seeds=seeds, host_facts=host_facts)
         encoded = self.text(reports)
         places = self.shared(seen)
         with torch.autocast(images.device.type, enabled=False):  # losses are small, and exact
@@ -254,7 +253,7 @@ class MedLIP(MeDSLIP, MatchesSentences, ShowsSamples):
 
     def shared(self, seen: Located) -> Tensor:
         """Return locations (B, N, d) in the space that images and words share, of what both streams see."""
-        return upcast(self.share(torch.cat([seen.locations["pathology"], seen.locations["anatomy"]], -1)))
+        return upcast(self.share(torch.cat([*self.erased(seen).locations.values()], -1)))
 
     def patch_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         """Return the patches along each side of an image with such a grid of locations."""

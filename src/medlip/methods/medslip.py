@@ -7,7 +7,7 @@ L = L_exist + alpha * L_ProtoCL + beta * L_ICL.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -20,9 +20,10 @@ from medlip.methods.base import BenchSettings, HasReference, HasStreams, Pass, r
 from medlip.methods.queries import EVERYTHING, Located, PresentQueries, Queries, QueryConfig, QueryMethod
 from medlip.methods.released import RELEASED_BACKBONE, released_decoder
 from medlip.nn.disentangler import Disentangler, Gate
-from medlip.nn.place_field import PlaceField
+from medlip.nn.erasure import Erasure
+from medlip.nn.place_field import HARMONICS, PlaceField, waves
 from medlip.nn.query_decoder import QueryDecoder
-from medlip.reports.facts import NOT_MENTIONED
+from medlip.reports.facts import IGNORED, NOT_MENTIONED
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 STREAMS = ("pathology", "anatomy")
+SIDES = ("left", "right", None)
 RARE = -4.0  # the logit that a pair starts from: few of thousands are there
 
 
@@ -48,6 +50,10 @@ class MeDSLIPConfig(QueryConfig):
         icl_unmentioned: weight of unmentioned pairs with `scaled` and `tied`.
         anatomy_existence: weight of the anatomies' L_exist beside that of the pathologies; 1 as published.
         beta: weight of ICL.
+        erase: what is taken out of a stream, linearly and with the least change, see `Erasure`: `side` takes the side of
+            each finding, given that finding, out of the pathology stream.
+        positions: let the anatomy stream know where in the image each location lies.
+        pooled: weight of L_exist as a linear layer tells it from the mean over locations of each stream; 0 leaves it out.
     """
 
     gate: Gate = "linear"
@@ -56,6 +62,9 @@ class MeDSLIPConfig(QueryConfig):
     icl_unmentioned: float = Field(1.0, ge=0)
     anatomy_existence: float = Field(1.0, ge=0)
     beta: float = Field(1.0, ge=0)
+    erase: Literal["off", "side"] = "off"
+    positions: bool = False
+    pooled: float = Field(0.0, ge=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,23 +169,36 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         self.register_parameter("pair_bias", bias)
         self.field: PlaceField | None
         self.register_module("field", PlaceField(self.text_width) if config.icl == "tied" else None)
+        self.erase: Erasure | None
+        self.register_module("erase", Erasure(width, len(self.vocabulary.pathologies)) if config.erase == "side" else None)
+        sides = torch.tensor([SIDES.index(anatomy.side) for anatomy in self.vocabulary.anatomies])
+        self.register_buffer("sides", F.one_hot(sides, len(SIDES)), persistent=False)
+        self.position: nn.Linear | None
+        self.tell: nn.ModuleDict | None
+        with torch.random.fork_rng(devices=[]):  # other weights are the same without
+            self.register_module("position", nn.Linear(HARMONICS**2, features) if config.positions else None)
+            tell = {stream: nn.Linear(width, 2 * len(self.texts(stream))) for stream in STREAMS} if config.pooled else None
+            self.register_module("tell", nn.ModuleDict(tell) if tell else None)
         return self.disentangler, self.project, self.embed, self.decode, self.exist, contrast
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
-        """L_exist at 1 (of anatomies at `anatomy_existence`), ProtoCL at alpha, ICL at beta."""
+        """L_exist at 1 (of anatomies at `anatomy_existence`), ProtoCL at alpha, ICL at beta; of means at `pooled`."""
         config = self.config
         contrasts = {f"protocl_{stream}": config.alpha for stream in STREAMS}
-        return {"exist_pathology": 1.0, "exist_anatomy": config.anatomy_existence, **contrasts, "icl": config.beta}
+        weights = {"exist_pathology": 1.0, "exist_anatomy": config.anatomy_existence, **contrasts, "icl": config.beta}
+        if config.pooled:
+            weights |= {"pooled_pathology": config.pooled, "pooled_anatomy": config.pooled * config.anatomy_existence}
+        return weights
 
     def see_each(self, images: Tensor) -> Located:
         """Encode images (B, 3, S, S), and divide what is seen among the streams."""
         seen = self.encoder(images)
-        return Located(self._locations(seen.tokens), seen.grid)
+        return Located(self._locations(seen.tokens, seen.grid), seen.grid)
 
     def read_seen(self, seen: Located, need_attention: bool = True, asked: Tensor | None = None) -> MeDSLIPOutput:
         """Read with P and A queries and those of open questions, as `QueryMethod.read_seen` says."""
-        read = {}
+        read, seen = {}, self.erased(seen)
         for stream in STREAMS:
             decoder = cast("QueryDecoder", self.decode[stream])
             read[stream] = Queries.decode(
@@ -213,24 +235,54 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
             host_facts: likewise.
             views: likewise.
         """
-        output = self(images, need_attention=False, views=views)
         given = {"pathology": negatives_pathology, "anatomy": negatives_anatomy}
-        return self.terms_of(output, adjacency, given, seeds=seeds, host_facts=host_facts)
+        return self.terms_of(self.see(images, views), adjacency, given, seeds=seeds, host_facts=host_facts)
 
     def terms_of(
         self,
-        output: MeDSLIPOutput,
+        seen: Located,
         adjacency: Tensor,
         negatives: Mapping[str, Tensor | None],
         *,
         seeds: Tensor | None = None,
         host_facts: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return the terms of images that were read; `negatives` by stream, drawn if None, the rest as of `loss_terms`."""
+        """Return the terms of images that were seen; `negatives` by stream, drawn if None, the rest as of `loss_terms`."""
+        if self.erase is not None and self.training:
+            self.erase.observe(seen.mean(seen.locations["pathology"]), self.sides_of(adjacency))
+        output = self.read_seen(seen, need_attention=False)
         tie = self._tie(output, EVERYTHING)
         with torch.autocast(adjacency.device.type, enabled=False):  # losses are small, and exact
             present = self.present_queries(adjacency, seeds, host_facts) if self.contrast is not None else {}
-            return self._loss_terms(output, tie, adjacency, negatives, present)
+            terms = self._loss_terms(output, tie, adjacency, negatives, present)
+            return terms if self.tell is None else {**terms, **self._pooled_terms(seen, adjacency)}
+
+    def _pooled_terms(self, seen: Located, adjacency: Tensor) -> dict[str, Tensor]:
+        assert self.tell is not None
+        terms = {}
+        for (stream, values), dim in zip(self.pooled(seen).items(), (1, 2), strict=True):
+            logits = self.tell[stream](upcast(values)).unflatten(1, (-1, 2))
+            terms[f"pooled_{stream}"] = existence_loss(logits, existence_labels(adjacency, dim), self.config.unmentioned)
+        return terms
+
+    def erased(self, seen: Located) -> Located:
+        """Return what is read of images that were seen: without what is erased of the pathology stream."""
+        if self.erase is None:
+            return seen
+        return replace(seen, locations={**seen.locations, "pathology": self.erase(seen.locations["pathology"])})
+
+    def pooled(self, seen: Located) -> dict[str, Tensor]:
+        """Return the mean (B, width) over locations of what each stream reads."""
+        return {stream: seen.mean(values) for stream, values in self.erased(seen).locations.items()}
+
+    def sides_of(self, adjacency: Tensor) -> Tensor:
+        """Return which findings are on the left, 1, or on the right, 0, alone, of facts (B, A, P): (B, P), else NaN."""
+        sides = self.get_buffer("sides").to(torch.float32)
+        present, uncertain = (torch.einsum("bap,as->sbp", (adjacency == value).float(), sides) > 0 for value in (1, IGNORED))
+        left, right, neither = present
+        alone = (left ^ right) & ~neither & ~uncertain.any(0)
+        labels: Tensor = left.float().masked_fill(~alone, torch.nan)
+        return labels
 
     def _loss_terms(
         self,
@@ -272,8 +324,8 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
 
     @property
     def has_reference(self) -> bool:
-        """Whether there is a plain form: there is none of places that are tied to the evidence, nor of several views."""
-        return self.field is None and self.view_embedding is None
+        """Whether there is a plain form: there is none of tied places, several views, or what keeps the streams apart."""
+        return self.field is None and self.view_embedding is None and self.erase is None and self.tell is None
 
     def reference_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms by plain decoders and losses."""
@@ -329,8 +381,9 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
             {"pathology": (B, width), "anatomy": (B, width)}, and the features that the gate divides, pooled likewise:
             {"encoder": (B, features)}. Queries' states are no part of it: what they stand for is known from their order.
         """
-        features = self.encoder(images).tokens
-        return {name: values.mean(1) for name, values in {"encoder": features, **self._locations(features)}.items()}
+        encoded = self.encoder(images)
+        seen = Located(self._locations(encoded.tokens, encoded.grid), encoded.grid)
+        return {"encoder": encoded.tokens.mean(1), **self.pooled(seen)}
 
     @torch.inference_mode()
     def stream_maps(self, images: Tensor) -> dict[str, Tensor]:
@@ -342,10 +395,12 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         """Return `encoder`: the backbone, the mask and the projections of both streams."""
         return {"encoder": lambda: list(self.see(batch.images, batch.views).locations.values())}
 
-    def _locations(self, features: Tensor) -> dict[str, Tensor]:
+    def _locations(self, features: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
         """Return what each stream reads of features (B, N, features): its share, projected, (B, N, width)."""
-        shares = zip(STREAMS, self.disentangler(features), strict=True)
-        return {stream: self.project[stream](share) for stream, share in shares}
+        shares = dict(zip(STREAMS, self.disentangler(features), strict=True))
+        if self.position is not None:
+            shares["anatomy"] = shares["anatomy"] + self.position(waves(grid, HARMONICS, features))
+        return {stream: self.project[stream](share) for stream, share in shares.items()}
 
 
 def _per_stream(make: Any, shared: bool = False) -> nn.ModuleDict:

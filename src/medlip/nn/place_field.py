@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAST = 1e-6
+HARMONICS = 4
+"""Cosines along each side of an image."""
 
 
 class PlaceField(nn.Module):
@@ -24,7 +26,7 @@ class PlaceField(nn.Module):
         harmonics: cosines along each side of the image.
     """
 
-    def __init__(self, text_width: int, harmonics: int = 4) -> None:
+    def __init__(self, text_width: int, harmonics: int = HARMONICS) -> None:
         super().__init__()
         self.harmonics = harmonics
         self.fields = nn.Linear(text_width, harmonics * harmonics, bias=False)
@@ -38,11 +40,16 @@ class PlaceField(nn.Module):
             texts: (A, text width) of the anatomies.
             grid: (h, w), h * w = N.
         """
-        waves = [_waves(size, self.harmonics, evidence) for size in grid]
-        basis = torch.einsum("yi,xj->yxij", *waves).flatten(2).flatten(0, 1)  # (N, harmonics squared)
+        basis = waves(grid, self.harmonics, evidence)
         positive = evidence.relu()
         shares = positive / positive.sum(-1, keepdim=True).clamp(min=LEAST)
         return cast("Tensor", self.fields(F.normalize(texts, dim=-1))) @ (shares @ basis).transpose(1, 2)
+
+
+def waves(grid: tuple[int, int], harmonics: int, like: Tensor) -> Tensor:
+    """Return products of cosines along both sides at the centres of the cells of a grid, (N, harmonics squared)."""
+    rows, columns = (_waves(size, harmonics, like) for size in grid)
+    return torch.einsum("yi,xj->yxij", rows, columns).flatten(2).flatten(0, 1)
 
 
 def _waves(size: int, harmonics: int, like: Tensor) -> Tensor:
