@@ -109,7 +109,7 @@ def test_a_side_is_known_of_what_lies_on_one_side_alone() -> None:
 
 
 def test_training_erases_the_side_of_the_pathology_stream_alone_and_a_saved_model_still_does(tmp_path: Path) -> None:
-    method = make(erase="side")
+    method = make(erase="side", erase_memory=40)
     images = torch.randn(32, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     images[::2, :, :, 40:] += 2
     facts = facts_of(*[(row, RIGHT if row % 2 else LEFT, EFFUSION) for row in range(32)], rows=32)
@@ -123,7 +123,6 @@ def test_training_erases_the_side_of_the_pathology_stream_alone_and_a_saved_mode
     method.train()
     for part in (module for module in method.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)):
         part.eval()  # so that features are the same in use
-    method.erase.memory = 40
     method.loss_terms(images, facts)
     after = gap()
     assert after["pathology"] < 0.05 * before["pathology"]

@@ -52,6 +52,8 @@ class MeDSLIPConfig(QueryConfig):
         beta: weight of ICL.
         erase: what is taken out of a stream, linearly and with the least change, see `Erasure`: `side` takes the side of
             each finding, given that finding, out of the pathology stream.
+        erase_memory: training images that what is erased rests on, about. Twice as many leave less of it, as long as the
+            weights of that many images ago are like the present ones; nothing is erased in the first half as many.
         positions: let the anatomy stream know where in the image each location lies.
         pooled: weight of L_exist as a linear layer tells it from the mean over locations of each stream; 0 leaves it out.
     """
@@ -63,6 +65,7 @@ class MeDSLIPConfig(QueryConfig):
     anatomy_existence: float = Field(1.0, ge=0)
     beta: float = Field(1.0, ge=0)
     erase: Literal["off", "side"] = "off"
+    erase_memory: int = Field(2000, gt=0)
     positions: bool = False
     pooled: float = Field(0.0, ge=0)
 
@@ -170,7 +173,9 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         self.field: PlaceField | None
         self.register_module("field", PlaceField(self.text_width) if config.icl == "tied" else None)
         self.erase: Erasure | None
-        self.register_module("erase", Erasure(width, len(self.vocabulary.pathologies)) if config.erase == "side" else None)
+        findings = len(self.vocabulary.pathologies)
+        erase = Erasure(width, findings, config.erase_memory) if config.erase == "side" else None
+        self.register_module("erase", erase)
         sides = torch.tensor([SIDES.index(anatomy.side) for anatomy in self.vocabulary.anatomies])
         self.register_buffer("sides", F.one_hot(sides, len(SIDES)), persistent=False)
         self.position: nn.Linear | None

@@ -22,11 +22,13 @@ class Erasure(nn.Module):
 
     Moments are running ones, over the rows of all processes. Nothing is erased before they rest on half as many rows as they
     remember. They are those of pooled rows, and what is erased is erased at each location: a mean over locations is linear.
+    With few rows of a concept, the directions are as much noise, and on other rows some of it is still told. A probe that
+    learns from the very rows that were observed does not find that rest: try it on rows of neither.
 
     Args:
         width: of the features.
         concepts: K.
-        memory: how many rows the moments remember, about: each row's weight falls by 1 / memory with every row after it.
+        memory: how many rows the moments remember, about; each row's weight falls by 1 / memory with every row after it.
     """
 
     rows: Tensor
