@@ -48,6 +48,7 @@ def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
     return medlip
 
 
+@pytest.mark.parametrize("run", ["entry point"], indirect=True)
 def test_a_method_of_another_package_is_trained_evaluated_and_predicts(
     run: Callable[..., Any], phantom_store: Path, xray: Path, tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_data_set_of_another_package_is_checked_and_prepared(run: Callable[...
     assert prepared["counts"]["facts"] == 3
 
 
+@pytest.mark.parametrize("run", ["--plugin"], indirect=True)
 def test_a_measure_of_another_package_is_in_results_tables_and_comparisons(
     run: Callable[..., Any], tiny_run: Path, phantom_store: Path, tmp_path: Path
 ) -> None:

@@ -137,7 +137,7 @@ def campaign(name: str, ranks: int, kills: int, store: Path, tmp_path: Path, see
 @pytest.mark.processes
 @pytest.mark.parametrize(("name", "ranks"), [("mlip", 1), ("medslip", 2)])
 def test_a_killed_training_goes_on_bit_by_bit(name: str, ranks: int, store: Path, tmp_path: Path) -> None:
-    campaign(name, ranks, 3, store, tmp_path)
+    campaign(name, ranks, 2, store, tmp_path)
 
 
 @pytest.mark.processes
