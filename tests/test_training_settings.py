@@ -225,6 +225,12 @@ def test_what_comes_first_goes_on_where_it_was_interrupted(run: Fit, store: Stor
     assert same(weights(whole), weights(run("parts", staged(store.root))))
 
 
+def test_what_can_not_be_trained_is_found_out_before_what_comes_first(run: Fit, store: Store, tmp_path: Path) -> None:
+    with pytest.raises(MedLIPError, match=r"Set training\.batch_size=24 or less"):
+        run("large", staged(store.root), "training.batch_size=25")
+    assert not (tmp_path / "large" / "first").exists()
+
+
 def test_what_comes_first_has_nothing_before_it(run: Fit, store: Store) -> None:
     with pytest.raises(MedLIPError, match=r"Add first: null to first\.settings"):
         run("nested", staged(store.root, "first={recipe: medslip-phantom, data: phantom:8}"))

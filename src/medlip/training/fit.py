@@ -120,7 +120,7 @@ def fit(
     manifest = _manifest(recipe, store)
     _claim(out, resume)
     resumes = resume and (out / CHECKPOINT).exists()
-    origin = None if resumes else _origin(recipe, out, device)
+    origin = None if resumes else _origin(recipe, store, out, device)
     with processes(where, settings.precision) as ranks:
         method, training, notes = begin(recipe, store, ranks)
         if resumes:
@@ -198,12 +198,14 @@ def fit(
     }
 
 
-def _origin(recipe: Recipe, out: Path, device: str) -> Path | None:
+def _origin(recipe: Recipe, store: Store, out: Path, device: str) -> Path | None:
     """Return the file of the weights to start from, once what comes first is done; None for the method's own."""
     if recipe.first is None:
         return model_file(Path(recipe.training.start_from)) if recipe.training.start_from else None
     run, first = out / FIRST, recipe.first
     if not (run / MODEL).exists():
+        with processes(resolve_device(device), recipe.training.precision) as ranks:
+            begin(recipe, store, ranks)  # what can't be trained is found out before, not behind, the other training
         _train_first(first, recipe.training.seed, run, device)
     return run / MODEL
 
