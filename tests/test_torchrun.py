@@ -57,6 +57,7 @@ def test_several_processes_share_a_store_that_is_prepared_before(tmp_path: Path)
 
 
 def test_several_processes_share_a_store_of_what_comes_first_too(phantom_store: Path, tmp_path: Path) -> None:
-    done = torchrun("medslip-openi-cpu", "--data", phantom_store, "--out", tmp_path / "run")
+    small = ("--set", "training.batch_size=8", "--set", "image.size=64")
+    done = torchrun("medslip-openi-cpu", "--data", phantom_store, "--out", tmp_path / "run", *small)
     assert done.returncode != 0
     assert "medlip prepare phantom:4000@1 --out STORE, then --set first.data=STORE" in done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +9,9 @@ from tempfile import TemporaryDirectory
 
 from medlip.app.answer import warn_skipped
 from medlip.app.launcher import process_count
-from medlip.data.prepare import SHARES, SKIPPED, prepare
-from medlip.data.sources import Source, open_source
+from medlip.data.given import prepared, prepared_to_train_on
+from medlip.data.sources import open_source
 from medlip.data.store import Store
-from medlip.errors import MedLIPError
 
 ALL_TEST = {"test": 1.0}
 
@@ -24,13 +22,9 @@ def training_store(source: str, run: Path) -> Store:
     Raises:
         MedLIPError: another source, and several processes that would each prepare it.
     """
-    opened = open_source(source)
-    if process_count() > 1 and not isinstance(opened, Store):
-        raise MedLIPError(
-            f"--data {source}: this is one of {process_count()} processes, and they share a store. Prepare it before: "
-            f"medlip prepare {source} --out STORE, then --data STORE."
-        )
-    return _prepared(opened, source, run / "store", SHARES)
+    store, skipped = prepared_to_train_on(source, run / "store", process_count(), "--data ")
+    _note(source, skipped)
+    return store
 
 
 @contextmanager
@@ -42,15 +36,10 @@ def evaluation_store(source: str, shares: Mapping[str, float] = ALL_TEST) -> Ite
         shares: of such studies by split, instead.
     """
     with TemporaryDirectory(prefix="medlip-") as folder:
-        yield _prepared(open_source(source), source, Path(folder) / "store", shares)
+        store, skipped = prepared(open_source(source), Path(folder) / "store", shares=shares)
+        _note(source, skipped)
+        yield store
 
 
-def _prepared(opened: Store | Source, source: str, folder: Path, shares: Mapping[str, float]) -> Store:
-    if isinstance(opened, Store):
-        return opened
-    summary = prepare([opened], folder, shares=shares)
-    if summary["skipped"]:
-        with (folder / SKIPPED).open(encoding="utf-8", newline="") as file:
-            reasons = [f"{row['study']} {row['image']}: {row['reason']}" for row in csv.DictReader(file)]
-        warn_skipped(f"images or studies of {source} were", reasons)
-    return Store.open(folder)
+def _note(source: str, skipped: list[str]) -> None:
+    warn_skipped(f"images or studies of {source} were", skipped)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medlip.data.views import ViewKind, read_as
-from medlip.evaluation.regions import centres, paint_finding
+from medlip.evaluation.regions import centres, drawn_findings, paint_finding
 from medlip.metrics import Array, Pixels, peak
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def static_maps(records: Iterable[Record]) -> dict[str, Array]:
     for record in records:
         shape = record.image.shape
         cells = np.ix_(*(_centres(size, GRID) for size in shape))
-        drawn = {box.pathology for box in record.boxes} | {mask.pathology for mask in record.masks}
-        for finding in sorted(drawn - {""}):  # masks of anatomies are of no finding
+        for finding in sorted(drawn_findings(record.boxes, record.masks)):
             region = paint_finding(record.boxes, record.masks, finding, shape)
             assert region is not None
             counts[finding] += region[cells]

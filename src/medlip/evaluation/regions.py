@@ -15,6 +15,11 @@ from medlip.errors import MedLIPError
 from medlip.metrics import Array, Pixels
 
 
+def drawn_findings(boxes: Iterable[Box], masks: Iterable[Mask]) -> set[str]:
+    """Return the names of the findings that there is a box or a mask of; masks of anatomies are of none."""
+    return ({box.pathology for box in boxes} | {mask.pathology for mask in masks}) - {""}
+
+
 def paint_boxes(boxes: Iterable[Box], shape: tuple[int, int]) -> Pixels:
     """Return the union of boxes as (H, W): the pixels whose centre lies in one."""
     union = np.zeros(shape, bool)

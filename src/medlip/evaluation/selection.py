@@ -103,9 +103,14 @@ class Cohort:
         """The images that are read together and count once for what is said of a study, (n,); else every image."""
         return [(row,) for row in range(len(self))] if self.together is None else self.together.rows
 
+    @cached_property
+    def first_rows(self) -> list[int]:
+        """Each study's first image, (n,)."""
+        return [rows[0] for rows in self.studies]
+
     def of_studies(self, column: Sequence[T]) -> list[T]:
         """Return a column's values for the studies, those of their first images, (n,)."""
-        return [column[rows[0]] for rows in self.studies]
+        return [column[row] for row in self.first_rows]
 
     @cached_property
     def study_labels(self) -> list[Mapping[str, Presence]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt, log, prod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -312,23 +312,15 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
     def _local(self, seen: SeenImages, texts: MLIPTexts, weights: Tensor | None, lesson: Lesson) -> Tensor:
         config, patches, paired = self.config, seen.parts, gather(texts.real.any(1))
         if config.local == "pair":
-            similarities = texts.sentences @ patches.transpose(1, 2)
-            plans = self._plans(similarities, texts.real)
-            costs = gather((plans * (1 - similarities)).sum((1, 2)))
+            plans = self._plans(texts.sentences, patches, texts.real)
+            costs = gather((plans * (1 - texts.sentences @ patches.transpose(1, 2))).sum((1, 2)))
             factors = paired.to(costs.dtype) if weights is None else weights * paired
             return (factors * costs).sum() / factors.sum().clamp(min=1e-6)
         sentences, real = gather_padded(texts.sentences), gather_padded(texts.real)
         if config.local == "attention":
             scores = attention_similarity(sentences, patches, real)
         else:
-            scores = transport_similarity(
-                *self._with_background(sentences, patches, real),
-                epsilon=config.epsilon,
-                relax=config.relax,
-                gradient=config.transport_gradient,
-                max_iterations=config.transport_iterations,
-                tolerance=TRAINING_TOLERANCE,
-            )
+            scores = transport_similarity(*self._with_background(sentences, patches, real), **self._transport())
         negatives = self.negatives(lesson, "report")
         return info_nce(gather(scores) / config.local_temperature, weights, paired, negatives=negatives)
 
@@ -343,22 +335,20 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
             torch.cat([real, real.any(1, keepdim=True)], 1),
         )
 
-    def _plans(self, similarities: Tensor, real: Tensor) -> Tensor:
-        """Return the plans (B, M, N) of sentences, without what goes to the background."""
+    def _plans(self, sentences: Tensor, patches: Tensor, real: Tensor) -> Tensor:
+        """Return the plans (B, M, N) of each image's sentences, without what goes to the background."""
+        rows, columns, there = self._with_background(sentences, patches, real)
+        return sinkhorn(1 - rows @ columns.transpose(1, 2), rows=there, **self._transport()).plan[:, : sentences.shape[1]]
+
+    def _transport(self) -> dict[str, Any]:
         config = self.config
-        if config.background is not None:
-            similarities = pad(similarities, (0, 0, 0, 1), value=config.background)
-            real = torch.cat([real, real.any(1, keepdim=True)], 1)
-        plans = sinkhorn(
-            1 - similarities,
-            rows=real,
-            epsilon=config.epsilon,
-            relax=config.relax,
-            max_iterations=config.transport_iterations,
-            tolerance=TRAINING_TOLERANCE,
-            gradient=config.transport_gradient,
-        ).plan
-        return plans if config.background is None else plans[:, :-1]
+        return {
+            "epsilon": config.epsilon,
+            "relax": config.relax,
+            "gradient": config.transport_gradient,
+            "max_iterations": config.transport_iterations,
+            "tolerance": TRAINING_TOLERANCE,
+        }
 
     def _integrity(
         self,
@@ -436,8 +426,9 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         for column, prompt in enumerate(prompts):
             if self.config.matches and is_sentence(prompt, self.vocabulary):
                 (rows,) = self.prompts.keep("each sentence", sides[column], self._each_sentence)
-                similarities = rows @ seen.parts.transpose(1, 2)
-                plans = self._plans(similarities, torch.ones(similarities.shape[:2], dtype=torch.bool, device=rows.device))
+                sentences = rows.expand(len(seen.parts), -1, -1)
+                there = torch.ones(sentences.shape[:2], dtype=torch.bool, device=rows.device)
+                plans = self._plans(sentences, seen.parts, there)
                 maps[..., column] = (plans[:, 0] * seen.parts.shape[1]).clamp(0, 1)
         return maps
 
@@ -455,7 +446,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         if not self.config.matches:
             raise MedLIPError("this model matches no sentences: train with local=transport, pair or attention.")
         texts, seen = self.encode_texts(reports), self.see(images)
-        plans = self._plans(texts.sentences @ seen.parts.transpose(1, 2), texts.real)
+        plans = self._plans(texts.sentences, seen.parts, texts.real)
         return plans.view(*plans.shape[:2], *seen.grid)
 
     @torch.inference_mode()

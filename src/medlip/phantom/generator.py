@@ -123,12 +123,9 @@ def lungs_of_phantom(study: str, size: int = 256) -> dict[str, NDArray[np.bool_]
         study: the phantom's id.
         size: width and height in pixels.
     """
-    if (which := read_study_id(study)) is None:
+    if (found := _found(study, size)) is None:
         return None
-    index, seed, settings = which
-    _check(index, seed, size)
-    world = _world(seed, settings.independent)
-    case = draw_case(_stream(world, index, _CASE), settings.independent)
+    case, index, world = found
     _, film = _exposed(case, case.findings, size, _stream(world, index, _FILM))
     return {name: (film.lung > 0.5) & (film.u * side > 0) for name, side in (("left", 1), ("right", -1))}
 
@@ -146,17 +143,24 @@ def drawn_without(
         size: width and height in pixels.
         lateral: draw the lateral view, not the frontal one.
     """
-    if (which := read_study_id(study)) is None:
+    if (found := _found(study, size)) is None:
         return None
-    index, seed, settings = which
-    _check(index, seed, size)
-    world = _world(seed, settings.independent)
-    case = draw_case(_stream(world, index, _CASE), settings.independent)
+    case, index, world = found
     left_out = [k for k, finding in enumerate(case.findings) if finding.pathology == pathology]
     if not left_out:
         return None
     before, after = (render(case, index, world, size, out, lateral)[-1] for out in ((), left_out))
     return before[0], after[0]
+
+
+def _found(study: str, size: int) -> tuple[PhantomCase, int, int] | None:
+    """Return the case, the index and the world of the phantom with this id; None of another study's."""
+    if (which := read_study_id(study)) is None:
+        return None
+    index, seed, settings = which
+    _check(index, seed, size)
+    world = _world(seed, settings.independent)
+    return draw_case(_stream(world, index, _CASE), settings.independent), index, world
 
 
 def _check(index: int, seed: int, size: int) -> None:

@@ -17,7 +17,7 @@ from medlip.methods.base import HasEncoder
 from medlip.nn.device import peak_memory, resolve_device, synchronize
 from medlip.nn.parameters import count_learned, learned_parameters
 from medlip.training.average import WeightAverage
-from medlip.training.fit import begin, training_batches
+from medlip.training.fit import begin, read_together, training_batches
 from medlip.training.loop import Callback, Training, processes
 from medlip.training.progress import duration
 from medlip.training.schedule import Steps
@@ -102,7 +102,10 @@ def dry_run(recipe: Recipe, store: Store, device: str = "auto") -> DryRun:
         assert isinstance(planned, TrainingBatches)
         most = 1 if planned.studies is None else planned.studies.most
         few = store.take(range(min(len(store), 2 * images * most)))
-        training.batches, training.budget = training_batches(recipe, method, few, ranks), Steps(STEPS)
+        training.batches, training.budget = (
+            training_batches(recipe, method, few, ranks, read_together(recipe, few)),
+            Steps(STEPS),
+        )
         clock = _Clock()
         training.run("dry run", [*([WeightAverage(method, settings.ema)] if settings.ema else []), clock])
         model, moments = _bytes(method.state_dict().values()), 2 * _bytes(learned_parameters(method))

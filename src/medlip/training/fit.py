@@ -12,19 +12,19 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
+from warnings import warn
 
 import torch
 from torch import nn
 
 from medlip.data.batch import TrainingBatches, evaluation_batches
+from medlip.data.given import prepared_to_train_on
 from medlip.data.overlap import Fingerprints, fingerprint
-from medlip.data.prepare import SKIPPED, prepare
-from medlip.data.sources import open_source
 from medlip.data.store import Store
 from medlip.data.studies import Studies, contradictions, studies_of
 from medlip.data.supervision import Supervision, require_facts, require_masks, require_sentences, supervision
 from medlip.data.views import READ_FIRST, ViewKind
-from medlip.errors import MedLIPError, name_some
+from medlip.errors import MedLIPError, MedLIPWarning, name_some
 from medlip.files import write_atomic, writing
 from medlip.methods import Method, build_method, save_method
 from medlip.methods.base import EmbedsReports, HasEncoder, ReadsViews, method_names, method_type
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 MODEL, CHECKPOINT, METRICS, MANIFEST = "model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "run.json"
 SEEN, NOT_FINITE, TENSORBOARD = "seen.npz", "not_finite.jsonl", "tensorboard"
-FIRST, STORE = "first", "store"
+FIRST = "first"
 LEARNED: Mapping[str, Callable[[Store], Supervision]] = {
     "facts": require_facts,
     "sentences": require_sentences,
@@ -206,32 +206,26 @@ def _origin(recipe: Recipe, store: Store, out: Path, device: str) -> Path | None
     if not (run / MODEL).exists():
         with processes(resolve_device(device), recipe.training.precision) as ranks:
             begin(recipe, store, ranks)  # what can't be trained is found out before, not behind, the other training
-        _train_first(first, recipe.training.seed, run, device)
+            together, speaks = ranks.num_processes, ranks.is_main_process
+        if speaks:
+            print(f"note: {first.recipe} on {first.data} comes first, in {run}", file=sys.stderr)
+        _train_first(first, recipe.training.seed, run, device, together)
     return run / MODEL
 
 
-def _train_first(first: FirstSection, seed: int, run: Path, device: str) -> None:
-    """Train what comes first, or go on with it."""
+def _train_first(first: FirstSection, seed: int, run: Path, device: str, together: int) -> None:
+    """Train what comes first in so many processes, or go on with it."""
     changes = {**first.settings, "training.seed": seed}
     recipe = load_recipe(first.recipe, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
     if recipe.first:
         raise MedLIPError(
             f"first.recipe={first.recipe}: something comes first in that recipe, too. Add first: null to first.settings."
         )
-    opened = open_source(first.data)
-    with processes(resolve_device(device)) as ranks:
-        alone, speaks = ranks.num_processes == 1, ranks.is_main_process
-    if not isinstance(opened, Store):
-        if not alone:
-            raise MedLIPError(
-                f"first.data={first.data}: several processes share a store. Prepare it before: medlip prepare {first.data} "
-                "--out STORE, then --set first.data=STORE."
-            )
-        if skipped := prepare([opened], run / STORE, vocabulary=recipe.make_vocabulary())["skipped"]:
-            print(f"note: {skipped:,} images of {first.data} were skipped: {run / STORE / SKIPPED}", file=sys.stderr)
-        opened = Store.open(run / STORE)
-    if speaks:
-        print(f"note: {first.recipe} on {first.data} comes first, in {run}", file=sys.stderr)
+    option, folder = "--set first.data=", run / "store"
+    opened, skipped = prepared_to_train_on(first.data, folder, together, option, recipe.make_vocabulary())
+    if skipped:
+        told = f"{len(skipped):,} images or studies of {first.data} were skipped: {name_some(skipped)}"
+        warn(told, MedLIPWarning, stacklevel=2)
     validation = opened.select("val") if "val" in opened.splits else None
     resume = (run / CHECKPOINT).exists()
     fit(recipe, opened.select("train"), run, validation=validation, resume=resume, device=device)
@@ -257,7 +251,7 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
     """
     settings = recipe.training
     torch.manual_seed(settings.seed)
-    studies = _studies(recipe, store)
+    studies = read_together(recipe, store)
     method = build_method(
         {"seed": settings.seed, **recipe.method, **_kinds(recipe, studies)},
         recipe.make_vocabulary(),
@@ -274,7 +268,7 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
         notes.append(require_masks(store))
     if studies is not None:
         notes += [*studies.notes, *_contradictions(recipe, store, studies)]
-    batches = training_batches(recipe, method, store, ranks)
+    batches = training_batches(recipe, method, store, ranks, studies)
     steps = settings.epochs * len(batches)
     divided = settings.accumulate > 1 and method.divide(settings.accumulate)
     if settings.checkpointing:
@@ -307,7 +301,9 @@ def _compile(method: Method, device: torch.device) -> list[str]:
     return []
 
 
-def training_batches(recipe: Recipe, method: Method, store: Store, ranks: Accelerator) -> TrainingBatches:
+def training_batches(
+    recipe: Recipe, method: Method, store: Store, ranks: Accelerator, studies: Studies | None
+) -> TrainingBatches:
     """Return the batches of a store that a method is trained on in one of several processes, see `TrainingBatches`."""
     return TrainingBatches(
         store,
@@ -324,11 +320,11 @@ def training_batches(recipe: Recipe, method: Method, store: Store, ranks: Accele
         rest=recipe.training.rest,
         on_device=recipe.training.augment_on == "device",
         pin=ranks.device.type == "cuda",
-        studies=_studies(recipe, store),
+        studies=studies,
     )
 
 
-def _studies(recipe: Recipe, store: Store) -> Studies | None:
+def read_together(recipe: Recipe, store: Store) -> Studies | None:
     """Return what is read together; None where each image is read by itself."""
     return studies_of(store, most=recipe.data.most_views) if recipe.data.views == "set" else None
 

@@ -90,9 +90,10 @@ def lungs_of(record: Record) -> dict[str, NDArray[np.bool_]] | None:
     from medlip.phantom.generator import lungs_of_phantom
 
     if record.source == "phantom" and record.view != "lateral":
-        drawn = lungs_of_phantom(record.study)
-        cells = [np.ix_(*map(centres, lung.shape, record.image.shape)) for lung in drawn.values()] if drawn else []
-        return drawn and {side: lung[cell] for (side, lung), cell in zip(drawn.items(), cells, strict=True)}
+        if (drawn := lungs_of_phantom(record.study)) is None:
+            return None
+        cells = np.ix_(*map(centres, drawn["left"].shape, record.image.shape))
+        return {side: lung[cells] for side, lung in drawn.items()}
     masks = {
         side: [mask for mask in record.masks if not mask.pathology and mask.anatomy == name] for side, name in LUNGS.items()
     }

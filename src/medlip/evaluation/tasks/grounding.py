@@ -44,7 +44,7 @@ from medlip.errors import name_some
 from medlip.evaluation.cases import CASES, FINDINGS, Case, Choice, make_case, save_cases
 from medlip.evaluation.nulls import SampledRegion, StaticMaps, other_hits, relative_peak
 from medlip.evaluation.outcomes import Outcomes
-from medlip.evaluation.regions import checked_map, paint_boxes, paint_masks
+from medlip.evaluation.regions import checked_map, drawn_findings, paint_boxes, paint_masks
 from medlip.evaluation.selection import ON_REPORTED, Cohort, EvaluationOptions, Questions, seeded_half
 from medlip.evaluation.task_result import ClassResult, TaskResult
 from medlip.evaluation.tasks.base import AddedMeasure, ImageBatch, Needs, Task, added_measures, register_task, task_measures
@@ -292,8 +292,7 @@ class Grounding(Task):
 
     def _regions(self, record: Record) -> Iterator[Region]:
         """Yield what is to be found in an image: each finding, or each phrase of its boxes."""
-        drawn = {box.pathology for box in record.boxes} | {mask.pathology for mask in record.masks}
-        for name in sorted(drawn & self.questions.findings.keys()):
+        for name in sorted(drawn_findings(record.boxes, record.masks) & self.questions.findings.keys()):
             if record.labels.get(name, "present") != "present":
                 continue
             boxes = [box for box in record.boxes if box.pathology == name]

@@ -145,9 +145,8 @@ class Retrieval(Task):
             MedLIPError: a vector or a score is not finite; names its image, report or class.
         """
         names, labels = list(self.questions.classes), self._labels
-        rows = self.cohort.of_studies(range(len(self.cohort)))
         ids, patients = self.cohort.of_studies(self.cohort.ids), self.cohort.of_studies(self.cohort.patients)
-        scores = self.scores[rows]
+        scores = self.scores[self.cohort.first_rows]
         Predictions(ids, patients, names, scores, labels)  # refuses what is not finite
         resamples, seed = self.options.resamples, self.options.seed
         estimates = {
@@ -327,7 +326,7 @@ def _draw_pool(cohort: Cohort, pool: int | None, seed: int) -> tuple[_Pool, int]
 
     Of a study whose views are read together, the first image stands for all.
     """
-    store, counted = cohort.store, cohort.of_studies(range(len(cohort)))
+    store, counted = cohort.store, cohort.first_rows
     studies = list(zip(store.column("source"), store.column("study"), strict=True))
     patients, sentences = store.column("patient"), store.column("sentences")
     reports = {study: text for study, text in zip(studies, sentences, strict=True) if text}

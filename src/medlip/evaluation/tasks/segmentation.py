@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from medlip.data.overlap import pseudonym
 from medlip.errors import MedLIPError, name_some
 from medlip.evaluation.outcomes import Outcomes
-from medlip.evaluation.regions import checked_map, paint_masks
+from medlip.evaluation.regions import checked_map, drawn_findings, paint_masks
 from medlip.evaluation.selection import ON_REPORTED, Cohort, EvaluationOptions, Questions, seeded_half
 from medlip.evaluation.task_result import ClassResult, TaskResult
 from medlip.evaluation.tasks.base import ImageBatch, Needs, Task, register_task
@@ -181,7 +181,7 @@ class Segmentation(Task):
 
     def _is_known(self, record: Record, name: str) -> bool:
         """Return whether it is known of an image that it shows a finding, or that it doesn't."""
-        drawn = name in {box.pathology for box in record.boxes} | {mask.pathology for mask in record.masks}
+        drawn = name in drawn_findings(record.boxes, record.masks)
         label = record.labels.get(name, "present" if drawn else None)
         return label == "present" or (label == "absent" and not drawn)
 

@@ -112,7 +112,7 @@ class ZeroShot(Task):
     @property
     def scores(self) -> Array:
         """What the method gives, (N, C): of every image, or once of each study whose views are read together."""
-        return self.of_images[self.cohort.of_studies(range(len(self.cohort)))]
+        return self.of_images[self.cohort.first_rows]
 
     @property
     def labels(self) -> Array:
