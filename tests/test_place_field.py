@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from medlip.concepts import default_vocabulary
@@ -66,3 +67,22 @@ def test_pairs_teach_the_evidence_where_to_lie() -> None:
         method.decode["anatomy"].requires_grad_(False)
     method.loss_terms(torch.randn(2, 3, 64, 64), facts)["icl"].backward()
     assert method.exist["pathology"].weight.grad.abs().sum() > 0  # what makes the finding's margin
+
+
+def test_a_findings_place_on_the_other_side_weighs_as_is_set_unless_something_is_said_of_it() -> None:
+    left, right, middle = (VOCABULARY.anatomy_index[name] for name in ("left_lower_lung", "right_lower_lung", "mediastinal"))
+    images = torch.randn(1, 3, 64, 64)
+
+    def cost(weight: float, *stated: tuple[int, int]) -> float:
+        torch.manual_seed(0)
+        method = build_method({**SETTINGS, "icl_other_side": weight}, VOCABULARY, Preprocessing(size=64)).eval()
+        facts = torch.full((1, len(VOCABULARY.anatomies), len(VOCABULARY.pathologies)), -1, dtype=torch.int8)
+        for anatomy, value in stated:
+            facts[0, anatomy, 4] = value
+        return method.loss_terms(images, facts)["icl"].item()
+
+    once, ten_times, twenty_times = (cost(weight, (left, 1)) for weight in (1, 11, 21))
+    assert ten_times > once
+    assert twenty_times - ten_times == pytest.approx(ten_times - once, rel=1e-3)
+    for stated in ([(left, 1), (right, 1)], [(left, 1), (right, 0)], [(middle, 1)], [(left, 0)]):
+        assert cost(1, *stated) == cost(11, *stated), stated

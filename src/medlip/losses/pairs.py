@@ -48,7 +48,7 @@ def icl_loss(anatomies: Tensor, pathologies: Tensor, adjacency: Tensor, unmentio
     return weighted_mean(F.binary_cross_entropy_with_logits(similarity, targets, reduction="none"), weights)
 
 
-def pair_loss(logits: Tensor, adjacency: Tensor, unmentioned: float = 1.0) -> Tensor:
+def pair_loss(logits: Tensor, adjacency: Tensor, unmentioned: float | Tensor = 1.0) -> Tensor:
     """Return what all pairs together cost for each pair that a report states; 0 where nothing is stated.
 
     What reports don't mention is mostly absent: counted so, and not averaged away among thousands of pairs, it teaches where
@@ -60,7 +60,7 @@ def pair_loss(logits: Tensor, adjacency: Tensor, unmentioned: float = 1.0) -> Te
     Args:
         logits: (B, A, P) of each pathology in each anatomy.
         adjacency: (B, A, P) facts: 1 present, 0 absent, -1 not mentioned, below: ignored.
-        unmentioned: weight at which unmentioned pairs count as absent.
+        unmentioned: weight at which unmentioned pairs count as absent; one, or one of each (B, A, P).
 
     Raises:
         MedLIPError: the shapes don't fit.

@@ -48,6 +48,7 @@ class MeDSLIPConfig(QueryConfig):
             Places are then ranked by it. `tied`: the same, and an anatomy is also told by where in the image the evidence
             for a finding lies, see `PlaceField`.
         icl_unmentioned: weight of unmentioned pairs with `scaled` and `tied`.
+        icl_other_side: of those among them that mirror a stated one: a finding that is on one side, asked of the other.
         anatomy_existence: weight of the anatomies' L_exist beside that of the pathologies; 1 as published.
         beta: weight of ICL.
         erase: what is taken out of a stream, linearly and with the least change, see `Erasure`: `side` takes the side of
@@ -62,6 +63,7 @@ class MeDSLIPConfig(QueryConfig):
     prototype: Literal["mean", "random", "off"] = "mean"
     icl: Literal["mentioned", "all", "scaled", "tied", "off"] = "mentioned"
     icl_unmentioned: float = Field(1.0, ge=0)
+    icl_other_side: float = Field(1.0, ge=0)
     anatomy_existence: float = Field(1.0, ge=0)
     beta: float = Field(1.0, ge=0)
     erase: Literal["off", "side"] = "off"
@@ -318,10 +320,15 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
                     self.contrast_scale,
                 )
         if self.pair_bias is not None:
-            terms["icl"] = pair_loss(self._pairs(**states, tie=tie), adjacency, config.icl_unmentioned)
+            terms["icl"] = pair_loss(self._pairs(**states, tie=tie), adjacency, self._pair_weights(adjacency))
         elif config.icl != "off":
             terms["icl"] = icl_loss(states["anatomy"], states["pathology"], adjacency, float(config.icl == "all"))
         return terms
+
+    def _pair_weights(self, adjacency: Tensor) -> Tensor:
+        """Return at which weight each pair (B, A, P) counts as absent where it is not mentioned."""
+        mirrored = adjacency[:, list(self.vocabulary.mirror_index)] == 1
+        return torch.where(mirrored, self.config.icl_other_side, self.config.icl_unmentioned)
 
     def negatives(self, stream: str, queries: PresentQueries) -> Tensor:
         """Draw what present queries of a stream are told from: (R, n) indices of the other stream's concepts."""
