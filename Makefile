@@ -19,7 +19,7 @@ test-long: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'long and not slow and not processes' --numprocesses auto --maxprocesses 4
 
 test-processes: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'processes and not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'processes and not slow' --numprocesses auto --maxprocesses 2 --dist loadfile
 
 test-browser: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser -rs --numprocesses auto --maxprocesses 2
