@@ -261,6 +261,16 @@ def test_over_seeds_a_recipe_is_a_row_and_differences_are_paired_by_seed(folder)
     }
 
 
+def test_over_seeds_a_recipe_from_before_a_setting_was_there_is_the_one_with_its_default(folder):
+    def run(seed, **data):
+        recipe = trained(seed)["recipe"]
+        return trained(seed) | {"recipe": recipe | ({"data": data} if data else {})}
+
+    before, since = folder("run-0", 1.0, run=run(0)), folder("run-1", 1.0, run=run(1, views="each", most_views=4))
+    assert [len(over_seeds_of(before, since).results), over_seeds_of(before, since).results[0].run["seeds"]] == [1, [0, 1]]
+    assert len(over_seeds_of(before, folder("run-2", 1.0, run=run(1, views="set", most_views=4))).results) == 2
+
+
 def test_over_seeds_recipes_have_names_of_their_own_and_one_seed_has_no_range(folder, tmp_path):
     folders = []
     for seed in range(2):
