@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from dicoms import chest, dataset
 from fakes import REPORTS, shrunk
 from medlip.app.reader import Reader
+from medlip.app.reading import NotRead, Reading
 from medlip.concepts import default_vocabulary
 from medlip.data.batch import Batch, TrainingBatches, evaluation_batches
 from medlip.data.prepare import prepare
@@ -235,23 +237,51 @@ def same(one: Batch, other: Batch) -> bool:
     return one.ids == other.ids and one.views == other.views and torch.equal(one.images, other.images)
 
 
-@pytest.mark.parametrize("cache_bytes", [4 << 30, 1])
-def test_an_epoch_of_studies_goes_on_as_if_it_had_never_stopped(store: Store, cache_bytes: int) -> None:
-    whole = list(batches(store, cache_bytes=cache_bytes).epoch(2))
-    resumed = list(batches(store, cache_bytes=cache_bytes).epoch(2, start=3))
+@pytest.mark.parametrize("options", [{}, {"cache_bytes": 1}, {"drop_view": 0.5}])
+def test_an_epoch_of_studies_goes_on_as_if_it_had_never_stopped(store: Store, options: dict[str, Any]) -> None:
+    whole = list(batches(store, **options).epoch(2))
+    resumed = list(batches(store, **options).epoch(2, start=3))
     assert len(whole) == 4 and len(resumed) == 1 and same(resumed[0], whole[3])
 
 
-def test_processes_and_parts_share_studies_out_whole(store: Store) -> None:
-    alone = batches(store, batch_size=8)
-    shares = [batches(store, batch_size=4, rank=rank, ranks=2) for rank in range(2)]
+@pytest.mark.parametrize("drop_view", [0, 0.5])
+def test_processes_and_parts_share_studies_out_whole(store: Store, drop_view: float) -> None:
+    alone = batches(store, batch_size=8, drop_view=drop_view)
+    shares = [batches(store, batch_size=4, rank=rank, ranks=2, drop_view=drop_view) for rank in range(2)]
     for batch, *own in zip(alone.epoch(1), *(share.epoch(1) for share in shares), strict=True):
         for some in (own, batch.parts(3)):
             assert batch.ids == tuple(id_ for part in some for id_ in part.ids)
             assert torch.equal(batch.images, torch.cat([part.images for part in some]))
             assert all(part.views and sum(part.views.counts) == len(part.images) for part in some)
-    on_device = next(batches(store, batch_size=8, on_device=True).epoch(1)).to(torch.device("cpu"))
+    on_device = next(batches(store, batch_size=8, on_device=True, drop_view=drop_view).epoch(1)).to(torch.device("cpu"))
     assert same(on_device, next(alone.epoch(1)))
+
+
+def test_views_are_left_out_at_random_but_never_all_of_a_study(store: Store) -> None:
+    still = Augment(32, mirror=0, **STILL)
+    every, some = (batches(store, augment=still, batch_size=24, drop_view=drop) for drop in (0, 0.5))
+    shown: dict[str, set[tuple[ViewKind, ...]]] = {shape: set() for shape in POSITIONS}
+    for epoch in range(3):
+        whole, part = next(every.epoch(epoch)), next(some.epoch(epoch))
+        assert whole.views is not None and part.views is not None
+        assert part.ids == whole.ids and part.sentences == whole.sentences
+        assert torch.equal(part.facts, whole.facts) and torch.equal(part.seeds, whole.seeds)
+        counts = zip(whole.images.split(whole.views.counts), part.images.split(part.views.counts), strict=True)
+        for id_, kinds, (before, after) in zip(part.ids, part.views.studies, counts, strict=True):
+            shape = [*POSITIONS][int(id_.split(":")[1]) % 4]
+            shown[shape].add(kinds)
+            assert all(any(torch.equal(image, one) for one in before) for image in after)
+            assert shape != "both" or torch.equal(after, before[[["frontal", "lateral"].index(kind) for kind in kinds]])
+    assert shown["both"] == {("frontal", "lateral"), ("frontal",), ("lateral",)}  # at times either, at times both
+    assert shown["front"] == {("frontal",)} and shown["side"] == {("lateral",)}
+    assert all(shown["many"]) and len(shown["many"]) > 3
+
+
+def test_views_can_be_left_out_only_where_they_are_read_together() -> None:
+    with pytest.raises(MedLIPError, match=r"drop_view=0\.3 .* views=each .* Set data\.views=set"):
+        load_recipe("medlip-phantom", ["data.drop_view=0.3"])
+    with pytest.raises(MedLIPError, match=r"data\.drop_view: .* less than 1"):
+        load_recipe("medlip-phantom", ["data.views=set", "data.drop_view=1"])
 
 
 def test_a_study_is_mirrored_as_a_whole_but_for_its_lateral_views(store: Store) -> None:
@@ -283,7 +313,8 @@ def test_reports_of_a_study_are_joined_and_contradictions_left_open(disagreeing:
     }  # fmt: skip
     once = joined([disagreeing[row] for row in studies.rows[1]])  # two views of one report
     assert len(once.facts) == len(once.sentences) == 1
-    assert contradictions(disagreeing, studies) == ["made:0:0 (effusion, right_lung_unspec)"]
+    (note,) = contradictions(disagreeing, studies)
+    assert note.startswith("in 1 study, reports contradict") and note.endswith("made:0:0 (effusion, right_lung_unspec)")
     for policy, value in (("ignore", -2), ("present", 1), ("absent", 0)):
         batch = next(evaluation_batches(disagreeing, PREPROCESSING, 2, uncertain=policy, studies=studies))
         assert batch.facts[0, RIGHT, EFFUSION] == value and batch.facts[1, RIGHT, EFFUSION] == 1
@@ -312,7 +343,7 @@ def test_methods_that_read_one_image_at_a_time_say_so_before_the_first_step(stor
 
 def test_notes_of_a_training_name_what_was_decided(disagreeing: Store) -> None:
     small = (*SMALL, "training.batch_size=2")
-    recipe = load_recipe("medlip-phantom", [*small, "data.views=set", "data.most_views=1"])
+    recipe = load_recipe("medlip-phantom", [*small, "data.views=set", "data.most_views=1", "data.drop_view=0.5"])
     with processes(torch.device("cpu"), "fp32") as ranks:
         method, _, notes = begin(recipe, disagreeing, ranks)
         assert isinstance(method, MedLIP) and method.views == ("frontal",)
@@ -352,11 +383,27 @@ def test_a_study_is_read_at_once(reader: Reader, tmp_path: Path) -> None:
     assert other[0].findings != both[0].findings
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"nothing")
-    (alone,) = reader.read_study([front, broken, side], views=["PA", "PA", "oblique"])
-    assert alone.findings == reader.read(front).findings
-    assert any("broken.png" in note for note in alone.notes) and any("another view (other)" in note for note in alone.notes)
-    (guessed,) = reader.read_study([front])
-    assert any("read as frontal" in note for note in guessed.notes)
+    alone, *left_out = reader.read_study([front, broken, side], views=["PA", "PA", "oblique"])
+    assert isinstance(alone, Reading) and alone.findings == reader.read(front).findings
+    for out, why in zip(left_out, ("broken.png", "image 3: shows another view (other)"), strict=True):
+        assert isinstance(out, NotRead) and why in out.error and f"left out of the study: {out.error}" in alone.notes
+    (guessed,) = readings(reader.read_study([front]))
+    assert guessed.notes == ("image 1: nothing says which view it shows, so it is read as frontal",)
+
+
+def test_a_lateral_view_is_no_doubt_where_it_is_read_as_one(reader: Reader) -> None:
+    said_pa, said_lateral = (dataset(chest(seed=seed), ViewPosition=view) for seed, view in ((0, "PA"), (1, "LL")))
+    front, side = readings(reader.read_study([said_pa, said_lateral]))
+    assert (front.read_as, side.read_as) == ("frontal", "lateral")
+    assert side.doubts == () and reader.read(said_lateral).doubts == ("the view is lateral",)
+    (alone,) = readings(reader.read_study([said_lateral]))
+    assert any("no frontal view" in note for note in alone.notes) and not any("no frontal" in note for note in side.notes)
+    swapped = readings(reader.read_study([said_pa, said_lateral], views=["lateral", "PA"]))
+    assert swapped[1].doubts == ("the view is lateral",)
+    for note in ("image 1: read as lateral, as was said, but its file says PA", "image 2: read as PA, as was said"):
+        assert any(told.startswith(note) for told in swapped[0].notes)
+    (lordotic,) = readings(reader.read_study([dataset(chest(), ViewPosition="LORDOTIC")]))
+    assert lordotic.read_as == "frontal" and lordotic.doubts == ("the view is lordotic",)
 
 
 def test_what_is_no_study_is_refused(reader: Reader, tmp_path: Path) -> None:

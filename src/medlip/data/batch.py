@@ -56,7 +56,7 @@ class Batch:
         shares: images of each process in this step, where not all have as many; else None.
         finish: makes `images` of what is in their place on the way to a device, uint8 (B, H, W); else None.
         views: which study each image belongs to, and what it shows; None where each image stands for itself. `ids` are then
-            those of the studies' first images, and boxes and masks are left out.
+            those of the studies' first images, even where these were left out, and boxes and masks are left out.
     """
 
     images: Tensor
@@ -136,6 +136,7 @@ class TrainingBatches:
         on_device: bool = False,
         pin: bool = False,
         studies: Studies | None = None,
+        drop_view: float = 0.0,
     ) -> None:
         """Set up batches.
 
@@ -159,6 +160,8 @@ class TrainingBatches:
             cache_bytes: memory for decoded images, part of what the order follows from when the store is larger.
             studies: of the store, whose views are read together: a study is then what an image is else. One is mirrored or
                 not as a whole, but for its lateral views, which never are; one without any other view stays as it is.
+            drop_view: probability in [0, 1) that a view of a study is left out, drawn in every epoch anew. Where all would
+                be, one of them stays: any, so that each kind of view is also learned from alone.
 
         Raises:
             MedLIPError: another vocabulary, sizes that differ, or fewer images than a batch.
@@ -173,7 +176,7 @@ class TrainingBatches:
         self.regions, self.ahead, self.rank, self.ranks = regions, ahead, rank, ranks
         self.on_device, self.pin = on_device, pin
         self.side = min(store.size, 2 * augment.size)
-        self.studies = studies
+        self.studies, self.drop_view = studies, drop_view
         self._groups = store.groups() if studies is None else studies.groups(store)
         self._items, most = (len(store), 1) if studies is None else (len(studies), studies.most)
         self._steps, left = divmod(self._items, batch_size * ranks)
@@ -267,17 +270,27 @@ class TrainingBatches:
         return np.array(Image.fromarray(pixels).resize(square, Image.Resampling.BILINEAR))
 
     def _batch(self, samples: Sequence[_Sample], epoch: int, shares: Sequence[int]) -> Batch:
+        own = torch.tensor([hash((self.seed, epoch, sample.rows[0])) for sample in samples])
+        if self.drop_view:
+            samples = [self._shown(sample, epoch) for sample in samples]
         seeds = [(self.seed << 64) + (epoch << 32) + row for sample in samples for row in sample.rows]
         plan = self.augment.plan(seeds, None if self.studies is None else _mirrored_by(samples))
         finish = partial(_finished, self.augment, plan, self.preprocessing)
         images = torch.cat([sample.pixels for sample in samples])
         batch = replace(
             _assemble(samples, plan, images if self.on_device else finish(images), self.vocabulary, self.augment),
-            seeds=torch.tensor([hash((self.seed, epoch, sample.rows[0])) for sample in samples]),
+            seeds=own,
             shares=tuple(shares) if len(set(shares)) > 1 else None,
             finish=finish if self.on_device else None,
         )
         return replace(batch, images=batch.images.pin_memory(), facts=batch.facts.pin_memory()) if self.pin else batch
+
+    def _shown(self, sample: _Sample, epoch: int) -> _Sample:
+        """Return a study with the views that it shows in an epoch."""
+        draws = np.random.default_rng((self.seed, epoch, sample.rows[0])).random(len(sample.rows))
+        kept = np.flatnonzero(draws >= min(self.drop_view, draws.max())).tolist()
+        rows, kinds = tuple(sample.rows[view] for view in kept), tuple(sample.kinds[view] for view in kept)
+        return replace(sample, rows=rows, kinds=kinds, pixels=sample.pixels[kept])
 
 
 def evaluation_batches(

@@ -99,15 +99,23 @@ def studies_of(store: Store, *, kinds: Collection[ViewKind] | None = None, most:
     return Studies(rows, tuple(tuple(views[row] for row in own) for own in rows), tuple(notes))
 
 
-def contradictions(store: Store, studies: Studies) -> list[str]:
-    """Return the studies whose reports contradict each other, each with one of the facts that they do so about."""
+def contradictions(store: Store, studies: Studies, becomes: str = "") -> list[str]:
+    """Return a note on the studies whose reports contradict each other, each with a fact that they do so about; or none.
+
+    Args:
+        store: the images.
+        studies: of the store.
+        becomes: what an uncertain fact counts as, for the note.
+    """
     stated, ids = store.stated(), store.column("id")
     found = []
     for rows in studies.rows:
         if len(rows) > 1 and any(stated[row] != stated[rows[0]] for row in rows[1:]):
             facts = ([Fact(*fact) for fact in stated[row]] for row in rows)
             found += [f"{ids[rows[0]]} ({fact.pathology}, {fact.anatomy})" for fact in _contradicted(facts)][:1]
-    return found
+    many = "1 study" if len(found) == 1 else f"{len(found)} studies"
+    told = f"in {many}, reports contradict each other; what one calls present and another absent is uncertain"
+    return [f"{told}{becomes and f' ({becomes})'}: {name_some(found)}"] if found else []
 
 
 def joined(records: Sequence[Record]) -> Record:

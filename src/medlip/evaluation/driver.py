@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medlip.data.overlap import require_disjoint
+from medlip.data.studies import contradictions
 from medlip.data.views import Views
 from medlip.errors import MedLIPError
 from medlip.evaluation.outcomes import OUTCOMES, save_outcomes
@@ -274,7 +275,7 @@ def _notes(
             f"{len(together):,} studies of {images:,} images, whose views are read together: scores and places count once a "
             "study, maps once an image"
         )
-        yield from together.notes
+        yield from (*together.notes, *contradictions(selection.evaluated.store, together))
     if questions.unasked:
         yield f"{UNASKED}: {', '.join(questions.unasked)}"
     for task in evaluated:

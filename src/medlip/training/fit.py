@@ -267,7 +267,9 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
     if method.needs_masks:
         notes.append(require_masks(store))
     if studies is not None:
-        notes += [*studies.notes, *_contradictions(recipe, store, studies)]
+        notes += [*studies.notes, *contradictions(store, studies, f"facts.uncertain={recipe.facts.uncertain}")]
+        if recipe.data.drop_view and studies.most == 1:
+            notes.append(f"data.drop_view={recipe.data.drop_view}: no study has more than one view, so none is left out")
     batches = training_batches(recipe, method, store, ranks, studies)
     steps = settings.epochs * len(batches)
     divided = settings.accumulate > 1 and method.divide(settings.accumulate)
@@ -321,6 +323,7 @@ def training_batches(
         on_device=recipe.training.augment_on == "device",
         pin=ranks.device.type == "cuda",
         studies=studies,
+        drop_view=recipe.data.drop_view,
     )
 
 
@@ -345,17 +348,6 @@ def _kinds(recipe: Recipe, studies: Studies | None) -> dict[str, tuple[ViewKind,
         )
     there = {kind for kinds in studies.kinds for kind in kinds}
     return {"views": tuple(kind for kind in READ_FIRST if kind in there)}
-
-
-def _contradictions(recipe: Recipe, store: Store, studies: Studies) -> list[str]:
-    """Say where reports of one study contradict each other, and what becomes of it."""
-    found = contradictions(store, studies)
-    if not found:
-        return []
-    return [
-        f"in {len(found)} studies, reports contradict each other; what one calls present and another absent is uncertain "
-        f"(facts.uncertain={recipe.facts.uncertain}): {name_some(found)}"
-    ]
 
 
 def model_file(run: Path) -> Path:

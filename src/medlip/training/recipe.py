@@ -62,10 +62,21 @@ class DataSection(_Section):
     Attributes:
         views: `each` image by itself, with its study's report; or `set`: the views of a study together, its report once.
         most_views: of a study that are read together: the first, frontal ones before lateral ones before others.
+        drop_view: probability that a view of a study is left out in training, anew in every epoch; one always stays.
     """
 
     views: Literal["each", "set"] = "each"
     most_views: int = Field(4, ge=1)
+    drop_view: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _drops_from_sets_alone(self) -> DataSection:
+        if self.drop_view and self.views != "set":
+            raise ValueError(
+                f"drop_view={self.drop_view} leaves views out of a study, and with views={self.views} every image is read "
+                "by itself. Set data.views=set, or drop_view=0"
+            )
+        return self
 
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
