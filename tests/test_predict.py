@@ -309,7 +309,10 @@ def predict(medlip: Callable[..., Any]) -> Callable[..., tuple[int, Any, str]]:
 
 
 Predict = Callable[..., tuple[int, Any, str]]
-KEYS = {"image", "not_frontal", "doubts", "notes", "places_above", "calibrated", "findings", "asked", "model", "disclaimer"}
+KEYS = {
+    "image", "read_as", "not_frontal", "doubts", "notes", "places_above", "calibrated", "findings", "asked", "model",
+    "disclaimer",
+}  # fmt: skip
 JUDGED = {"probability", "score", "threshold", "calibrated"}
 
 
@@ -318,6 +321,7 @@ def test_one_image_gives_a_list_of_one(predict: Predict, tiny_run: Path, xray: P
     assert code == 0
     assert document.keys() == KEYS
     assert (document["not_frontal"], document["notes"], document["places_above"]) == ("", [], 0.01)
+    assert document["read_as"] == "frontal"
     assert document["image"] == str(xray)
     assert document["findings"][0].keys() == {"pathology", "anatomies", *JUDGED}
     assert document["findings"][0]["anatomies"][0].keys() == {"anatomy", "probability"}

@@ -348,8 +348,9 @@ def test_notes_of_a_training_name_what_was_decided(disagreeing: Store) -> None:
         method, _, notes = begin(recipe, disagreeing, ranks)
         assert isinstance(method, MedLIP) and method.views == ("frontal",)
         assert any("2 studies have more than 1 views" in note for note in notes)
+        assert any("no study has more than one view, so none is left out" in note for note in notes)
         _, _, notes = begin(load_recipe("medlip-phantom", [*small, "data.views=set"]), disagreeing, ranks)
-    assert any("in 1 studies, reports contradict each other" in note and "facts.uncertain=ignore" in note for note in notes)
+    assert any("in 1 study, reports contradict each other" in note and "facts.uncertain=ignore" in note for note in notes)
 
 
 def test_a_view_that_the_model_was_not_trained_on_is_refused(method: MedLIP, images: torch.Tensor) -> None:
@@ -373,13 +374,21 @@ def reader(method: MedLIP) -> Reader:
     return Reader(method)
 
 
+def readings(found: Sequence[Reading | NotRead]) -> list[Reading]:
+    every = [reading for reading in found if isinstance(reading, Reading)]
+    assert len(every) == len(found)
+    return every
+
+
 def test_a_study_is_read_at_once(reader: Reader, tmp_path: Path) -> None:
     front, side = (np.random.default_rng(seed).integers(0, 256, (80, 64)).astype(np.uint8) for seed in (0, 1))
-    both = reader.read_study([front, side], views=["PA", "lateral"], ask=ASKED[1])
+    both = readings(reader.read_study([front, side], views=["PA", "lateral"], ask=ASKED[1]))
     assert both[0].findings == both[1].findings and both[0].asked == both[1].asked
     first, second = (reading.maps(["effusion", ASKED[1], "a new question"]) for reading in both)
     assert not np.allclose(first, second)
-    other = reader.read_study([front, side], views=["PA", "PA"])
+    assert [reading.read_as for reading in both] == ["frontal", "lateral"]
+    assert all("2 images read together: probabilities and places are the study's" in reading.notes[-1] for reading in both)
+    other = readings(reader.read_study([front, side], views=["PA", "PA"]))
     assert other[0].findings != both[0].findings
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"nothing")
@@ -437,7 +446,7 @@ def test_a_run_of_studies_resumes_bit_by_bit_and_is_evaluated_by_study(
     sides: Store, tmp_path: Path, medlip: Callable[..., Any]
 ) -> None:
     small = (*SMALL, "training.batch_size=8", "training.epochs=2", "training.precision=fp32", "training.validation_images=4")
-    more = ("data.views=set", "training.checkpoint_minutes=0.0001")
+    more = ("data.views=set", "data.drop_view=0.3", "training.checkpoint_minutes=0.0001")
     recipe, train = load_recipe("medlip-phantom", [*small, *more]), sides.select("train")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     steps = fit(recipe, train, whole, validation=sides.select("val"))["steps"]
@@ -458,6 +467,11 @@ def test_a_run_of_studies_resumes_bit_by_bit_and_is_evaluated_by_study(
 
         Image.fromarray(train[row].image).save(tmp_path / name)
         images.append(tmp_path / name)
-    read = medlip("predict", whole, *images, "--study", "PA,lateral", "--json").document
-    assert [entry["image"] for entry in read] == [str(image) for image in images]
-    assert read[0]["findings"] == read[1]["findings"]
+    outcome = medlip("predict", whole, *images, "--study", "PA,lateral", "--json")
+    assert [entry["image"] for entry in outcome.document] == [str(image) for image in images]
+    assert outcome.document[0]["findings"] == outcome.document[1]["findings"]
+    outcome = medlip("predict", whole, *images, "--study", "PA,oblique", "--json")
+    assert outcome.code == 3 and "1 images were skipped" in outcome.err
+    assert (
+        "shows another view (other), and the model was trained on frontal and lateral views" in outcome.document[1]["error"]
+    )

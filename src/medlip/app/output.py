@@ -49,7 +49,8 @@ def describe_reading(entry: Mapping[str, Any]) -> str:
     files += [f"maps: {entry['maps']}"] if "maps" in entry else []
     model = "read by " + " ".join(filter(None, (entry["model"][key] for key in ("name", "version", "hash"))))
     basis = describe_basis(entry["calibrated"])
-    return "\n".join([entry["image"], *warned, *notes, aligned(rows), *files, basis, model, DISCLAIMER])
+    view = "" if entry["read_as"] == "frontal" else f" (view: {entry['read_as']})"
+    return "\n".join([entry["image"] + view, *warned, *notes, aligned(rows), *files, basis, model, DISCLAIMER])
 
 
 def describe_doubts(doubts: Sequence[str]) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, count, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -153,21 +154,21 @@ class Reader:
         views: Sequence[str] | None = None,
         normal: bool = False,
         places_above: float = PLACES_ABOVE,
-    ) -> list[Reading]:
+    ) -> list[Reading | NotRead]:
         """Read the views of one study together: probabilities and places are the study's, and maps each image's own.
 
-        An image that can't be read, or is of a view that the model was not trained on, is left out, and the others' notes
+        An image that can't be read, or shows a view that the model was not trained on, is left out, and the others' notes
         say so.
 
         Args:
             images: as for `read`.
             ask: as for `read`.
-            views: what each of them is, "PA", "lateral" …; None or "": as its file says, else frontal.
+            views: what each of them shows, "PA", "lateral" …; None or "": what its file says, else frontal.
             normal: as for `read`.
             places_above: as for `read`.
 
         Returns:
-            A reading of each image that was read.
+            A reading of each image, in their order; of one that was left out, why.
 
         Raises:
             MedLIPError: the model reads image by image, no image is left, a view is no known word, there are not as many
@@ -183,27 +184,21 @@ class Reader:
             raise MedLIPError(f"{len(views)} views for {len(images)} images: name one for each.")
         for word in views or ():
             _kind(word)
-        read: list[tuple[str, XRay, ViewKind]] = []
-        notes: list[str] = []
-        for image, word in zip(images, views or [""] * len(images), strict=True):
-            name = _name(image)
-            try:
-                xray = _decode(image)
-                kind = _kind(word or xray.view)
-                if kind not in known:
-                    raise MedLIPError(
-                        f"it shows another view ({kind}), and the model was trained on {', '.join(known)} views alone."
-                    )
-                read.append((name, xray, kind))
-                if not (word or xray.view):
-                    notes.append(f"{name or 'an image'}: nothing says which view it is, so it is read as frontal")
-            except MedLIPError as error:
-                notes.append(f"left out of the study: {f'{name}: ' if name not in str(error) else ''}{error}")
+        views = [word.strip() for word in views or [""] * len(images)]
+        every = list(map(_view, images, views, count(1), repeat(known)))
+        read = [view for view in every if isinstance(view, _View)]
+        notes = [f"left out of the study: {view.error}" for view in every if isinstance(view, NotRead)]
         if not read:
             raise MedLIPError(" ".join(["the study has no view that can be read: give one.", *notes]))
-        names, xrays, kinds = zip(*read, strict=True)
-        asks = [_questions(ask)] * len(read)
-        return list(self._read(names, xrays, asks, normal, places_above, Views((kinds,)), notes))
+        notes += [note for view in read for note in view.notes]
+        if len(read) > 1:
+            notes.append(f"{len(read)} images read together: probabilities and places are the study's, each map its image's")
+        kinds = tuple(view.kind for view in read)
+        if "frontal" not in kinds:
+            notes.append("the study has no frontal view: places and sides, which such views show best, are told without one")
+        names, xrays, asks = [view.name for view in read], [view.xray for view in read], [_questions(ask)] * len(read)
+        readings = self._read(names, xrays, asks, normal, places_above, Views((kinds,)), notes)
+        return [view if isinstance(view, NotRead) else next(readings) for view in every]
 
     def read_together(self, xrays: Sequence[XRay], asks: Sequence[Sequence[str]]) -> list[Reading]:
         """Read X-rays at once, each with questions of its own: what `read` gives of each, in less time.
@@ -306,6 +301,7 @@ class Reader:
             yield Reading(
                 image=names[row],
                 xray=xrays[row],
+                read_as="frontal" if views is None else views.studies[0][row],
                 findings=tuple(findings),
                 asked=tuple(self._judge.question(text, scores[text]) for text in asks[row]),
                 notes=(*xrays[row].notes, *notes, *lost[tuple(asks[row])], *unsided),
@@ -351,9 +347,40 @@ def _refused(reading: Reading) -> str:
     return f"{reading.image or 'the image'}: refused: {'; '.join(reading.doubts)}. Read it without strict, with a warning."
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    """An image of a study: as what kind of view it is read, and what to know of that."""
+
+    name: str
+    xray: XRay
+    kind: ViewKind
+    notes: tuple[str, ...]
+
+
+def _view(image: Source, word: str, number: int, known: Sequence[ViewKind]) -> _View | NotRead:
+    """Decode an image of a study, to be read as the view that a word names, else its file, else as a frontal one."""
+    name = _name(image)
+    called = name or f"image {number}"
+    try:
+        xray = _decode(image)
+    except MedLIPError as error:
+        return NotRead(name, str(error) if name else f"{called}: {error}")
+    by_file = read_as(view_of(xray.view))
+    kind = _kind(word) if word else by_file
+    if kind not in known:
+        trained = " and ".join(known)
+        return NotRead(name, f"{called}: shows another view ({kind}), and the model was trained on {trained} views alone.")
+    notes = []
+    if not word and not xray.view:
+        notes.append(f"{called}: nothing says which view it shows, so it is read as frontal")
+    elif word and xray.view and kind != by_file:
+        notes.append(f"{called}: read as {word}, as was said, but its file says {xray.view}")
+    return _View(name, xray, kind, tuple(notes))
+
+
 def _kind(word: str) -> ViewKind:
     if not kind_of(view := view_of(word)):
-        raise MedLIPError(f"the view {word!r} is not a known word. Write PA, AP or lateral.")
+        raise MedLIPError(f"the view {word!r} is not a known word. Write PA, AP, lateral or other.")
     return read_as(view)
 
 

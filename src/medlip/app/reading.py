@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from PIL.Image import Image
 
-    from medlip.data.views import Views
+    from medlip.data.views import ViewKind, Views
     from medlip.evaluation.calibration import Appearance
     from medlip.methods.base import ReadsViews
 
@@ -182,15 +182,16 @@ class Look:
 
 @dataclass(frozen=True, repr=False)
 class Reading:
-    """What was read from one X-ray.
+    """What was read from one X-ray, alone or with others of its study.
 
     Attributes:
         image: its file as it was given, "" for anything else.
         xray: the image, and what its file says of it.
-        findings: pathologies, the most probable first.
-        asked: the questions in the order in which they were asked.
-        notes: what reading the file left out, assumed or turned, questions that are longer than the method reads, and
-            findings whose side is not named.
+        read_as: the view that it was read as: frontal, unless it was read with others of its study.
+        findings: pathologies, the most probable first; those of the study.
+        asked: the questions in the order in which they were asked; answered about the study.
+        notes: what reading the file left out, assumed or turned, what of the study was read, questions that are longer than
+            the method reads, and findings whose side is not named.
         places_above: how probable the anatomies of the findings are at least; None from a method that doesn't tell places.
         calibrated: what probabilities and thresholds rest on; None where the model isn't calibrated: probabilities are its
             scores then, and every threshold is one half.
@@ -199,6 +200,7 @@ class Reading:
 
     image: str
     xray: XRay
+    read_as: ViewKind
     findings: tuple[Finding, ...]
     asked: tuple[Question, ...]
     notes: tuple[str, ...]
@@ -229,9 +231,13 @@ class Reading:
         """Why what was read may mean little.
 
         It is no frontal chest X-ray, doesn't look like one, is a poor one, or unlike those that the model was calibrated on.
+        One that was read as another view need not be frontal.
         """
-        far = self._usual is not None and not self.xray.not_frontal and self._usual.is_far(self.xray.appearance)
-        return (*self.xray.doubts, *(("unlike the images that the model was calibrated on",) if far else ()))
+        frontal = self.read_as == "frontal"
+        own = self.xray.doubts if frontal else self.xray.doubts_of_another_view
+        said = self.xray.not_frontal if frontal else self.xray.unfit
+        far = self._usual is not None and not said and self._usual.is_far(self.xray.appearance)
+        return (*own, *(("unlike the images that the model was calibrated on",) if far else ()))
 
     def finding(self, name: str) -> Finding:
         """Return one of the findings.
@@ -267,7 +273,8 @@ class Reading:
     def maps(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return where the image shows each text: float32 (n, h, w), non-negative, of all of it.
 
-        Of a method whose maps are on one scale, the highest place has the finding's probability.
+        Of a method whose maps are on one scale, the highest place has the finding's probability; of a study, the highest
+        place of all its images.
         """
         maps = self._look.maps(self._row, texts)
         if self.absolute_maps:
@@ -282,8 +289,9 @@ class Reading:
     def heat_map(self, text: str, scale: MapScale = "absolute") -> NDArray[np.float32]:
         """Return where the image shows `text`, in the image's own pixels: float32 (H, W), from 0 to 1.
 
-        On the absolute scale the highest place has the finding's probability, so that an improbable finding is dark. A map
-        of a method whose maps aren't on one scale is always scaled by its own minimum and maximum.
+        On the absolute scale the highest place, of a study that of all its images, has the finding's probability, so that
+        an improbable finding is dark. A map of a method whose maps aren't on one scale is always scaled by its own minimum
+        and maximum.
 
         Args:
             text: a finding by name, or any other text.
@@ -360,6 +368,7 @@ class Reading:
         """Return the reading as plain data, as `medlip predict --json` prints it."""
         return {
             "image": self.image,
+            "read_as": self.read_as,
             "not_frontal": self.not_frontal,
             "doubts": list(self.doubts),
             "notes": list(self.notes),

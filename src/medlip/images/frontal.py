@@ -46,7 +46,7 @@ def doubts(pixels: NDArray[np.uint8], *, known: bool = False) -> tuple[str, ...]
 
     Args:
         pixels: uint8, 0 black.
-        known: that it is none is known already: only its faults are looked for.
+        known: that it isn't one is known already: only its faults are looked for.
     """
     film = _Film.of(pixels)
     faults = tuple(film.faults())

@@ -90,13 +90,18 @@ class XRay:
     @property
     def doubts(self) -> tuple[str, ...]:
         """What speaks against reading it as a frontal chest X-ray: what its file says, else how it looks, and its faults."""
+        return self._doubts(self.not_frontal, known=bool(self.not_frontal)) if self.looks is None else self.looks.doubts
+
+    @property
+    def doubts_of_another_view(self) -> tuple[str, ...]:
+        """What speaks against reading it as a chest X-ray that isn't frontal: what its file says, and its faults."""
+        return self._doubts(self.unfit, known=True)
+
+    def _doubts(self, said: str, *, known: bool) -> tuple[str, ...]:
         from medlip.images.frontal import doubts
 
-        if self.looks is not None:
-            return self.looks.doubts
-        said = (self.not_frontal,) if self.not_frontal else ()
         coloured = ("the picture is in colour",) if pictures.IN_COLOUR in self.notes else ()
-        return (*said, *coloured, *doubts(self.pixels, known=bool(said)))
+        return (*filter(None, [said]), *coloured, *doubts(self.pixels, known=known))
 
     @property
     def not_frontal(self) -> str:

@@ -48,7 +48,7 @@ def predict(
         str | None,
         typer.Option(
             "--study",
-            help="Read the images together, as one study: what each is, in order, such as PA,lateral.",
+            help="Read the images together, as the views of one study: what each shows, in order, such as PA,lateral.",
             metavar="VIEWS",
         ),
     ] = None,
