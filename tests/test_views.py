@@ -411,6 +411,7 @@ def test_a_lateral_view_is_no_doubt_where_it_is_read_as_one(reader: Reader) -> N
     assert swapped[1].doubts == ("the view is lateral",)
     for note in ("image 1: read as lateral, as was said, but its file says PA", "image 2: read as PA, as was said"):
         assert any(told.startswith(note) for told in swapped[0].notes)
+    assert Reader(make(views=("lateral",))).read(said_pa).read_as == "lateral"
     (lordotic,) = readings(reader.read_study([dataset(chest(), ViewPosition="LORDOTIC")]))
     assert lordotic.read_as == "frontal" and lordotic.doubts == ("the view is lordotic",)
 

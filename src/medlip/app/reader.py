@@ -286,6 +286,7 @@ class Reader:
                 together = cast("ReadsViews", self.method).answer(images, prompts, maps=True, anatomies=True, views=views)
                 answers = together.of_images(views.counts)
         look = Look(self.method, images, prompts, answers, views)
+        kinds = (self._read_alone_as,) * len(xrays) if views is None else views.studies[0]
         unsided = self._judge.notes if answers.anatomies is not None else ()
         lost = {ask: tuple(self._lost(ask)) for ask in map(tuple, asks)}
         for row, (scored, places) in enumerate(
@@ -301,7 +302,7 @@ class Reader:
             yield Reading(
                 image=names[row],
                 xray=xrays[row],
-                read_as="frontal" if views is None else views.studies[0][row],
+                read_as=kinds[row],
                 findings=tuple(findings),
                 asked=tuple(self._judge.question(text, scores[text]) for text in asks[row]),
                 notes=(*xrays[row].notes, *notes, *lost[tuple(asks[row])], *unsided),
@@ -312,6 +313,12 @@ class Reader:
                 _look=look,
                 _row=row,
             )
+
+    @property
+    def _read_alone_as(self) -> ViewKind:
+        """As which view an image by itself is read: as a frontal one, unless the model was trained on none."""
+        known = self.method.views if isinstance(self.method, ReadsViews) else ()
+        return "frontal" if not known or "frontal" in known else known[0]
 
     def _lost(self, ask: Sequence[str]) -> Iterator[str]:
         """Say how many questions are not read to their end."""

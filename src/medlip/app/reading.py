@@ -187,7 +187,7 @@ class Reading:
     Attributes:
         image: its file as it was given, "" for anything else.
         xray: the image, and what its file says of it.
-        read_as: the view that it was read as: frontal, unless it was read with others of its study.
+        read_as: the view that it was read as: by itself frontal, unless the model was trained on no frontal view.
         findings: pathologies, the most probable first; those of the study.
         asked: the questions in the order in which they were asked; answered about the study.
         notes: what reading the file left out, assumed or turned, what of the study was read, questions that are longer than
