@@ -108,7 +108,7 @@ def _by_recipe(evaluated: Sequence[Evaluated]) -> list[Seeds]:
     return [dict(sorted(seeds.items())) for seeds in groups.values()]
 
 
-def _whole(recipe: dict[str, Any]) -> dict[str, Any]:
+def _whole(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a recorded recipe with the defaults of settings that came later, which it was trained with."""
     try:
         return Recipe.model_validate(recipe).model_dump(mode="json")
