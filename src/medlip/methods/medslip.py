@@ -48,7 +48,8 @@ class MeDSLIPConfig(QueryConfig):
             Places are then ranked by it. `tied`: the same, and an anatomy is also told by where in the image the evidence
             for a finding lies, see `PlaceField`.
         icl_unmentioned: weight of unmentioned pairs with `scaled` and `tied`.
-        icl_other_side: of those among them that mirror a stated one: a finding that is on one side, asked of the other.
+        icl_other_side: of those among them that mirror a stated one: a finding that is on one side, asked of the other;
+            None: as `icl_unmentioned`.
         anatomy_existence: weight of the anatomies' L_exist beside that of the pathologies; 1 as published.
         beta: weight of ICL.
         erase: what is taken out of a stream, linearly and with the least change, see `Erasure`: `side` takes the side of
@@ -63,7 +64,7 @@ class MeDSLIPConfig(QueryConfig):
     prototype: Literal["mean", "random", "off"] = "mean"
     icl: Literal["mentioned", "all", "scaled", "tied", "off"] = "mentioned"
     icl_unmentioned: float = Field(1.0, ge=0)
-    icl_other_side: float = Field(1.0, ge=0)
+    icl_other_side: float | None = Field(None, ge=0)
     anatomy_existence: float = Field(1.0, ge=0)
     beta: float = Field(1.0, ge=0)
     erase: Literal["off", "side"] = "off"
@@ -325,10 +326,13 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
             terms["icl"] = icl_loss(states["anatomy"], states["pathology"], adjacency, float(config.icl == "all"))
         return terms
 
-    def _pair_weights(self, adjacency: Tensor) -> Tensor:
-        """Return at which weight each pair (B, A, P) counts as absent where it is not mentioned."""
+    def _pair_weights(self, adjacency: Tensor) -> float | Tensor:
+        """Return at which weight pairs, or each of them (B, A, P), count as absent where they are not mentioned."""
+        config = self.config
+        if config.icl_other_side is None:
+            return float(config.icl_unmentioned)
         mirrored = adjacency[:, list(self.vocabulary.mirror_index)] == 1
-        return torch.where(mirrored, self.config.icl_other_side, self.config.icl_unmentioned)
+        return torch.where(mirrored, config.icl_other_side, config.icl_unmentioned)
 
     def negatives(self, stream: str, queries: PresentQueries) -> Tensor:
         """Draw what present queries of a stream are told from: (R, n) indices of the other stream's concepts."""
@@ -517,13 +521,15 @@ def _plain_prototypes(model: MeDSLIP, stream: str, states: Tensor, texts: Tensor
 def _plain_pairs(model: MeDSLIP, states: Mapping[str, Tensor], facts: Tensor) -> Tensor:
     config = model.config
     logits = (states["anatomy"][:, :, None] * states["pathology"][:, None]).sum(-1)  # of (B, A, P, width)
+    unmentioned = other_side = float(config.icl == "all")
     if model.pair_bias is not None:
         logits, unmentioned = logits * config.width**-0.5 + model.pair_bias, config.icl_unmentioned
-    else:
-        unmentioned = float(config.icl == "all")
+        other_side = unmentioned if config.icl_other_side is None else config.icl_other_side
     costs, weight = logits.new_zeros(()), logits.new_zeros(())
     for row, stated in zip(logits, facts, strict=True):
-        weights = (stated >= 0).to(row.dtype) + unmentioned * (stated == NOT_MENTIONED)
+        mirrored = stated[list(model.vocabulary.mirror_index)] == 1
+        absent = unmentioned * ~mirrored + other_side * mirrored
+        weights = (stated >= 0).to(row.dtype) + absent * (stated == NOT_MENTIONED)
         targets = stated.clamp(min=0).to(row.dtype)
         costs = costs + (F.binary_cross_entropy_with_logits(row, targets, reduction="none") * weights).sum()
         weight = weight + ((stated >= 0).sum() if model.pair_bias is not None else weights.sum())
