@@ -149,6 +149,7 @@ def test_a_key_that_resembles_none_is_answered_with_all_of_its_section() -> None
         ("training.on_nan=ignore", r"training\.on_nan: .*'stop' or 'skip'"),
         ("training.seed=-1", r"training\.seed: .*greater than or equal to 0"),
         ('training.balance={"icl":1}', "name two or more"),
+        ("training.balance={icl:1", r"--set training\.balance=\{icl:1: the value is no YAML .*brackets"),
         ('training.balance={"icl":1,"exist":0}', r"training\.balance\.exist: .*greater than 0"),
         ("image.size=0", r"image\.size: .*greater than 0"),
         ("image.std=[0,1,1]", "std greater than 0"),

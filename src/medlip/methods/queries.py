@@ -57,7 +57,7 @@ LEAST = 1e-6
 
 
 class QueryConfig(EncoderConfig):
-    """Settings of every method that decodes queries; the defaults are the published ones of MedKLIP and MeDSLIP.
+    """Settings of every method that decodes queries; defaults are as published for MedKLIP and MeDSLIP, but for `map_rule`.
 
     Attributes:
         width: of queries and locations.

@@ -405,12 +405,16 @@ def parse_override(override: str) -> tuple[str, Any]:
     """Read "key=value", the value as in YAML.
 
     Raises:
-        MedLIPError: there is no key, or no value.
+        MedLIPError: there is no key, or no value, or the value is no YAML.
     """
     path, equals, value = override.partition("=")
     if not equals or not path:
         raise MedLIPError(f"--set {override}: expected key=value, such as training.epochs=5.")
-    return path, parse_value(value)
+    try:
+        return path, parse_value(value)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise MedLIPError(f"--set {override}: the value is no YAML ({problem}). Check its brackets and quotes.") from error
 
 
 def _override(content: dict[str, Any], override: str) -> None:
