@@ -287,7 +287,7 @@ def test_losses_are_named_finite_and_follow_from_the_batch(name: str) -> None:
     assert terms
     assert all(term.ndim == 0 and term.isfinite() for term in terms.values())
     assert all(torch.equal(term, again[key]) for key, term in terms.items())
-    assert set(terms) <= set(method.loss_weights)
+    assert set(method.loss_weights) in (set(terms), set())
     assert torch.equal(batch.facts, facts)
 
 
