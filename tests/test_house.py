@@ -22,7 +22,10 @@ FLOORS = (
     "experiments", "app",
 )  # fmt: skip
 FACE = "the package itself"  # medlip/__init__.py: it may offer what any floor holds, and no floor leans on it
-BASE = ("about", "errors", "files", "plugins", "delimited", "ray_engine", "parallel", "tables", "memory", "imports")
+BASE = (
+    "about", "errors", "files", "plugins", "delimited", "ray_engine", "parallel", "tables", "memory", "imports",
+    "settings",
+)  # fmt: skip
 HEIGHT = {name: height for height, name in enumerate((*BASE, *FLOORS, FACE, "__main__"))}
 HEAVY = ("torch", "pandas", "transformers", "matplotlib")
 

@@ -149,6 +149,7 @@ def test_a_key_that_resembles_none_is_answered_with_all_of_its_section() -> None
         ("training.on_nan=ignore", r"training\.on_nan: .*'stop' or 'skip'"),
         ("training.seed=-1", r"training\.seed: .*greater than or equal to 0"),
         ('training.balance={"icl":1}', "name two or more"),
+        ("training.balance={icl:1", r"--set training\.balance=\{icl:1: the value is no YAML .*brackets"),
         ('training.balance={"icl":1,"exist":0}', r"training\.balance\.exist: .*greater than 0"),
         ("image.size=0", r"image\.size: .*greater than 0"),
         ("image.std=[0,1,1]", "std greater than 0"),
@@ -164,6 +165,45 @@ def test_a_setting_that_can_not_be_is_answered_with_what_can(settings: str, mess
     with pytest.raises(MedLIPError, match=message) as error:
         method_config(load_recipe("medslip-phantom", settings.split()).method)
     assert "Value error" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "message"),
+    [
+        ("medslip-phantom", "method.contrast_temperature=0.1", "prototype other than off, and alpha above 0"),
+        ("medslip-phantom", "method.alpha=0.5", "prototype other than off"),
+        ("medslip-mimic", "method.alpha=0 method.negatives=9", "prototype other than off, and alpha above 0"),
+        ("medslip-mimic", "method.icl_other_side=2", "icl=scaled or icl=tied, and beta above 0"),
+        ("medslip-phantom", "method.erase_memory=500", "erase=side"),
+        ("medklip-phantom", "method.alpha=0 method.contrast_temperature=0.5", "alpha above 0"),
+        ("medlip-phantom", "method.lambda_match=0 method.relax=0.1", "lambda_match above 0"),
+        ("mlip-phantom", "method.local=off method.relax=0.1", "local other than off, and lambda_local above 0"),
+        ("mlip-phantom", "method.integrity=truth", "mask_ratio above 0"),
+        ("mlip-mimic", "method.text_width=64", "text_encoder=wordpiece"),
+        ("gloria-phantom", "method.contrast=softmax method.sigmoid_bias=-5", "contrast=sigmoid"),
+        ("convirt-phantom", "method.pooling=mean method.pooling_temperature=1", "pooling=similarity"),
+        ("medslip-phantom", "training.balance_every=5", "balance"),
+        ("medslip-phantom", "data.most_views=2", "views=set"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_answered_with_what_it_needs(recipe: str, settings: str, message: str) -> None:
+    *_, last = settings.split()
+    with pytest.raises(MedLIPError, match=rf"--set {re.escape(last)}: does nothing without {message}\. Set that as well"):
+        load_recipe(recipe, settings.split())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [
+        ("medklip-phantom", "method.alpha=0"),
+        ("mlip-phantom", "method.contrast=softmax"),
+        ("medslip-phantom", "method.prototype=off method.icl=off"),
+        ("medslip-mimic", "method.alpha=0 method.beta=0"),
+        ("medslip-phantom", "method.erase_memory=2000 method.icl_other_side=null"),
+    ],
+)
+def test_what_a_recipe_states_may_be_switched_off(recipe: str, settings: str) -> None:
+    method_config(load_recipe(recipe, settings.split()).method)
 
 
 @pytest.mark.parametrize(

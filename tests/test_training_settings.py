@@ -32,6 +32,7 @@ from medlip.nn.vision_encoder import vision_encoder
 from medlip.training import fit, load_recipe
 from medlip.training.bench import made_up_batch
 from medlip.training.callbacks import register_logger
+from medlip.training.dry_run import dry_run
 from medlip.training.loop import Callback, Training
 from medlip.training.recipe import parse_override
 
@@ -168,11 +169,13 @@ def test_a_text_encoder_with_other_words_is_not_taken_over(
     assert "encoder.stages" not in note
 
 
-def test_a_start_that_is_no_run_or_fits_nowhere_is_an_error(run: Fit, tmp_path: Path) -> None:
+def test_a_start_that_is_no_run_or_fits_nowhere_is_an_error(run: Fit, store: Store, tmp_path: Path) -> None:
     with pytest.raises(MedLIPError, match=r"no model\.safetensors in this folder"):
         run("a", f"training.start_from={tmp_path}")
     with pytest.raises(MedLIPError, match="nowhere: not a readable"):
         run("b", f"training.start_from={tmp_path / 'nowhere'}")
+    with pytest.raises(MedLIPError, match="nowhere: not a readable"):
+        dry_run(load_recipe("medslip-phantom", [*MEDSLIP, f"training.start_from={tmp_path / 'nowhere'}"]), store)
     convirt = ("method.text_width=32", "method.text_layers=1", "training.epochs=1")
     other = run("other", *convirt, "method.backbone=resnet10t", recipe="convirt-phantom")
     with pytest.raises(MedLIPError, match="none of its weights fit"):
@@ -228,6 +231,8 @@ def test_what_comes_first_goes_on_where_it_was_interrupted(run: Fit, store: Stor
 def test_what_can_not_be_trained_is_found_out_before_what_comes_first(run: Fit, store: Store, tmp_path: Path) -> None:
     with pytest.raises(MedLIPError, match=r"Set training\.batch_size=24 or less"):
         run("large", staged(store.root), "training.batch_size=25")
+    with pytest.raises(MedLIPError, match=r"training\.balance\.protocl_anatomy: there is no such loss term.*icl"):
+        run("large", staged(store.root), "training.balance={icl: 0.5, protocl_anatomy: 0.5}")
     assert not (tmp_path / "large" / "first").exists()
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from medlip.nn.pairs import at_least_float32
 from medlip.nn.parts import Recomputing
 from medlip.nn.report_encoder import Cut, ReportEncoder, build_report_encoder
 from medlip.plugins import entry_points
+from medlip.settings import SettingsModel
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
@@ -122,14 +123,12 @@ RENAMED_SETTINGS = {"patch": "stride", "standardise": "standardize", "normalise_
 """Settings by the names that they had in earlier versions, which saved runs and recipes may have still."""
 
 
-class MethodConfig(BaseModel):
+class MethodConfig(SettingsModel):
     """Settings of a method; an unknown one is an error, and one under its earlier name (`RENAMED_SETTINGS`) is read.
 
     Attributes:
         seed: of initial weights, and of what is drawn without a batch.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     seed: int = 0
 
@@ -168,6 +167,10 @@ class EncoderConfig(MethodConfig):
         from medlip.nn.vision_encoder import vision_encoder  # brings in timm, which takes seconds to import
 
         return vision_encoder(self.backbone, self.stride, image_size=image_size, deepest=self.deepest, weights=self.weights)
+
+
+SMALL_TEXT = ("text_width", "text_layers", "text_vocabulary")
+"""Settings that a text encoder by name has of its own."""
 
 
 class TextEncoderConfig(MethodConfig):
@@ -262,7 +265,7 @@ class Method(nn.Module, ABC):
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
-        """Factor of every named loss term in the total; 1 for all unless a method says otherwise."""
+        """Factor of every loss term in the total, by name of those there are; 1 for all unless a method says otherwise."""
         return defaultdict(lambda: 1.0)
 
     def divide(self, parts: int) -> bool:

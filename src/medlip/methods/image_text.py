@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -17,6 +17,7 @@ from medlip.concepts import Vocabulary
 from medlip.images.preprocessing import Preprocessing
 from medlip.losses import info_nce, pooled_similarity, sentence_contrast, sigmoid_contrast
 from medlip.methods.base import (
+    SMALL_TEXT,
     Answers,
     AnswersAtOnce,
     EmbedsReports,
@@ -30,6 +31,7 @@ from medlip.methods.texts import Form, PromptBank, Sides, draw_sentences, prompt
 from medlip.nn.gather import gather, gather_padded
 from medlip.nn.report_encoder import WORDPIECE, Cut, EncodedReports, ReportEncoder
 from medlip.nn.vision_encoder import vision_encoder
+from medlip.settings import Requirement
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
@@ -73,6 +75,12 @@ class ImageTextConfig(TextEncoderConfig):
         hard_negatives: an image is also told from so many wrong versions of its own text, with the other side, another zone
             or the opposite in one of its sentences.
     """
+
+    needs: ClassVar[Mapping[str, Requirement]] = {
+        "pooling_temperature": Requirement("pooling=similarity", lambda config: config.pooling == "similarity"),
+        "sigmoid_bias": Requirement("contrast=sigmoid", lambda config: config.contrast == "sigmoid"),
+        **dict.fromkeys(SMALL_TEXT, Requirement("text_encoder=wordpiece", lambda config: config.text_encoder == WORDPIECE)),
+    }
 
     backbone: str = "resnet50"
     stride: int | None = Field(None, gt=0)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class MedKLIPConfig(QueryConfig):
-    """Settings of MedKLIP: those of all query methods; `alpha` weighs the position contrast, and 0 leaves it out."""
+    """Settings of MedKLIP: those of all query methods; `alpha` weighs the position contrast."""
 
 
 @register
@@ -73,7 +73,7 @@ class MedKLIP(QueryMethod):
     @property
     def loss_weights(self) -> Mapping[str, float]:
         """L_exist at 1, L_position at alpha."""
-        return {"exist": 1.0, "position": self.config.alpha}
+        return {"exist": 1.0} | ({"position": self.config.alpha} if self.config.alpha else {})
 
     def see_each(self, images: Tensor) -> Located:
         """Encode images (B, 3, S, S)."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log, prod
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.losses import info_nce, learned_scale
 from medlip.methods.base import (
+    SMALL_TEXT,
     BenchSettings,
     MatchesSentences,
     Pass,
@@ -42,6 +43,7 @@ from medlip.nn.disentangler import Gate
 from medlip.nn.gather import gather, gather_padded
 from medlip.nn.report_encoder import WORDPIECE, Cut, ReportEncoder
 from medlip.nn.transport import TRAINING_TOLERANCE, sinkhorn, transport_similarity
+from medlip.settings import Requirement
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
@@ -64,6 +66,18 @@ class MedLIPConfig(MeDSLIPConfig, TextEncoderConfig):
         lambda_match: weight of the match of sentences and patches; 0 leaves it out.
         lambda_report: weight of the contrast of images and reports; 0 leaves it out.
     """
+
+    needs: ClassVar[Mapping[str, Requirement]] = {
+        **MeDSLIPConfig.needs,
+        **dict.fromkeys(
+            ("match_cells", "match_temperature", "epsilon", "relax"),
+            Requirement("lambda_match above 0", lambda config: config.lambda_match > 0),
+        ),
+        "temperature": Requirement("lambda_report above 0", lambda config: config.lambda_report > 0),
+        **dict.fromkeys(
+            SMALL_TEXT, Requirement("report_encoder=wordpiece", lambda config: config.report_encoder == WORDPIECE)
+        ),
+    }
 
     stride: int = Field(8, gt=0)
     deepest: int | None = Field(16, gt=0)
@@ -184,7 +198,8 @@ class MedLIP(MeDSLIP, MatchesSentences, ShowsSamples):
     @property
     def loss_weights(self) -> Mapping[str, float]:
         """Those of MeDSLIP, the match at lambda_match, the contrast of reports at lambda_report."""
-        return {**super().loss_weights, "match": self.config.lambda_match, "report": self.config.lambda_report}
+        words = {"match": self.config.lambda_match, "report": self.config.lambda_report}
+        return {**super().loss_weights, **{term: weight for term, weight in words.items() if weight}}
 
     @property
     def scale(self) -> Tensor:

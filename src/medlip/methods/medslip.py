@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from medlip.losses import existence_labels, existence_loss, icl_loss, pair_loss, protocl_loss
 from medlip.methods.base import BenchSettings, HasReference, HasStreams, Pass, register, upcast
-from medlip.methods.queries import EVERYTHING, Located, PresentQueries, Queries, QueryConfig, QueryMethod
+from medlip.methods.queries import CONTRAST, EVERYTHING, Located, PresentQueries, Queries, QueryConfig, QueryMethod
 from medlip.methods.released import RELEASED_BACKBONE, released_decoder
 from medlip.nn.disentangler import Disentangler, Gate
 from medlip.nn.erasure import Erasure
 from medlip.nn.place_field import HARMONICS, PlaceField, waves
 from medlip.nn.query_decoder import QueryDecoder
 from medlip.reports.facts import IGNORED, NOT_MENTIONED
+from medlip.settings import Requirement
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
@@ -48,9 +49,10 @@ class MeDSLIPConfig(QueryConfig):
             Places are then ranked by it. `tied`: the same, and an anatomy is also told by where in the image the evidence
             for a finding lies, see `PlaceField`.
         icl_unmentioned: weight of unmentioned pairs with `scaled` and `tied`.
-        icl_other_side: of those among them that mirror a stated one: a finding that is on one side, asked of the other.
+        icl_other_side: of those among them that mirror a stated one: a finding that is on one side, asked of the other;
+            None: as `icl_unmentioned`.
         anatomy_existence: weight of the anatomies' L_exist beside that of the pathologies; 1 as published.
-        beta: weight of ICL.
+        beta: weight of ICL; 0 leaves it out.
         erase: what is taken out of a stream, linearly and with the least change, see `Erasure`: `side` takes the side of
             each finding, given that finding, out of the pathology stream.
         erase_memory: training images that what is erased rests on, about. Twice as many leave less of it, as long as the
@@ -59,17 +61,42 @@ class MeDSLIPConfig(QueryConfig):
         pooled: weight of L_exist as a linear layer tells it from the mean over locations of each stream; 0 leaves it out.
     """
 
+    needs: ClassVar[Mapping[str, Requirement]] = {
+        **dict.fromkeys(
+            CONTRAST, Requirement("prototype other than off, and alpha above 0", lambda config: config.contrasts)
+        ),
+        "alpha": Requirement("prototype other than off", lambda config: config.prototype != "off"),
+        "prototype": Requirement("alpha above 0", lambda config: config.alpha > 0),
+        "beta": Requirement("icl other than off", lambda config: config.icl != "off"),
+        "icl": Requirement("beta above 0", lambda config: config.beta > 0),
+        **dict.fromkeys(
+            ("icl_unmentioned", "icl_other_side"),
+            Requirement("icl=scaled or icl=tied, and beta above 0", lambda config: config.pairs in ("scaled", "tied")),
+        ),
+        "erase_memory": Requirement("erase=side", lambda config: config.erase != "off"),
+    }
+
     gate: Gate = "linear"
     prototype: Literal["mean", "random", "off"] = "mean"
     icl: Literal["mentioned", "all", "scaled", "tied", "off"] = "mentioned"
     icl_unmentioned: float = Field(1.0, ge=0)
-    icl_other_side: float = Field(1.0, ge=0)
+    icl_other_side: float | None = Field(None, ge=0)
     anatomy_existence: float = Field(1.0, ge=0)
     beta: float = Field(1.0, ge=0)
     erase: Literal["off", "side"] = "off"
     erase_memory: int = Field(2000, gt=0)
     positions: bool = False
     pooled: float = Field(0.0, ge=0)
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether there is a ProtoCL."""
+        return self.prototype != "off" and self.alpha > 0
+
+    @property
+    def pairs(self) -> Literal["mentioned", "all", "scaled", "tied", "off"]:
+        """The pairs that there is an ICL of."""
+        return self.icl if self.beta else "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +195,12 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         self.exist = _per_stream(lambda: nn.Linear(width, 2))
         contrast = _per_stream(lambda: nn.Linear(width, self.text_width))  # always drawn: other weights are the same without
         self.contrast: nn.ModuleDict | None
-        self.register_module("contrast", contrast if config.prototype != "off" else None)
-        bias = nn.Parameter(torch.tensor(RARE)) if config.icl in ("scaled", "tied") else None
+        self.register_module("contrast", contrast if config.contrasts else None)
+        bias = nn.Parameter(torch.tensor(RARE)) if config.pairs in ("scaled", "tied") else None
         self.pair_bias: nn.Parameter | None
         self.register_parameter("pair_bias", bias)
         self.field: PlaceField | None
-        self.register_module("field", PlaceField(self.text_width) if config.icl == "tied" else None)
+        self.register_module("field", PlaceField(self.text_width) if config.pairs == "tied" else None)
         self.erase: Erasure | None
         findings = len(self.vocabulary.pathologies)
         erase = Erasure(width, findings, config.erase_memory) if config.erase == "side" else None
@@ -192,8 +219,11 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
     def loss_weights(self) -> Mapping[str, float]:
         """L_exist at 1 (of anatomies at `anatomy_existence`), ProtoCL at alpha, ICL at beta; of means at `pooled`."""
         config = self.config
-        contrasts = {f"protocl_{stream}": config.alpha for stream in STREAMS}
-        weights = {"exist_pathology": 1.0, "exist_anatomy": config.anatomy_existence, **contrasts, "icl": config.beta}
+        weights = {"exist_pathology": 1.0, "exist_anatomy": config.anatomy_existence}
+        if config.contrasts:
+            weights |= {f"protocl_{stream}": config.alpha for stream in STREAMS}
+        if config.pairs != "off":
+            weights["icl"] = config.beta
         if config.pooled:
             weights |= {"pooled_pathology": config.pooled, "pooled_anatomy": config.pooled * config.anatomy_existence}
         return weights
@@ -321,14 +351,17 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
                 )
         if self.pair_bias is not None:
             terms["icl"] = pair_loss(self._pairs(**states, tie=tie), adjacency, self._pair_weights(adjacency))
-        elif config.icl != "off":
-            terms["icl"] = icl_loss(states["anatomy"], states["pathology"], adjacency, float(config.icl == "all"))
+        elif config.pairs != "off":
+            terms["icl"] = icl_loss(states["anatomy"], states["pathology"], adjacency, float(config.pairs == "all"))
         return terms
 
-    def _pair_weights(self, adjacency: Tensor) -> Tensor:
-        """Return at which weight each pair (B, A, P) counts as absent where it is not mentioned."""
+    def _pair_weights(self, adjacency: Tensor) -> float | Tensor:
+        """Return at which weight pairs, or each of them (B, A, P), count as absent where they are not mentioned."""
+        config = self.config
+        if config.icl_other_side is None:
+            return float(config.icl_unmentioned)
         mirrored = adjacency[:, list(self.vocabulary.mirror_index)] == 1
-        return torch.where(mirrored, self.config.icl_other_side, self.config.icl_unmentioned)
+        return torch.where(mirrored, config.icl_other_side, config.icl_unmentioned)
 
     def negatives(self, stream: str, queries: PresentQueries) -> Tensor:
         """Draw what present queries of a stream are told from: (R, n) indices of the other stream's concepts."""
@@ -444,7 +477,7 @@ def _plain_losses(model: MeDSLIP, batch: Batch) -> dict[str, Tensor]:
         for stream, other in (("pathology", "anatomy"), ("anatomy", "pathology")):
             projected = model.contrast[stream](model.dropout(model.contrasted(states[stream])))
             terms[f"protocl_{stream}"] = _plain_prototypes(model, stream, projected, model.texts(other), present[stream])
-    if config.icl != "off":
+    if config.pairs != "off":
         terms["icl"] = _plain_pairs(model, states, facts)
     return terms
 
@@ -517,13 +550,15 @@ def _plain_prototypes(model: MeDSLIP, stream: str, states: Tensor, texts: Tensor
 def _plain_pairs(model: MeDSLIP, states: Mapping[str, Tensor], facts: Tensor) -> Tensor:
     config = model.config
     logits = (states["anatomy"][:, :, None] * states["pathology"][:, None]).sum(-1)  # of (B, A, P, width)
+    unmentioned = other_side = float(config.icl == "all")
     if model.pair_bias is not None:
         logits, unmentioned = logits * config.width**-0.5 + model.pair_bias, config.icl_unmentioned
-    else:
-        unmentioned = float(config.icl == "all")
+        other_side = unmentioned if config.icl_other_side is None else config.icl_other_side
     costs, weight = logits.new_zeros(()), logits.new_zeros(())
     for row, stated in zip(logits, facts, strict=True):
-        weights = (stated >= 0).to(row.dtype) + unmentioned * (stated == NOT_MENTIONED)
+        mirrored = stated[list(model.vocabulary.mirror_index)] == 1
+        absent = unmentioned * ~mirrored + other_side * mirrored
+        weights = (stated >= 0).to(row.dtype) + absent * (stated == NOT_MENTIONED)
         targets = stated.clamp(min=0).to(row.dtype)
         costs = costs + (F.binary_cross_entropy_with_logits(row, targets, reduction="none") * weights).sum()
         weight = weight + ((stated >= 0).sum() if model.pair_bias is not None else weights.sum())

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt, log, prod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -51,6 +51,7 @@ from medlip.nn.image_decoder import ImageDecoder
 from medlip.nn.patches import draw_visible, join_patches, patch_pixels, visible_map
 from medlip.nn.report_encoder import EncodedReports, ReportEncoder
 from medlip.nn.transport import TRAINING_TOLERANCE, sinkhorn, transport_similarity
+from medlip.settings import Requirement
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
@@ -89,6 +90,30 @@ class MLIPConfig(ImageTextConfig):
         decoder_heads: of the image decoder.
         normalize_pixels: predict patches at mean 0 and variance 1.
     """
+
+    needs: ClassVar[Mapping[str, Requirement]] = {
+        **ImageTextConfig.needs,
+        "local": Requirement("lambda_local above 0", lambda config: config.matches),
+        "lambda_local": Requirement("local other than off", lambda config: config.matches),
+        **dict.fromkeys(
+            ("local_temperature", "epsilon", "relax", "transport_gradient", "transport_iterations"),
+            Requirement("local other than off, and lambda_local above 0", lambda config: config.matches),
+        ),
+        **dict.fromkeys(
+            ("integrity", "lambda_reconstruction"), Requirement("mask_ratio above 0", lambda config: config.mask_ratio > 0)
+        ),
+        **dict.fromkeys(
+            ("integrity_temperature", "integrity_floor"),
+            Requirement(
+                "mask_ratio above 0, and integrity other than off",
+                lambda config: config.mask_ratio > 0 and config.integrity != "off",
+            ),
+        ),
+        **dict.fromkeys(
+            ("decoder_width", "decoder_layers", "decoder_heads", "normalize_pixels"),
+            Requirement("lambda_reconstruction and mask_ratio above 0", lambda config: config.predicts),
+        ),
+    }
 
     backbone: str = "vit_base_patch16_224"
     report_vector: Literal["cls", "mean", "max"] = "cls"
@@ -214,7 +239,12 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
     @property
     def loss_weights(self) -> Mapping[str, float]:
         """The global contrast at 1, the local term at lambda_local, the prediction at lambda_reconstruction."""
-        return {"global": 1.0, "local": self.config.lambda_local, "reconstruction": self.config.lambda_reconstruction}
+        config, weights = self.config, {"global": 1.0}
+        if config.matches:
+            weights["local"] = config.lambda_local
+        if config.predicts:
+            weights["reconstruction"] = config.lambda_reconstruction
+        return weights
 
     @property
     def scale(self) -> Tensor:

@@ -46,6 +46,7 @@ from medlip.nn.draws import branch, image_seeds, uniform
 from medlip.nn.query_decoder import LayerTrace, Opening, QueryDecoder, norm_gradient
 from medlip.nn.text import TextBank, text_encoder
 from medlip.reports import extract_facts, resolve
+from medlip.settings import Requirement
 
 if TYPE_CHECKING:
     from medlip.data.batch import Batch
@@ -56,8 +57,12 @@ LEAST = 1e-6
 """The probability that a fact counts with at least, so that no single one decides alone what a report is worth."""
 
 
+CONTRAST = ("negatives", "contrast_normalize", "contrast_temperature", "contrast_stop_gradient")
+"""Settings of the contrast of present queries."""
+
+
 class QueryConfig(EncoderConfig):
-    """Settings of every method that decodes queries; the defaults are the published ones of MedKLIP and MeDSLIP.
+    """Settings of every method that decodes queries; defaults are as published for MedKLIP and MeDSLIP, but for `map_rule`.
 
     Attributes:
         width: of queries and locations.
@@ -66,7 +71,7 @@ class QueryConfig(EncoderConfig):
         feedforward: hidden width of the decoder.
         dropout: everywhere in the decoder and before the heads.
         negatives: partners that a present query's own are told from.
-        alpha: weight of that contrast.
+        alpha: weight of that contrast; 0 leaves it out.
         contrast_normalize: compare by cosine; as published, states and texts are compared as long as they are.
         contrast_temperature: that similarities are divided by; 1 as published.
         contrast_stop_gradient: let the contrast train its own projection alone, and not the queries' states.
@@ -85,6 +90,10 @@ class QueryConfig(EncoderConfig):
             queries; `xavier` keeps the signal's scale and learns far sooner in a short run.
         seed: of initial weights and drawn partners.
     """
+
+    needs: ClassVar[Mapping[str, Requirement]] = dict.fromkeys(
+        CONTRAST, Requirement("alpha above 0", lambda config: config.alpha > 0)
+    )
 
     width: int = Field(256, gt=0)
     layers: int = Field(4, gt=0)
@@ -659,7 +668,7 @@ class QueryMethod(
 
     def from_earlier(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return a state dict of an earlier version as this model has it: without parts that its settings leave unused."""
-        unused = {name for name, part in self._modules.items() if part is None}
+        unused = {name for name, part in [*self._modules.items(), *self._parameters.items()] if part is None}
         state = self.encoder.from_earlier(state, "encoder.")
         return {name: tensor for name, tensor in state.items() if name.split(".")[0] not in unused}
 

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -17,10 +18,11 @@ from medlip.methods.base import HasEncoder
 from medlip.nn.device import peak_memory, resolve_device, synchronize
 from medlip.nn.parameters import count_learned, learned_parameters
 from medlip.training.average import WeightAverage
-from medlip.training.fit import begin, read_together, training_batches
+from medlip.training.fit import begin, model_file, read_together, training_batches
 from medlip.training.loop import Callback, Training, processes
 from medlip.training.progress import duration
 from medlip.training.schedule import Steps
+from medlip.training.start import start_from
 
 if TYPE_CHECKING:
     from medlip.training.recipe import Recipe
@@ -98,6 +100,8 @@ def dry_run(recipe: Recipe, store: Store, device: str = "auto") -> DryRun:
         method, training, notes = begin(recipe, store, ranks)
         if recipe.first:
             notes.append(f"{recipe.first.recipe} on {recipe.first.data} comes first, and is not counted")
+        if settings.start_from:
+            notes.append(start_from(method, model_file(Path(settings.start_from))).note)
         planned, images = training.batches, settings.batch_size * ranks.num_processes
         assert isinstance(planned, TrainingBatches)
         most = 1 if planned.studies is None else planned.studies.most

@@ -33,7 +33,7 @@ from medlip.nn.device import resolve_device, why_not_compiled
 from medlip.nn.parameters import learned_parameters
 from medlip.training.average import WeightAverage
 from medlip.training.callbacks import Checkpoint, Finite, Log, Validate, loggers, tensorboard
-from medlip.training.gradients import Balance, LogGradients
+from medlip.training.gradients import Balance, LogGradients, require_terms
 from medlip.training.loop import Callback, Group, Training, processes
 from medlip.training.recipe import load_recipe
 from medlip.training.schedule import Steps, WarmupCosine
@@ -263,6 +263,8 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
             f"a step of {images} image teaches nothing: {method.name} tells an image's report from those of others. Set "
             f"training.batch_size={method.least_images} or more."
         )
+    if settings.balance and method.loss_weights:  # a method that weighs all terms alike names none before its first step
+        require_terms(settings.balance, method.loss_weights)
     notes = [note for note in (str(LEARNED[method.learns_from](store)), _cut(method, store)) if note]
     if method.needs_masks:
         notes.append(require_masks(store))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -80,6 +80,18 @@ class LogGradients(Callback):
             self._measured = None
 
 
+def require_terms(shares: Iterable[str], terms: Iterable[str]) -> None:
+    """Refuse to balance terms that are not there.
+
+    Raises:
+        MedLIPError: names the first one.
+    """
+    terms = list(terms)
+    for name in shares:
+        if name not in terms:
+            raise MedLIPError(f"training.balance.{name}: there is no such loss term. There are: {', '.join(terms)}.")
+
+
 class Balance(Callback):
     """Hold the share of each of several loss terms in their gradient at the encoder, by factors of their weights.
 
@@ -109,9 +121,7 @@ class Balance(Callback):
         self._measured = training.step % self.every == 0
         if not self._measured:
             return True
-        for name in self.shares:
-            if name not in terms:
-                raise MedLIPError(f"training.balance.{name}: there is no such loss term. There are: {', '.join(terms)}.")
+        require_terms(self.shares, terms)
         training.factors = {}
         norms = gradient_norms(training, {name: terms[name] for name in self.shares}, self.parameters)
         for name in self.shares:

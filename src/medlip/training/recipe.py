@@ -5,16 +5,15 @@ A recipe may build on another one: it names it under `base` and states what diff
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     TypeAdapter,
@@ -30,13 +29,10 @@ from medlip.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessi
 from medlip.nn.device import Precision
 from medlip.plugins import entry_points
 from medlip.reports import UncertainPolicy
+from medlip.settings import Requirement, SettingsModel
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ImageSection(_Section):
+class ImageSection(SettingsModel):
     """The input: side of the square in pixels, and the normalisation."""
 
     size: int = Field(224, gt=0)
@@ -44,7 +40,7 @@ class ImageSection(_Section):
     std: tuple[float, float, float] = IMAGENET_STD
 
 
-class FactsSection(_Section):
+class FactsSection(SettingsModel):
     """What of the reports is learned from.
 
     Attributes:
@@ -56,7 +52,7 @@ class FactsSection(_Section):
     implied: bool = False
 
 
-class DataSection(_Section):
+class DataSection(SettingsModel):
     """What of the studies is read.
 
     Attributes:
@@ -64,6 +60,8 @@ class DataSection(_Section):
         most_views: of a study that are read together: the first, frontal ones before lateral ones before others.
         drop_view: probability that a view of a study is left out in training, anew in every epoch; one always stays.
     """
+
+    needs: ClassVar[Mapping[str, Requirement]] = {"most_views": Requirement("views=set", lambda data: data.views == "set")}
 
     views: Literal["each", "set"] = "each"
     most_views: int = Field(4, ge=1)
@@ -82,7 +80,7 @@ class DataSection(_Section):
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class TrainingSection(_Section):
+class TrainingSection(SettingsModel):
     """The loop; the defaults are the published ones where there are any.
 
     Attributes:
@@ -115,6 +113,10 @@ class TrainingSection(_Section):
         balance_every: steps between two adjustments of the balance.
         on_nan: `stop` at a batch whose loss is not finite, or `skip` it.
     """
+
+    needs: ClassVar[Mapping[str, Requirement]] = {
+        "balance_every": Requirement("balance", lambda training: training.balance is not None)
+    }
 
     epochs: int = Field(100, gt=0)
     batch_size: int = Field(64, gt=0)
@@ -165,7 +167,7 @@ class TrainingSection(_Section):
         return self
 
 
-class FirstSection(_Section):
+class FirstSection(SettingsModel):
     """A training that comes before, and whose weights are the start; it lies in RUN/first and has this one's seed.
 
     Attributes:
@@ -176,10 +178,10 @@ class FirstSection(_Section):
 
     recipe: str
     data: str
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
-class Recipe(_Section):
+class Recipe(SettingsModel):
     """One experiment.
 
     Attributes:
@@ -195,7 +197,7 @@ class Recipe(_Section):
 
     method: dict[str, Any]
     image: ImageSection = ImageSection()
-    augment: dict[str, Any] = {}
+    augment: dict[str, Any] = Field(default_factory=dict)
     data: DataSection = DataSection()
     facts: FactsSection = FactsSection()
     training: TrainingSection = TrainingSection()
@@ -265,15 +267,20 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         name: of a known recipe ("medslip-phantom"), or the path of a YAML file.
-        overrides: "section.key=value" changes, the value as in YAML.
+        overrides: "section.key=value" changes, the value as in YAML. Each must do something beside the other settings; a
+            recipe itself may state more, for what is switched off in it.
 
     Raises:
-        MedLIPError: there is no such recipe, it builds on itself, or it has an unknown key or a value out of range.
+        MedLIPError: there is no such recipe, it builds on itself, it has an unknown key or a value out of range, or an
+            override does nothing.
     """
     content = _resolve(find_recipe(name))
     for override in overrides:
         _override(content, override)
-    return parse_recipe(content, name)
+    recipe = parse_recipe(content, name)
+    for override in overrides:
+        _require_effect(recipe, override)
+    return recipe
 
 
 def find_recipe(name: str, beside: Path | None = None) -> Path:
@@ -405,12 +412,28 @@ def parse_override(override: str) -> tuple[str, Any]:
     """Read "key=value", the value as in YAML.
 
     Raises:
-        MedLIPError: there is no key, or no value.
+        MedLIPError: there is no key, or no value, or the value is no YAML.
     """
     path, equals, value = override.partition("=")
     if not equals or not path:
         raise MedLIPError(f"--set {override}: expected key=value, such as training.epochs=5.")
-    return path, parse_value(value)
+    try:
+        return path, parse_value(value)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise MedLIPError(f"--set {override}: the value is no YAML ({problem}). Check its brackets and quotes.") from error
+
+
+def _require_effect(recipe: Recipe, override: str) -> None:
+    section, _, name = parse_override(override)[0].partition(".")
+    if section == "method":
+        from medlip.methods.base import method_config  # brings in the networks
+
+        settings: object = method_config(recipe.method)
+    else:
+        settings = getattr(recipe, section)
+    if isinstance(settings, SettingsModel) and (missed := settings.missed(name)):
+        raise MedLIPError(f"--set {override}: does nothing without {missed}. Set that as well, or leave {name} out.")
 
 
 def _override(content: dict[str, Any], override: str) -> None:
