@@ -8,10 +8,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fakes import FakeMethod, FakeRecord, FakeStore
+from medlip.concepts import default_vocabulary
 from medlip.data.sources import open_source
-from medlip.data.study import Box
+from medlip.data.study import Box, Study
 from medlip.evaluation import evaluate
-from medlip.evaluation.nulls import SampledRegion, commonest_places, other_hits, phantom_maps, relative_peak, static_maps
+from medlip.evaluation.nulls import (
+    SampledRegion,
+    commonest_places,
+    other_hits,
+    other_region_hits,
+    phantom_maps,
+    phantom_places,
+    relative_peak,
+    static_maps,
+)
+from medlip.evaluation.tasks.places import stated_places
+from medlip.reports import extract_facts
 
 pytestmark = pytest.mark.long
 
@@ -36,6 +48,15 @@ def test_the_maps_of_other_patients_are_those_of_the_same_finding_alone() -> Non
 def test_an_other_image_of_the_same_patient_is_no_other_patient() -> None:
     regions = [SampledRegion.of(region(LEFT))] * 2
     assert np.isnan(other_hits(["effusion"] * 2, ["a", "a"], [(0.5, 0.1)] * 2, regions)).all()
+
+
+def test_the_mean_of_other_patients_regions_holds_none_of_the_patients_own() -> None:
+    findings, views = ["effusion"] * 4, ["frontal"] * 4
+    regions = [SampledRegion.of(region(box)) for box in (LEFT, LEFT, LEFT, RIGHT)]
+    assert other_region_hits(findings, ["a", "b", "c", "d"], regions, views).tolist() == [1, 1, 1, 0]
+    assert other_region_hits(findings, ["a", "a", "a", "d"], regions, views).tolist() == [0, 0, 0, 0]
+    apart = other_region_hits(["effusion", "mass", "effusion", "mass"], ["a", "b", "c", "b"], regions, ["x", "x", "y", "x"])
+    assert np.isnan(apart).all()  # no other patient has the same finding in the same view
 
 
 def test_a_large_region_is_sampled_and_still_tells_sides() -> None:
@@ -80,6 +101,21 @@ def test_who_looks_at_nothing_is_no_better_than_others_maps_or_memory(store: Fak
     assert found["pointing_game_from_memory"].value == pytest.approx(2 / 3)
 
 
+def test_a_finding_that_only_the_evaluated_patients_have_is_remembered_from_the_others() -> None:
+    """Pneumonia is no finding of phantoms; three patients have it on the left, the fourth alone on the right."""
+    boxes = [Box("pneumonia", 16 * (i == 3), 0, 16, SIZE) for i in range(4)] + [Box("hernia_of_one", 0, 0, 9, 9)]
+    store = FakeStore(
+        FakeRecord(f"i{i}", f"p{i}", "test", np.full((SIZE, SIZE), 50, np.uint8), {box.pathology: "present"}, (box,))
+        for i, box in enumerate(boxes)
+    )
+    found = evaluate(Pointing(looks=False), store, classes=["pneumonia", "hernia_of_one"], resamples=20)
+    memory = found["grounding"]["pointing_game_from_memory"]
+    assert (memory.value, memory.n) == (0.75, 4)
+    assert "other evaluated patients' regions for hernia_of_one, pneumonia" in found.protocol.rules["from memory"]
+    (note,) = (note for note in found.notes if "from memory" in note)
+    assert note.startswith("1 of 5 findings have no pointing game from memory") and note.endswith(": hernia_of_one")
+
+
 def test_who_looks_is_better_than_others_maps(store: FakeStore) -> None:
     found = evaluate(Pointing(looks=True), store, resamples=20)["grounding"]
     assert found["pointing_game"].value == 1
@@ -92,16 +128,28 @@ def test_the_commonest_place_is_counted_over_images() -> None:
     assert commonest_places(stated) == {"nodule": "b", "mass": "c"}
 
 
-def test_static_maps_of_phantoms_are_those_that_are_shipped() -> None:
-    some = static_maps(record for record in _phantoms(150))
+@pytest.fixture(scope="module")
+def phantoms() -> list[Study]:
+    return list(open_source("phantom:150@8"))
+
+
+def test_static_maps_of_phantoms_are_those_that_are_shipped(phantoms: list[Study]) -> None:
+    views = ((study.id, view) for study in phantoms for view in study.views)
+    some = static_maps(
+        FakeRecord(name, name, "train", np.asarray(view.image), {}, view.boxes, view.masks) for name, view in views
+    )
     shipped = phantom_maps()
     for finding in ("effusion", "cardiomegaly"):
         assert np.corrcoef(some[finding].ravel(), shipped[finding].ravel())[0, 1] > 0.8
 
 
-def _phantoms(count: int) -> list[FakeRecord]:
-    views = ((study.id, view) for study in open_source(f"phantom:{count}@8") for view in study.views)
-    return [FakeRecord(name, name, "train", np.asarray(view.image), {}, view.boxes, view.masks) for name, view in views]
+def test_commonest_places_of_phantoms_are_those_that_are_shipped(phantoms: list[Study]) -> None:
+    vocabulary = default_vocabulary()
+    some = commonest_places(stated_places((extract_facts(study.report, vocabulary) for study in phantoms), vocabulary))
+    shipped = phantom_places()
+    assert some.keys() == shipped.keys()
+    for finding in ("cardiomegaly", "edema", "hernia", "fracture", "calcification", "emphysema"):  # the others are near ties
+        assert some[finding] == shipped[finding]
 
 
 def test_the_peak_of_a_map_is_a_share_of_its_sides() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,24 @@ def test_a_method_that_says_the_same_of_both_sides_gets_chance(tmp_path):
     result = ask(Naming(left_lower_lung=0.5, right_lower_lung=0.5), *RECORDS, out=tmp_path)
     assert result["places"]["side"].value == 0.5
     assert load_outcomes(tmp_path / OUTCOMES)["places/first_place"].values.tolist() == [0.5, 1.0, 0.5, 0.0]
+
+
+def test_without_a_training_split_phantoms_tell_the_commonest_place(tmp_path):
+    told = (record(0, ("effusion", "right_pleural", "present")), record(2, ("effusion", LEFT, "present")))
+    unknown = record(4, ("pneumonia", LEFT, "present"))  # phantoms have none
+    result = ask(Naming(left_lower_lung=0.5), *told, unknown, out=tmp_path)
+    np.testing.assert_equal(load_outcomes(tmp_path / OUTCOMES)["places/first_place_from_memory"].values, [1, 0, np.nan])
+    conditional = result["places"]["conditional_place"]
+    assert (conditional.value, conditional.n) == (1, 1)
+    assert result.protocol.rules["commonest places"] == "those of the training split, of phantoms for effusion"
+    assert ask(Naming(), unknown)["places"]["first_place_from_memory"].reason.startswith("neither a training split nor")
+
+
+def test_the_training_split_tells_the_commonest_place_before_phantoms():
+    usual = replace(record(6, ("effusion", LEFT, "present")), split="train")
+    result = ask(Naming(), record(0, ("effusion", "right_pleural", "present")), usual)
+    assert result["places"]["first_place_from_memory"].value == 0
+    assert "commonest places" not in result.protocol.rules
 
 
 def test_where_nothing_is_placed_or_told_nothing_is_measured():

@@ -13,8 +13,9 @@ Own less other: whether the map points right, less how often the maps of other p
 same image. A method that names where the finding usually is, and looks at nothing, has 0. Regions are sampled at 256 pixels
 a side for it. Frontal images are compared with frontal ones, and lateral with lateral; so it is with maps from memory.
 
-Pointing game from memory: that of one map a finding, which has seen no image: how often its regions cover each place in the
-training split, or where that has none, on phantoms.
+Pointing game from memory: that of a map which has seen nothing of the patient: how often the finding's regions cover each
+place in the training split; where that has none, on phantoms; of a finding that neither has, in the evaluated images of
+other patients.
 
 Contrast to noise: of the enlarged map, inside and outside of what is pointed at; see `medlip.metrics.contrast_to_noise`. A
 map that is the same everywhere has 0, which is also chance. Left out: targets that cover the whole image, and maps without
@@ -42,7 +43,7 @@ from medlip.data.study import Box, Mask
 from medlip.data.views import ViewKind, read_as
 from medlip.errors import name_some
 from medlip.evaluation.cases import CASES, FINDINGS, Case, Choice, make_case, save_cases
-from medlip.evaluation.nulls import SampledRegion, StaticMaps, other_hits, relative_peak
+from medlip.evaluation.nulls import SampledRegion, StaticMaps, other_hits, other_region_hits, relative_peak
 from medlip.evaluation.outcomes import Outcomes
 from medlip.evaluation.regions import checked_map, drawn_findings, paint_boxes, paint_masks
 from medlip.evaluation.selection import ON_REPORTED, Cohort, EvaluationOptions, Questions, seeded_half
@@ -108,7 +109,7 @@ class GroundingCase:
         heat: (h, w), the map as the method gave it.
         row: of its image in the cohort.
         prompt: that asked where it is.
-        memory_hit: 1 where a map that has seen no image points right, else 0; NaN where there is none.
+        memory_hit: 1 where the map of the training split or of phantoms points right, else 0; NaN where there is none.
         peak: (row, column) of the map's maximum, as shares of height and width; None of a flat map.
         reach: what the pointing game is played on, sampled.
         view: the kind of view that the image is.
@@ -138,11 +139,10 @@ class GroundingCase:
 
     @property
     def values(self) -> Mapping[str, float]:
-        """Every measure that needs no threshold, by name."""
+        """Every measure that needs neither a threshold nor other cases, by name."""
         own = {
             "pointing_game": self.hit,
             "pointing_game_any_pixel_of_cell": self.cell_hit,
-            "pointing_game_from_memory": self.memory_hit,
             "contrast_to_noise": self.contrast,
         }
         return own | dict(self.added)
@@ -265,6 +265,12 @@ class Grounding(Task):
         """Say what was left out."""
         if not self.located:
             yield "no grounding result: no present finding has a box or a mask"
+        if (lacking := np.isnan(memory_hits(self.located))).any():
+            names = sorted({case.finding for case, lacks in zip(self.located, lacking, strict=True) if lacks})
+            yield (
+                f"{lacking.sum()} of {len(lacking)} findings have no pointing game from memory: neither the training split, "
+                f"nor phantoms, nor other evaluated patients show where they usually are: {name_some(names)}"
+            )
         ids = self.cohort.ids
         unlabelled = [
             f"{name}: {finding}"
@@ -473,6 +479,24 @@ def grounding_result(
     )
 
 
+def memory_hits(cases: Sequence[GroundingCase]) -> Array:
+    """Return whether a map that has seen nothing of the patient points right in each case, (N,): 1 or 0.
+
+    Of a finding without a map of the training split or of phantoms, it is the mean of other patients' regions; NaN where
+    there is none either.
+    """
+    hits = np.array([case.memory_hit for case in cases], float)
+    unknown = [index for index, hit in enumerate(hits) if np.isnan(hit)]
+    lacking = [cases[index] for index in unknown]
+    hits[unknown] = other_region_hits(
+        [case.finding for case in lacking],
+        [case.patient for case in lacking],
+        [case.reach for case in lacking],
+        [case.view for case in lacking],
+    )
+    return hits
+
+
 def _values(
     name: str, cases: Sequence[GroundingCase], threshold: float, reported: NDArray[np.bool_]
 ) -> tuple[Sequence[GroundingCase], Array]:
@@ -492,6 +516,8 @@ def _values(
             [case.view for case in cases],
         )
         return cases, np.array([case.hit for case in cases], float) - others
+    if name == "pointing_game_from_memory":
+        return cases, memory_hits(cases)
     return cases, np.array([case.values[name] for case in cases], float)
 
 

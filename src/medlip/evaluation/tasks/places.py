@@ -6,7 +6,7 @@ the expectation over their orders.
 
 Conditional place: the first place, over findings that are not where they usually are. Who names each finding's commonest
 place has 0, so it is the first figure to look at. From memory: that commonest place is one of those stated. It comes from
-the training split of the same data; without one, neither is given.
+the training split of the same data; of a finding that isn't stated there, from phantoms.
 
 First place: the most probable candidate is one of those stated. Chance is their share of the candidates.
 
@@ -25,8 +25,8 @@ import numpy as np
 from medlip.concepts import Vocabulary
 from medlip.concepts.vocabulary import is_place
 from medlip.data.overlap import pseudonym
-from medlip.errors import MedLIPError
-from medlip.evaluation.nulls import commonest_places
+from medlip.errors import MedLIPError, name_some
+from medlip.evaluation.nulls import commonest_places, phantom_places
 from medlip.evaluation.outcomes import Outcomes
 from medlip.evaluation.selection import Cohort, EvaluationOptions, Questions
 from medlip.evaluation.task_result import TaskResult
@@ -78,7 +78,7 @@ class Places(Task):
             chance="naming the commonest place",
         ),
         Measure("first_place", "top-1 location accuracy", chance="share of the places that are right"),
-        Measure("first_place_from_memory", "the finding's commonest place in training"),
+        Measure("first_place_from_memory", "the finding's commonest place"),
         Measure("side", "laterality accuracy", chance="either side"),
     )
 
@@ -94,7 +94,11 @@ class Places(Task):
         self.placed: list[PlaceCase] = []
         training = cohort.training
         usual = stated_places(training.facts, cohort.vocabulary) if training and self.findings else ()
-        self.commonest = commonest_places(usual)
+        known = cohort.vocabulary.anatomy_index
+        trained = commonest_places(usual)
+        others = {name: place for name, place in phantom_places().items() if name not in trained and place in known}
+        self.from_phantoms = [name for name in self.findings if name in others]
+        self.commonest = trained | others
 
     def prompts(self, records: Sequence[Record]) -> Iterable[str]:
         """Return all findings that any report states in a place."""
@@ -133,12 +137,13 @@ class Places(Task):
         """Return what counts as right."""
         if not self.findings:
             return {}
+        memory = f"those of the training split, of phantoms for {name_some(self.from_phantoms)}"
         return {
             "first place": (
                 "most probable of the places with a finding in any evaluated report, among those stated for the finding"
             ),
             "side": "a stated place is more probable than its mirror image, where that isn't stated too",
-        }
+        } | ({"commonest places": memory} if self.from_phantoms else {})
 
 
 def stated_places(facts: Iterable[Sequence[Fact]], vocabulary: Vocabulary) -> list[dict[str, frozenset[str]]]:
@@ -189,10 +194,11 @@ def places_result(cases: Sequence[PlaceCase], resamples: int = 1000, seed: int =
         seed: of the bootstrap.
     """
     patients = [case.patient for case in cases]
-    unknown = "the data has no training split that tells where findings usually are"
+    unknown = "neither a training split nor phantoms tell where findings usually are"
+    usual = unknown if all(np.isnan(case.memory) for case in cases) else "every finding is in its commonest place"
     return TaskResult(
         conditional_place=mean_estimate(
-            [case.conditional for case in cases], patients, chance=0.0, reason=unknown, resamples=resamples, seed=seed
+            [case.conditional for case in cases], patients, chance=0.0, reason=usual, resamples=resamples, seed=seed
         ),
         first_place_from_memory=mean_estimate(
             [case.memory for case in cases], patients, reason=unknown, resamples=resamples, seed=seed
