@@ -49,6 +49,19 @@ def test_it_learns_and_is_evaluated_as_a_method_is(store: Store) -> None:
     json.dumps(result, allow_nan=False)
 
 
+def test_its_maps_are_dark_where_the_finding_is_improbable(store: Store) -> None:
+    model = train_supervised(store, ["effusion"], backbone="resnet10t", size=32, steps=60, batch_size=8, device="cpu")
+    images = model.preprocessing.of_images(record.image for record in store.select("val"))
+    with torch.inference_mode():
+        answers, again = model.answer(images, ["effusion"], maps=True), model.score(images, ["pleural effusion"])
+    assert answers.maps is not None
+    brightest = answers.maps.amax((2, 3))
+    added = brightest > 0
+    assert added.any()
+    torch.testing.assert_close(brightest[added], answers.scores[added])
+    torch.testing.assert_close(again, answers.scores)
+
+
 def test_it_trains_for_the_time_it_is_given(store: Store) -> None:
     model = train_supervised(store, ["effusion"], backbone="resnet10t", size=32, seconds=0.1, batch_size=8, device="cpu")
     assert not model.training

@@ -23,7 +23,7 @@ from medlip.experiments.finetune import label_loss
 from medlip.experiments.labels import labelled_classes
 from medlip.images.augment import Augment
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import Answers, Method
+from medlip.methods.base import Answers, Method, on_one_scale
 from medlip.nn.cpu import optimize_for_cpu
 from medlip.nn.device import Precision, device_of, resolve_device
 from medlip.nn.vision_encoder import VisionEncoder, vision_encoder
@@ -79,18 +79,22 @@ class SupervisedClassifier(nn.Module):
         Raises:
             MedLIPError: a prompt is no class that it was trained on.
         """
-        probabilities: Tensor = self(images)[:, self._columns(prompts)].sigmoid()
-        return probabilities
+        return self.answer(images, prompts).scores
 
     def localise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return class activation maps (B, len(prompts), h, w): what each location adds to the logit, where it adds."""
-        features = self.encoder(images)
-        maps: Tensor = F.linear(features.tokens, self.head.weight[self._columns(prompts)]).clamp_min(0)
-        return maps.transpose(1, 2).reshape(len(images), len(prompts), *features.grid)
+        """Return class activation maps (B, len(prompts), h, w): what each location adds to the logit, `on_one_scale`."""
+        maps = self.answer(images, prompts, maps=True).maps
+        assert maps is not None
+        return maps
 
     def answer(self, images: Tensor, prompts: Sequence[str], *, maps: bool = False, **others: bool) -> Answers:
         """Return what is wanted of images at once, as a method does."""
-        return Answers(self.score(images, prompts), self.localise(images, prompts) if maps else None)
+        features, columns = self.encoder(images), self._columns(prompts)
+        scores = self.head(features.tokens.mean(1))[:, columns].sigmoid()
+        if not maps:
+            return Answers(scores)
+        adds = F.linear(features.tokens, self.head.weight[columns]).transpose(1, 2)
+        return Answers(scores, on_one_scale(adds, scores).view(*scores.shape, *features.grid))
 
     @property
     def map_rule(self) -> str:

@@ -169,6 +169,10 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
     An image is encoded once, and everything is answered from that: a method only says how it sees images (`see`), and what
     it makes of what it saw (`scores_of`, `maps_of`).
 
+    Its maps are relative: they tell the places of one image from one another, not whether the finding is there. What each
+    location adds to a pooled similarity (`pooling=similarity`), `on_one_scale`, was tried with three trained models on 274
+    findings of phantoms and points no better: pointing game -0.007, -0.004 and 0, IoU +0.006, -0.015 and -0.007.
+
     Args:
         config: settings.
         vocabulary: what can be asked by name.
@@ -398,7 +402,7 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
 
     @abstractmethod
     def maps_of(self, seen: SeenImages, prompts: Sequence[str]) -> Tensor:
-        """Return a value in [0, 1] for each part and prompt, (B, N, C)."""
+        """Return a value in [0, 1] for each part and prompt, (B, N, C), on a scale of its own for each image and prompt."""
 
     @torch.inference_mode()
     def answer(
