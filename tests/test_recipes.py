@@ -50,7 +50,7 @@ CHANGED = {
 }
 """Settings that measurements changed since (docs/evidence.md)."""
 EPOCHS = {"medslip-openi-cpu": 8, "medklip-openi-cpu": 8}
-PHANTOMS_FIRST = {"medslip-openi-cpu"}
+PHANTOMS_FIRST = {"medslip-openi-cpu", "medklip-openi-cpu", "linear-openi-cpu"}
 
 
 @pytest.mark.parametrize("name", GOLDEN)
