@@ -124,8 +124,8 @@ def _told(model: KnownModel, film: Study, ask: list[str], maps: bool) -> dict[st
         for question in asked:
             heat[question["text"]] = _map([mask.pixels for mask in film.views[0].masks[:1]], question["probability"])
     return {
-        "image": "", "height": SIZE, "width": SIZE, "not_frontal": "", "doubts": [], "notes": [], "asked": asked,
-        "calibrated": False,
+        "image": "", "height": SIZE, "width": SIZE, "read_as": "frontal", "not_frontal": "", "doubts": [],
+        "notes": [], "asked": asked, "calibrated": False,
         "maps": {name: _encoded(values, model.absolute) for name, values in heat.items()},
         "model": {"name": model.id, "version": "1", "hash": model.hash, "method": "medslip"}, "disclaimer": DISCLAIMER,
     }  # fmt: skip

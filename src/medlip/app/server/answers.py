@@ -16,6 +16,7 @@ from medlip.app.server.batching import Looked
 from medlip.app.server.decoding import Decoded
 from medlip.app.server.limits import Limits
 from medlip.concepts import Vocabulary
+from medlip.data.views import ViewKind
 from medlip.methods.base import TellsPlaces
 from medlip.reports import Presence, resolve
 from medlip.reports.extract import Traced
@@ -147,6 +148,8 @@ class _Answer(_Document):
     """Of the image as it is seen, in pixels."""
     width: int
     """Of the image as it is seen, in pixels."""
+    read_as: ViewKind
+    """The view that it was read as: frontal, unless the model was trained on no frontal view."""
     not_frontal: str
     """What the file says that this is instead of a frontal chest X-ray: what was read then means little."""
     doubts: tuple[str, ...]
@@ -179,6 +182,7 @@ class AskAnswer(_Answer):
         return {
             "height": decoded.height,
             "width": decoded.width,
+            "read_as": reading.read_as,
             "not_frontal": reading.not_frontal,
             "doubts": reading.doubts,
             "notes": reading.notes,
