@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from traceback import extract_stack
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
+import medlip
+
 
 class _Module(_DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
@@ -27,6 +30,7 @@ class _Module(_DummyBackendModule):
 _setup_privateuseone_for_python_backend("far", _Module())
 FAR = torch.device("far:0")
 CPU = torch.device("cpu")
+PACKAGE = Path(medlip.__file__).parent
 ASKS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "bincount", "is_nonzero"}
 _noted: list[list[str]] = []
 
@@ -108,8 +112,8 @@ def _why_waited(function: Any, arguments: Any, settings: dict[str, Any]) -> str:
 
 
 def _caller() -> str:
-    frames = [frame for frame in extract_stack() if "/medlip/" in frame.filename]
-    return f"{frames[-1].filename.rpartition('/medlip/')[2]}:{frames[-1].lineno}" if frames else "a test"
+    frames = [frame for frame in extract_stack() if Path(frame.filename).is_relative_to(PACKAGE)]
+    return f"{Path(frames[-1].filename).relative_to(PACKAGE)}:{frames[-1].lineno}" if frames else "a test"
 
 
 @contextmanager

@@ -207,6 +207,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         self.register_module("erase", erase)
         sides = torch.tensor([SIDES.index(anatomy.side) for anatomy in self.vocabulary.anatomies])
         self.register_buffer("sides", F.one_hot(sides, len(SIDES)), persistent=False)
+        self.register_buffer("mirror", torch.tensor(self.vocabulary.mirror_index), persistent=False)
         self.position: nn.Linear | None
         self.tell: nn.ModuleDict | None
         with torch.random.fork_rng(devices=[]):  # other weights are the same without
@@ -360,7 +361,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         config = self.config
         if config.icl_other_side is None:
             return float(config.icl_unmentioned)
-        mirrored = adjacency[:, list(self.vocabulary.mirror_index)] == 1
+        mirrored = adjacency.index_select(1, self.get_buffer("mirror")) == 1
         return torch.where(mirrored, config.icl_other_side, config.icl_unmentioned)
 
     def negatives(self, stream: str, queries: PresentQueries) -> Tensor:
