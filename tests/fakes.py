@@ -81,9 +81,11 @@ SMALL: dict[str, Any] = {
 
 
 def shrunk(settings: dict[str, Any], but: Sequence[str] = ()) -> dict[str, Any]:
-    """Settings of a method in small; what it doesn't know as a setting, and what is in `but`, is left out."""
+    """Settings of a method in small; what it doesn't know, what would do nothing, and what is in `but`, is left out."""
     known = type(method_config({"name": settings["name"]})).model_fields
-    return settings | {key: value for key, value in SMALL.items() if key in known and key not in but}
+    small = {key: value for key, value in SMALL.items() if key in known and key not in but}
+    config = method_config(settings | small)
+    return settings | {key: value for key, value in small.items() if not config.missed(key)}
 
 
 def recipe_settings(name: str, text_encoder: str) -> dict[str, Any]:

@@ -40,8 +40,8 @@ SETTINGS = (
 
 def recipe_of(name: str) -> Recipe:
     """A method's recipe for phantoms, in small."""
-    small = shrunk({"name": name})
-    changes = [f"method.{key}={value}" for key, value in small.items() if key != "name"]
+    whole = load_recipe(f"{name}-phantom").method
+    changes = [f"method.{key}={value}" for key, value in shrunk(whole).items() if whole.get(key) != value]
     return load_recipe(f"{name}-phantom", [*changes, *SETTINGS])
 
 
