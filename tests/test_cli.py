@@ -144,7 +144,9 @@ def test_what_is_warned_of_is_noted_once_and_exits_with_3(medlip: Run, monkeypat
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_stopped_training_saves_first_and_resumes(
     number: signal.Signals, code: int, phantom_store: Path, tiny_settings: tuple[str, ...], tmp_path: Path, medlip: Run
 ) -> None:

@@ -96,7 +96,9 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield serving
 
 
-@pytest.mark.parametrize(("signal_", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signal_", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_server_that_is_stopped_finishes_what_is_under_way(tmp_path: Path, signal_: signal.Signals, code: int) -> None:
     body, headers = form(broken.encoded("PNG"))
     lines = [f"{name}: {value}" for name, value in {**headers, "Content-Length": len(body), "Host": "localhost"}.items()]
