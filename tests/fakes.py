@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,12 @@ def shrunk(settings: dict[str, Any], but: Sequence[str] = ()) -> dict[str, Any]:
     small = {key: value for key, value in SMALL.items() if key in known and key not in but}
     config = method_config(settings | small)
     return settings | {key: value for key, value in small.items() if not config.missed(key)}
+
+
+def method_changes(recipe: str, settings: Mapping[str, Any]) -> list[str]:
+    """What `--set` takes to give a recipe's method these settings."""
+    whole = load_recipe(recipe).method
+    return [f"method.{key}={value}" for key, value in settings.items() if whole.get(key) != value]
 
 
 def recipe_settings(name: str, text_encoder: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from fakes import shrunk
+from fakes import method_changes, shrunk
 from medlip.concepts import default_vocabulary
 from medlip.data.batch import Batch, evaluation_batches
 from medlip.data.store import Store
@@ -112,7 +112,7 @@ def test_losses_follow_from_seed_and_batch(name: str, batch: Batch) -> None:
 
 @pytest.mark.parametrize("name", [*BASELINES, "linear"])
 def test_a_phantom_recipe_trains_and_its_file_answers(name: str, phantom_store: Path, tmp_path: Path) -> None:
-    small = [f"method.{key}={value}" for key, value in shrunk({"name": name}).items() if key != "name"]
+    small = method_changes(f"{name}-phantom", shrunk({"name": name}))
     changes = ["method.weights=null", f"image.size={SIZE}", "training.epochs=1", "training.batch_size=8", *small]
     store = Store.open(phantom_store).select("train").take(range(16))
     fit(load_recipe(f"{name}-phantom", changes), store, tmp_path / "run", validation=store.take(range(4)))

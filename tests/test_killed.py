@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from fakes import PRELOADED, become_rank, free_port, shrunk
+from fakes import PRELOADED, become_rank, free_port, method_changes, shrunk
 from medlip.data.prepare import prepare
 from medlip.data.store import Store
 from medlip.errors import MedLIPError, MedLIPWarning
@@ -40,9 +40,8 @@ SETTINGS = (
 
 def recipe_of(name: str) -> Recipe:
     """A method's recipe for phantoms, in small."""
-    whole = load_recipe(f"{name}-phantom").method
-    changes = [f"method.{key}={value}" for key, value in shrunk(whole).items() if whole.get(key) != value]
-    return load_recipe(f"{name}-phantom", [*changes, *SETTINGS])
+    recipe = f"{name}-phantom"
+    return load_recipe(recipe, [*method_changes(recipe, shrunk(load_recipe(recipe).method)), *SETTINGS])
 
 
 def work(rank: int, ranks: int, port: int, name: str, store: str, out: str, writes: int) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes import recipe_settings, save_text_encoder
-from medlip.training import load_recipe
+from fakes import method_changes, recipe_settings, save_text_encoder
 from medlip.training.recipe import recipe_files
 
 pytestmark = pytest.mark.processes
@@ -39,10 +38,9 @@ def torchrun(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("name", RECIPES)
 def test_torchrun_trains_a_shipped_recipe(name: str, phantom_store: Path, tmp_path: Path) -> None:
     save_text_encoder(tmp_path / "text")
-    whole = load_recipe(name).method
-    small = recipe_settings(name, str(tmp_path / "text"))
-    changes = SETTINGS | {f"method.{key}": value for key, value in small.items() if whole.get(key) != value}
-    settings = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    small = method_changes(name, recipe_settings(name, str(tmp_path / "text")))
+    changes = [*(f"{key}={value}" for key, value in SETTINGS.items()), *small]
+    settings = [word for change in changes for word in ("--set", change)]
     done = torchrun(name, "--data", phantom_store, "--out", tmp_path / "run", *settings, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 3  # of 16 images each

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, count, islice, repeat
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from medlip.app.judge import Judge
 from medlip.app.reading import AnatomyProbability, CalibratedOn, Look, ModelIdentity, NotRead, Reading
 from medlip.concepts import Vocabulary
-from medlip.data.views import ViewKind, Views, kind_of, read_as, view_of
+from medlip.data.views import ViewKind, Views, kind_of, read_alone_as, read_as, view_of
 from medlip.errors import MedLIPError
 from medlip.images import XRay, read_xray
 from medlip.methods import Method
-from medlip.methods.base import Answers, EmbedsReports, ReadsViews
+from medlip.methods.base import Answers, EmbedsReports, ReadsViews, views_of
 from medlip.parallel import outcomes
 from medlip.training import load_run
 from medlip.training.load import CALIBRATION
@@ -174,7 +174,7 @@ class Reader:
             MedLIPError: the model reads image by image, no image is left, a view is no known word, there are not as many
                 views as images, or as of `read`.
         """
-        known = self.method.views if isinstance(self.method, ReadsViews) else ()
+        known = views_of(self.method)
         if not known:
             raise MedLIPError(
                 f"{self.model.name}: this model reads image by image. Read each by itself, or train one that reads the "
@@ -185,7 +185,9 @@ class Reader:
         for word in views or ():
             _kind(word)
         views = [word.strip() for word in views or [""] * len(images)]
-        every = list(map(_view, images, views, count(1), repeat(known)))
+        every = [
+            _view(image, word, number, known) for number, (image, word) in enumerate(zip(images, views, strict=True), 1)
+        ]
         read = [view for view in every if isinstance(view, _View)]
         notes = [f"left out of the study: {view.error}" for view in every if isinstance(view, NotRead)]
         if not read:
@@ -286,7 +288,7 @@ class Reader:
                 together = cast("ReadsViews", self.method).answer(images, prompts, maps=True, anatomies=True, views=views)
                 answers = together.of_images(views.counts)
         look = Look(self.method, images, prompts, answers, views)
-        kinds = (self._read_alone_as,) * len(xrays) if views is None else views.studies[0]
+        kinds = (read_alone_as(views_of(self.method)),) * len(xrays) if views is None else views.studies[0]
         unsided = self._judge.notes if answers.anatomies is not None else ()
         lost = {ask: tuple(self._lost(ask)) for ask in map(tuple, asks)}
         for row, (scored, places) in enumerate(
@@ -313,12 +315,6 @@ class Reader:
                 _look=look,
                 _row=row,
             )
-
-    @property
-    def _read_alone_as(self) -> ViewKind:
-        """As which view an image by itself is read: as a frontal one, unless the model was trained on none."""
-        known = self.method.views if isinstance(self.method, ReadsViews) else ()
-        return "frontal" if not known or "frontal" in known else known[0]
 
     def _lost(self, ask: Sequence[str]) -> Iterator[str]:
         """Say how many questions are not read to their end."""

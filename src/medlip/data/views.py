@@ -81,6 +81,11 @@ def read_as(position: str) -> ViewKind:
     return cast("ViewKind", kind) if kind in ("lateral", "other") else "frontal"
 
 
+def read_alone_as(known: Sequence[ViewKind]) -> ViewKind:
+    """Return as what a model that knows some kinds of views reads an image: as frontal, unless it knows others alone."""
+    return "frontal" if not known or "frontal" in known else known[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Views:
     """Which of V images belong to which of B studies, and what kind of view each is.

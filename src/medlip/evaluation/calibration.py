@@ -38,7 +38,7 @@ from medlip.evaluation.tasks.places import Places, places_result
 from medlip.evaluation.tasks.zero_shot import ZeroShot
 from medlip.files import write_atomic
 from medlip.images.frontal import appearance
-from medlip.methods.base import ReadsViews
+from medlip.methods.base import views_of
 from medlip.metrics import Array, Estimate, brier, calibration_error, mean_estimate
 from medlip.metrics.recalibration import Kind, OperatingCurve, Recalibration, fit
 
@@ -286,7 +286,7 @@ def calibrate(
     name = split or ("val" if "val" in splits else "test")
     part = select_split(store, name, splits)
     training = Cohort(store.select("train"), method.vocabulary) if "train" in splits and name != "train" else None
-    cohort = cohort_of(part, method.vocabulary, method.views if isinstance(method, ReadsViews) else (), training)
+    cohort = cohort_of(part, method.vocabulary, views_of(method), training)
     abnormal = {pathology.name for pathology in method.vocabulary.pathologies if pathology.kind == "abnormal"}
     labelled = _labels(cohort, abnormal)
     truth = truth or ("labels" if labelled else "reports")

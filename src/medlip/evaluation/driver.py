@@ -32,7 +32,7 @@ from medlip.evaluation.selection import (
     select,
 )
 from medlip.evaluation.tasks.base import ImageBatch, Needs, Task, find_task, tasks
-from medlip.methods.base import Answers, EmbedsReports, Method, ReadsViews
+from medlip.methods.base import Answers, EmbedsReports, Method, ReadsViews, views_of
 from medlip.metrics import INTERVALS
 from medlip.parallel import track
 
@@ -133,7 +133,7 @@ def _evaluate(
     start = perf_counter()
     if files.folder is not None and (files.folder / files.result).exists():
         raise MedLIPError(f"{files.folder}: holds a {files.result} already. Give another folder.")
-    selection = select(store, options, method.vocabulary, method.views if isinstance(method, ReadsViews) else ())
+    selection = select(store, options, method.vocabulary, views_of(method))
     questions = choose_questions(selection.evaluated, options)
 
     def make(cohort: Cohort, which: Callable[[type[Task]], bool]) -> dict[str, Task]:

@@ -6,9 +6,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from os.path import commonprefix
-from typing import Any
-
-from pydantic import ValidationError
 
 from medlip.errors import MedLIPError
 from medlip.evaluation.compare import (
@@ -24,7 +21,7 @@ from medlip.evaluation.compare import (
 )
 from medlip.evaluation.published import published_table
 from medlip.metrics import Estimate, over_seeds, p_of_no_mean
-from medlip.training.recipe import Recipe
+from medlip.training.recipe import recorded_recipe
 
 BY_SEED = (
     "means over seeds (lowest to highest); differences are paired by seed, with the 95 % interval of their mean and its "
@@ -95,7 +92,7 @@ def _by_recipe(evaluated: Sequence[Evaluated]) -> list[Seeds]:
             recipe, data, seed = run["recipe"], run["data"], run["seed"]
             assert isinstance(recipe, dict) and isinstance(recipe["training"], dict) and isinstance(seed, int)
             known = data.get("hash") if isinstance(data, dict) else None
-            whole = _whole(recipe)
+            whole = recorded_recipe(recipe)
             key = json.dumps([{**whole, "training": {**whole["training"], "seed": None}}, known], sort_keys=True)
         except (KeyError, AssertionError) as error:
             raise MedLIPError(
@@ -106,14 +103,6 @@ def _by_recipe(evaluated: Sequence[Evaluated]) -> list[Seeds]:
             raise MedLIPError(f"{entry.name} and {seeds[seed].name} are of one recipe and one seed, {seed}. Leave one out.")
         seeds[seed] = entry
     return [dict(sorted(seeds.items())) for seeds in groups.values()]
-
-
-def _whole(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a recorded recipe with the defaults of settings that came later, which it was trained with."""
-    try:
-        return Recipe.model_validate(recipe).model_dump(mode="json")
-    except ValidationError:  # of a later version, or with a setting that is no more
-        return recipe
 
 
 def _names(groups: Sequence[Seeds]) -> list[str]:

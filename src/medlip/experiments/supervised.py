@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medlip.concepts import Vocabulary
 from medlip.data.batch import Batch, TrainingBatches
@@ -23,7 +22,7 @@ from medlip.experiments.finetune import label_loss
 from medlip.experiments.labels import labelled_classes
 from medlip.images.augment import Augment
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import Answers, Method, on_one_scale
+from medlip.methods.base import Answers, Method, class_activation
 from medlip.nn.cpu import optimize_for_cpu
 from medlip.nn.device import Precision, device_of, resolve_device
 from medlip.nn.vision_encoder import VisionEncoder, vision_encoder
@@ -93,8 +92,7 @@ class SupervisedClassifier(nn.Module):
         scores = self.head(features.tokens.mean(1))[:, columns].sigmoid()
         if not maps:
             return Answers(scores)
-        adds = F.linear(features.tokens, self.head.weight[columns]).transpose(1, 2)
-        return Answers(scores, on_one_scale(adds, scores).view(*scores.shape, *features.grid))
+        return Answers(scores, class_activation(features, self.head.weight[columns], scores))
 
     @property
     def map_rule(self) -> str:

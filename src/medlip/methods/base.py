@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from medlip.data.batch import Batch
     from medlip.data.overlap import Fingerprints
     from medlip.data.views import ViewKind, Views
-    from medlip.nn.vision_encoder import VisionEncoder
+    from medlip.nn.vision_encoder import Features, VisionEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,6 +491,11 @@ class TellsPlaces(ABC):
         """Return the probability (B, C, A) that each prompt is present in each anatomy of the vocabulary."""
 
 
+def views_of(method: object) -> tuple[ViewKind, ...]:
+    """Return the kinds of views that a method was trained to read together; none, where it reads image by image."""
+    return method.views if isinstance(method, ReadsViews) else ()
+
+
 class ReadsViews(Method):
     """A method that can read the views of a study together, if its settings say so (`views` of them, kinds of views)."""
 
@@ -627,6 +632,18 @@ def on_one_scale(adds: Tensor, present: Tensor) -> Tensor:
     adds = upcast(adds).clamp(min=0)
     most = adds.amax(-1, keepdim=True).clamp(min=torch.finfo(adds.dtype).tiny)
     return upcast(present)[..., None] * adds / most
+
+
+def class_activation(seen: Features, weight: Tensor, present: Tensor) -> Tensor:
+    """Return maps (B, C, h, w), `on_one_scale`, where logits are linear in the mean over locations.
+
+    Args:
+        seen: the locations.
+        weight: (C, width), of each finding's logit.
+        present: (B, C), the probability of each finding.
+    """
+    adds = (seen.tokens @ weight.T).transpose(1, 2)
+    return on_one_scale(adds, present).view(*present.shape, *seen.grid)
 
 
 def pair_matrix(method: Method, images: Tensor) -> Tensor:

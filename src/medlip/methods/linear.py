@@ -23,7 +23,7 @@ from medlip.methods.base import (
     EncoderConfig,
     HasEncoder,
     WhichMaps,
-    on_one_scale,
+    class_activation,
     register,
     split_prompts,
     upcast,
@@ -116,5 +116,4 @@ class Linear(AnswersAtOnce, HasEncoder):
         if not maps:
             return Answers(scores)
         weight = self.exist.weight.view(-1, 2, self.encoder.width)
-        adds = seen.tokens @ (weight[columns, 1] - weight[columns, 0]).T  # (B, N, C)
-        return Answers(scores, on_one_scale(adds.transpose(1, 2), scores).view(*scores.shape, *seen.grid))
+        return Answers(scores, class_activation(seen, weight[columns, 1] - weight[columns, 0], scores))

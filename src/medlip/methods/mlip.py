@@ -342,8 +342,8 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
     def _local(self, seen: SeenImages, texts: MLIPTexts, weights: Tensor | None, lesson: Lesson) -> Tensor:
         config, patches, paired = self.config, seen.parts, gather(texts.real.any(1))
         if config.local == "pair":
-            plans = self._plans(texts.sentences, patches, texts.real)
-            costs = gather((plans * (1 - texts.sentences @ patches.transpose(1, 2))).sum((1, 2)))
+            plans, costs = self._plans(texts.sentences, patches, texts.real)
+            costs = gather((plans * costs).sum((1, 2)))
             factors = paired.to(costs.dtype) if weights is None else weights * paired
             return (factors * costs).sum() / factors.sum().clamp(min=1e-6)
         sentences, real = gather_padded(texts.sentences), gather_padded(texts.real)
@@ -365,10 +365,12 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
             torch.cat([real, real.any(1, keepdim=True)], 1),
         )
 
-    def _plans(self, sentences: Tensor, patches: Tensor, real: Tensor) -> Tensor:
-        """Return the plans (B, M, N) of each image's sentences, without what goes to the background."""
+    def _plans(self, sentences: Tensor, patches: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the plans (B, M, N) of each image's sentences, without what goes to the background, and what they cost."""
         rows, columns, there = self._with_background(sentences, patches, real)
-        return sinkhorn(1 - rows @ columns.transpose(1, 2), rows=there, **self._transport()).plan[:, : sentences.shape[1]]
+        costs = 1 - rows @ columns.transpose(1, 2)
+        plans = sinkhorn(costs, rows=there, **self._transport()).plan
+        return plans[:, : sentences.shape[1]], costs[:, : sentences.shape[1]]
 
     def _transport(self) -> dict[str, Any]:
         config = self.config
@@ -458,7 +460,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
                 (rows,) = self.prompts.keep("each sentence", sides[column], self._each_sentence)
                 sentences = rows.expand(len(seen.parts), -1, -1)
                 there = torch.ones(sentences.shape[:2], dtype=torch.bool, device=rows.device)
-                plans = self._plans(sentences, seen.parts, there)
+                plans, _ = self._plans(sentences, seen.parts, there)
                 maps[..., column] = (plans[:, 0] * seen.parts.shape[1]).clamp(0, 1)
         return maps
 
@@ -476,7 +478,7 @@ class MLIP(ImageTextMethod, MatchesSentences, PredictsPatches, ShowsSamples):
         if not self.config.matches:
             raise MedLIPError("this model matches no sentences: train with local=transport, pair or attention.")
         texts, seen = self.encode_texts(reports), self.see(images)
-        plans = self._plans(texts.sentences, seen.parts, texts.real)
+        plans, _ = self._plans(texts.sentences, seen.parts, texts.real)
         return plans.view(*plans.shape[:2], *seen.grid)
 
     @torch.inference_mode()

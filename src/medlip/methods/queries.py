@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medlip.concepts import Vocabulary, default_vocabulary
-from medlip.data.views import ViewKind, Views
+from medlip.data.views import ViewKind, Views, read_alone_as
 from medlip.errors import MedLIPError
 from medlip.images.preprocessing import Preprocessing
 from medlip.losses.prototype import ContrastScale, draw_negatives, draw_positive
@@ -458,7 +458,7 @@ class QueryMethod(
             return seen
         known = self.config.views
         if views is None:
-            own = self.view_embedding[known.index("frontal") if "frontal" in known else 0]
+            own = self.view_embedding[known.index(read_alone_as(known))]
             return replace(seen, locations={stream: values + own for stream, values in seen.locations.items()})
         arranged = Arranged.of(views, images.device)
         own = self.view_embedding[of_kinds(views, known, images.device), None]

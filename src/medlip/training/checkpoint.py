@@ -9,14 +9,13 @@ from typing import Any, Protocol
 from warnings import warn
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from medlip.errors import MedLIPError, MedLIPWarning
 from medlip.methods.base import load_strict, read_safetensors, write_safetensors
 from medlip.nn.device import random_state, set_random_state
 from medlip.training.loop import Training
-from medlip.training.recipe import Recipe
+from medlip.training.recipe import recorded_recipe
 
 UNBINDING = ("keep", "checkpoint_minutes", "log_gradients", "on_nan", "checkpointing", "sample_maps")
 """Settings of the loop that may be others when a training goes on: no weight depends on them."""
@@ -168,9 +167,8 @@ def _extended(before: Any, now: Any, path: Path, extend: bool) -> Any:
 
 def _binding(made_with: Any) -> Any:
     """Return what must stay the same; settings of a recipe that have come since stand at their defaults."""
-    try:
-        recipe = Recipe.model_validate(made_with).model_dump(mode="json")
-    except ValidationError:
+    recipe = recorded_recipe(made_with)
+    if recipe is made_with:  # no recipe of a pre-training
         return made_with
     recipe["training"] = {key: value for key, value in recipe["training"].items() if key not in UNBINDING}
     return recipe

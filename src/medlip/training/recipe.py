@@ -278,8 +278,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _override(content, override)
     recipe = parse_recipe(content, name)
-    for override in overrides:
-        _require_effect(recipe, override)
+    _require_effects(recipe, overrides)
     return recipe
 
 
@@ -374,6 +373,17 @@ def parse_recipe(content: object, where: str) -> Recipe:
     return recipe
 
 
+def recorded_recipe(recipe: Any) -> Any:
+    """Return a recipe as data, as a run keeps it: settings that have come since stand at their defaults.
+
+    What today's recipes can't hold (a setting that is no more, or no recipe at all) comes back as it is.
+    """
+    try:
+        return Recipe.model_validate(recipe).model_dump(mode="json")
+    except ValidationError:
+        return recipe
+
+
 def _unknown(path: str) -> str:
     """Say that there is no such setting, which one may be meant, and which there are beside it."""
     settings = {section: tuple(_settings(section)) for section in Recipe.model_fields}
@@ -424,16 +434,21 @@ def parse_override(override: str) -> tuple[str, Any]:
         raise MedLIPError(f"--set {override}: the value is no YAML ({problem}). Check its brackets and quotes.") from error
 
 
-def _require_effect(recipe: Recipe, override: str) -> None:
-    section, _, name = parse_override(override)[0].partition(".")
-    if section == "method":
-        from medlip.methods.base import method_config  # brings in the networks
+def _require_effects(recipe: Recipe, overrides: Sequence[str]) -> None:
+    paths = [override.partition("=")[0].partition(".") for override in overrides]
+    sections = {section: _section(recipe, section) for section in {section for section, _, _ in paths}}
+    for override, (section, _, name) in zip(overrides, paths, strict=True):
+        settings = sections[section]
+        if isinstance(settings, SettingsModel) and (missed := settings.missed(name)):
+            raise MedLIPError(f"--set {override}: does nothing without {missed}. Set that as well, or leave {name} out.")
 
-        settings: object = method_config(recipe.method)
-    else:
-        settings = getattr(recipe, section)
-    if isinstance(settings, SettingsModel) and (missed := settings.missed(name)):
-        raise MedLIPError(f"--set {override}: does nothing without {missed}. Set that as well, or leave {name} out.")
+
+def _section(recipe: Recipe, name: str) -> object:
+    if name != "method":
+        return getattr(recipe, name)
+    from medlip.methods.base import method_config  # brings in the networks
+
+    return method_config(recipe.method)
 
 
 def _override(content: dict[str, Any], override: str) -> None:
