@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from medlip.concepts import default_vocabulary
+from medlip.data.views import READ_FIRST, Views
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods import build_method, load_method, save_method
+from medlip.methods.base import on_one_scale
+from medlip.methods.queries import EVERYTHING
 from medlip.metrics import auroc
 from medlip.nn.erasure import Erasure
 
@@ -154,3 +158,24 @@ def test_means_over_locations_learn_what_is_there() -> None:
     assert found[-1] < 0.5 * found[0]
     assert method.loss_weights["pooled_pathology"] == 0.5
     assert "pooled_pathology" not in make().loss_terms(images, facts)
+
+
+@pytest.mark.parametrize("views", [None, Views((("frontal", "lateral"), ("frontal",)))])
+def test_maps_hold_what_each_location_adds_to_the_margin_of_the_mean(views: Views | None) -> None:
+    method = make(pooled=0.5, **({} if views is None else {"views": READ_FIRST})).eval()
+    with torch.no_grad():
+        seen = method.see(torch.randn(3, 3, 64, 64), views)
+        question = method.banks["pathology"].place(torch.randn(1, method.text_width))
+        output, means = method.read_seen(seen, asked=question), method.pooled(seen)
+    for stream, read in method.streams_of(output).items():
+        known, head = len(method.texts(stream)), method.tell[stream]
+        absent, present = (head(means[stream]) - head.bias).unflatten(1, (-1, 2)).unbind(-1)
+        everything = read.evidence(EVERYTHING)
+        told = everything - read.contributions(EVERYTHING)
+        torch.testing.assert_close(told.sum(-1)[:, :known], present - absent, rtol=1e-4, atol=1e-5)
+        assert everything.shape[1] - known == (stream == "pathology")  # the open question
+        assert not told[:, known:].any()
+        torch.testing.assert_close(read.evidence([3, 1], slice(1, 2)), everything[1:2, [3, 1]])
+        if views is None:
+            maps = read.maps("contribution", [3, 1])
+            torch.testing.assert_close(maps.flatten(2), on_one_scale(everything, read.present)[:, [3, 1]])

@@ -17,7 +17,16 @@ from torch import Tensor, nn
 
 from medlip.losses import existence_labels, existence_loss, icl_loss, pair_loss, protocl_loss
 from medlip.methods.base import BenchSettings, HasReference, HasStreams, Pass, register, upcast
-from medlip.methods.queries import CONTRAST, EVERYTHING, Located, PresentQueries, Queries, QueryConfig, QueryMethod
+from medlip.methods.queries import (
+    CONTRAST,
+    EVERYTHING,
+    Contributions,
+    Located,
+    PresentQueries,
+    Queries,
+    QueryConfig,
+    QueryMethod,
+)
 from medlip.methods.released import RELEASED_BACKBONE, released_decoder
 from medlip.nn.disentangler import Disentangler, Gate
 from medlip.nn.erasure import Erasure
@@ -249,7 +258,22 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
                 dropout=self.dropout,
                 need_attention=need_attention or (self.field is not None and stream == "pathology"),
             )
+            if self.tell is not None and need_attention:
+                read[stream] = replace(read[stream], told=self._told(stream, seen, read[stream].logits.shape[1]))
         return MeDSLIPOutput(**read)
+
+    def _told(self, stream: str, seen: Located, count: int) -> Contributions:
+        """Return what each location adds to the margins that are told from the mean; nothing to those of open questions."""
+        assert self.tell is not None
+        absent, present = cast("nn.Linear", self.tell[stream]).weight.view(len(self.texts(stream)), 2, -1).unbind(1)
+        margin, values, real = present - absent, seen.locations[stream], seen.real()
+        shares = values.new_full(values.shape[:2], 1 / values.shape[1]) if real is None else real / real.sum(1, keepdim=True)
+
+        def adds(images: slice, columns: Sequence[int]) -> Tensor:
+            known = margin @ (upcast(values[images]) * shares[images, :, None]).transpose(1, 2)
+            return F.pad(known, (0, 0, 0, count - len(margin)))[:, columns]
+
+        return Contributions(adds, count)
 
     def loss_terms(
         self,

@@ -81,9 +81,9 @@ class QueryConfig(EncoderConfig):
         max_tokens: where texts are cut.
         standardize: centre and scale the text banks.
         map_rule: what a map is made of. `contribution`: what each location adds to the finding's margin, carried down in
-            closed form; `gradient`: attention times its gradient (Chefer et al., arXiv 2103.15679), a backward pass a
-            prompt; `attention`: cross-attention averaged over layers and heads, as published, which says where a query
-            looks, whatever it makes of it.
+            closed form, and to the margin told from the mean over locations where there is one; `gradient`: attention times
+            its gradient (Chefer et al., arXiv 2103.15679), a backward pass a prompt; `attention`: cross-attention averaged
+            over layers and heads, as published, which says where a query looks, whatever it makes of it.
         views: kinds of views of a study that are read together, each told by a learned embedding; none: every image is read
             by itself. Set by a recipe's `data.views`.
         init: of linear weights: `normal` N(0, 0.02) as published, which starts with hardly a trace of the image in the
@@ -162,6 +162,7 @@ class Queries:
         grid: (h, w) of an image.
         traces: how each layer read the locations; none where attention was not asked for.
         contributions: of the locations, worked out when they are wanted; None where attention was not asked for.
+        told: of the locations, to a margin that is told from their mean beside the queries; None where none is.
         arranged: where the images of the studies lie; None where each image was read by itself.
     """
 
@@ -170,6 +171,7 @@ class Queries:
     grid: tuple[int, int]
     traces: tuple[LayerTrace, ...] = ()
     contributions: Contributions | None = None
+    told: Contributions | None = None
     arranged: Arranged | None = None
 
     @classmethod
@@ -209,7 +211,7 @@ class Queries:
             return decoder.contributions(read, norm_gradient(norm, own, margin.expand_as(own)))
 
         adds = Contributions(contributions, decoded.shape[1])
-        return cls(logits, states, seen.grid, traces, adds, seen.arranged)
+        return cls(logits, states, seen.grid, traces, adds, arranged=seen.arranged)
 
     @property
     def attention(self) -> Tensor | None:
@@ -227,6 +229,12 @@ class Queries:
         adds = self.contributions(columns)
         return adds if self.arranged is None else self.arranged.in_frontal(adds)
 
+    def evidence(self, columns: Sequence[int], images: slice = slice(None)) -> Tensor:
+        """Return what each location adds to C queries' margins and to those that are told from the mean, (B, C, N)."""
+        assert self.contributions is not None, "the queries were read without attention"
+        adds = self.contributions(columns, images)
+        return adds if self.told is None else adds + self.told(columns, images)
+
     def maps(self, rule: MapRule, columns: Sequence[int], images: slice = slice(None)) -> Tensor:
         """Return where each of C queries finds what it asks for, (B, C, h, w), see `QueryConfig.map_rule`.
 
@@ -239,7 +247,7 @@ class Queries:
         if rule == "attention":
             maps = torch.stack([trace.attention[images][:, :, columns].mean(1) for trace in self.traces]).mean(0)
         else:
-            adds = self.contributions(columns, images) if rule == "contribution" else self._gradients(columns)[images]
+            adds = self.evidence(columns, images) if rule == "contribution" else self._gradients(columns)[images]
             maps = on_one_scale(adds.detach(), present[:, columns])
         maps = maps if self.arranged is None else self.arranged.apart(maps)
         return maps.view(*maps.shape[:2], *self.grid)
@@ -358,8 +366,7 @@ class QueryGraph(nn.Module):
         if self.rule == "attention":
             maps = cast("Tensor", found.attention).mean(0)
         else:
-            assert found.contributions is not None
-            maps = on_one_scale(found.contributions(EVERYTHING), found.present)
+            maps = on_one_scale(found.evidence(EVERYTHING), found.present)
         return found.present, maps.view(*maps.shape[:2], *found.grid), self.method.places(output, EVERYTHING)
 
 
