@@ -35,6 +35,7 @@ COUNTED = (2, 4)  # images of the batches that are counted
 READING = 1.6e-3  # seconds of one core that reading and augmenting an image takes, docs/speed.md
 HIDDEN = 0.8  # share of the exchange of gradients that goes on beside the backward pass
 REPORT_TOKENS = 100
+LAUNCH = 43e-6  # seconds that a core needs to start an operation on an accelerator, docs/scale.md
 REACHED = 0.8  # share of its best that a processor reaches among a step's operations, docs/scale.md
 
 
@@ -71,10 +72,10 @@ def _sheet(name: str, peak: float, memory_rate: float, gib: int, exchange: float
     """Return an accelerator by its data sheet, at the shares of it that are usually reached."""
     source = (
         f"{peak / 1e12:.0f} TFLOP/s (dense bf16), {memory_rate / 1e12:.2f} TB/s by its data sheet; reached of that: 0.5 in "
-        "matrix products, 0.35 in convolutions, 0.75 of the memory's rate"
+        f"matrix products, 0.35 in convolutions, 0.75 of the memory's rate; {LAUNCH * 1e6:.0f} us to start an operation"
     )
     reached = (0.5 * peak, 0.35 * peak, 0.75 * memory_rate)
-    return Machine(name, *reached, 6e-6, gib * GIB, exchange, price, source=source)
+    return Machine(name, *reached, LAUNCH, gib * GIB, exchange, price, source=source)
 
 
 MACHINES = {

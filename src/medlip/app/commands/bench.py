@@ -145,7 +145,9 @@ def bench_supervised(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option("--weights", help="The backbone's initial weights: timm, or a file. Default: random.", metavar="NAME"),
+        typer.Option(
+            "--weights", help="With --backbone, its initial weights: timm, or a file. Default: random.", metavar="NAME"
+        ),
     ] = None,
     image_size: ImageSize = 128,
     split: Split = None,
