@@ -50,6 +50,7 @@ CHANGED = {
 }
 """Settings that measurements changed since (docs/evidence.md)."""
 EPOCHS = {"medslip-openi-cpu": 8, "medklip-openi-cpu": 8}
+SIZES = {"medslip-openi-cpu": 160}
 PHANTOMS_FIRST = {"medslip-openi-cpu", "medklip-openi-cpu", "linear-openi-cpu"}
 
 
@@ -61,9 +62,10 @@ def test_a_shipped_recipe_says_what_it_said_before_but_for_what_measurements_cha
     training = before.training.model_copy(
         update={"epochs": EPOCHS.get(name, before.training.epochs), "ema": 0.99 * (name in PHANTOMS_FIRST)}
     )
+    image = before.image.model_copy(update={"size": SIZES.get(name, before.image.size)})
     assert (today.first is not None) == (name in PHANTOMS_FIRST)
     assert today.model_copy(update={"method": {}, "first": None}) == before.model_copy(
-        update={"method": {}, "training": training}
+        update={"method": {}, "training": training, "image": image}
     )
 
 
