@@ -439,7 +439,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         """Return how well each of C findings lies where each anatomy does, (B, A, C); None where the two are not tied."""
         if self.field is None:
             return None
-        evidence = output.pathology.frontal_evidence(columns)
+        evidence = output.pathology.frontal_contributions(columns)
         with torch.autocast(evidence.device.type, enabled=False):
             return cast("Tensor", self.field(upcast(evidence), self.texts("anatomy"), output.grid))
 

@@ -223,7 +223,7 @@ class Queries:
         """The probability (B, q) that what is asked for is there."""
         return self.logits.softmax(-1)[..., 1]
 
-    def frontal_evidence(self, columns: Sequence[int]) -> Tensor:
+    def frontal_contributions(self, columns: Sequence[int]) -> Tensor:
         """Return what each place in the frontal view adds to C queries' margins, (B, C, h w), of several views their sum."""
         assert self.contributions is not None, "the queries were read without attention"
         adds = self.contributions(columns)
