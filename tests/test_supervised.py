@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,3 +101,10 @@ def test_it_knows_only_its_own_classes(store: Store) -> None:
         train_supervised(store, ["edema"], **quick)  # type: ignore[arg-type]
     with pytest.raises(MedLIPError, match="train"):
         train_supervised(store.select("val"), **quick)  # type: ignore[arg-type]
+
+
+def test_findings_of_reports_that_it_has_not_learned_are_not_asked_for(phantom_store: Path) -> None:
+    quick = {"backbone": "resnet10t", "size": 32, "steps": 1, "batch_size": 8, "device": "cpu"}
+    result = bench_supervised(Store.open(phantom_store), classes=["effusion"], resamples=20, **quick)
+    assert result["zero_shot"]["per_class"].keys() == {"effusion"}
+    assert not result.get("places")
