@@ -207,9 +207,6 @@ def bench_supervised(
     model = train_supervised(store, classes, seed=seed, **training)
     seconds = time.monotonic() - start
     model.seen = fingerprint(store.select("train")).anonymous()
-    asked = ("zero_shot", "grounding", "maps", "segmentation")  # it names no places
-    result = evaluate(
-        cast("Method", model), store, tasks=asked, split=split, classes=model.classes, resamples=resamples, seed=seed
-    )
+    result = evaluate(cast("Method", model), store, split=split, classes=model.classes, resamples=resamples, seed=seed)
     about = {"seconds": round(seconds, 1), "classes": list(model.classes), "seed": seed, **training}
     return {"supervised": about} | result.model_dump(mode="json")

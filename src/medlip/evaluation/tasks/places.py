@@ -31,11 +31,12 @@ from medlip.evaluation.outcomes import Outcomes
 from medlip.evaluation.selection import Cohort, EvaluationOptions, Questions
 from medlip.evaluation.task_result import TaskResult
 from medlip.evaluation.tasks.base import ImageBatch, Needs, Task, register_task
+from medlip.methods.base import TellsPlaces
 from medlip.metrics import Array, Measure, mean_estimate
 
 if TYPE_CHECKING:
     from medlip.data.store import Record
-    from medlip.methods.base import Answers
+    from medlip.methods.base import Answers, Method
     from medlip.reports import Fact
 
 
@@ -91,6 +92,7 @@ class Places(Task):
         self.findings = sorted({name for found in self.stated for name in found})
         self.candidates = sorted({place for found in self.stated for places in found.values() for place in places})
         self.needs = Needs(anatomies=bool(self.findings))
+        self.asks = True
         self.placed: list[PlaceCase] = []
         training = cohort.training
         usual = stated_places(training.facts, cohort.vocabulary) if training and self.findings else ()
@@ -100,9 +102,13 @@ class Places(Task):
         self.from_phantoms = [name for name in self.findings if name in others]
         self.commonest = trained | others
 
+    def begin(self, method: Method) -> None:
+        """Note whether the method tells places: one that doesn't need not know these findings either."""
+        self.asks = isinstance(method, TellsPlaces)
+
     def prompts(self, records: Sequence[Record]) -> Iterable[str]:
-        """Return all findings that any report states in a place."""
-        return self.findings
+        """Return all findings that any report states in a place; none of a method that tells no places."""
+        return self.findings if self.asks else ()
 
     def update(self, batch: ImageBatch, answers: Answers) -> None:
         """Hold the places that a method gives against those stated; nothing of a method that gives none.
