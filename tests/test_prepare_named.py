@@ -168,6 +168,19 @@ def test_the_command_says_so_with_exit_code_3(medlip: Callable[..., Any], tmp_pa
     assert outcome.code == 3 and "not English" in outcome.err and "german" in outcome.err
 
 
+@pytest.mark.parametrize("shares", ["0,0.25,0.75", "0.5,0.5", "0.5,half,0", "0.5,0.2,0.2", "1,1,-1", "nan,0,1"])
+def test_the_command_draws_splits_in_the_shares_that_it_is_given(
+    medlip: Callable[..., Any], tmp_path: Path, shares: str
+) -> None:
+    outcome = medlip("prepare", "phantom:40", "--out", tmp_path / "store", "--workers", 0, "--draw-splits", shares, "--json")
+    if shares == "0,0.25,0.75":
+        assert outcome.code == 0
+        splits = outcome.document["splits"]
+        assert set(splits) == {"val", "test"} and splits["test"] > splits["val"] > 0
+    else:
+        assert outcome.code == 1 and "0.8" in outcome.last_line and not (tmp_path / "store").exists()
+
+
 def german(report: str, vocabulary: Vocabulary) -> list[Fact]:
     return [Fact("effusion", vocabulary.anatomies[0].name, "absent", report)] if "Kein Pleuraerguss" in report else []
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,25 @@ def test_studies_without_a_split_are_split_by_patient(tmp_path: Path) -> None:
     assert dict(zip(reverse.column("study"), reverse.column("split"), strict=True)) == dict(
         zip(store.column("study"), store.column("split"), strict=True)
     )
+
+
+def test_splits_are_drawn_anew_where_that_is_asked_for(tmp_path: Path) -> None:
+    shares = {"train": 0.5, "val": 0.2, "test": 0.3}
+    given = made(tmp_path / "given", *(study(i, "test") for i in range(60)), shares=shares)
+    assert given.splits == {"test": 60}
+    drawn = made(tmp_path / "drawn", *(study(i, "test") for i in range(60)), shares=shares, draw_splits=True)
+    undecided = made(tmp_path / "undecided", *(study(i, "") for i in range(60)), shares=shares)
+    assert set(drawn.splits) == set(shares) and drawn.column("split") == undecided.column("split")
+    with pytest.raises(MedLIPError, match="prepared with draw_splits=True, now False"):
+        made(tmp_path / "drawn", study(1, "test"), shares=shares)
+
+
+def test_a_store_that_is_older_than_a_setting_can_be_added_to(tmp_path: Path) -> None:
+    made(tmp_path / "s", study(1))
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    del manifest["settings"]["draw_splits"]
+    (tmp_path / "s" / "manifest.json").write_text(json.dumps(manifest))
+    assert len(made(tmp_path / "s", study(1), study(2))) == 2
 
 
 def test_any_row_is_found_across_groups_and_shards(tmp_path: Path) -> None:
@@ -261,7 +281,9 @@ def test_a_damaged_store_is_named(tmp_path: Path) -> None:
         Store.open(tmp_path)
 
 
-@pytest.mark.parametrize("setting", [{"size": 2}, {"views": "sideways"}, {"shares": {"train": 0.5}}])
+@pytest.mark.parametrize(
+    "setting", [{"size": 2}, {"views": "sideways"}, {"shares": {"train": 0.5}}, {"shares": {"test": math.nan}}]
+)
 def test_a_wrong_setting_is_named(tmp_path: Path, setting: dict[str, object]) -> None:
     with pytest.raises(MedLIPError, match=next(iter(setting))):
         made(tmp_path / "s", study(1), **setting)

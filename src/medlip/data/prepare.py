@@ -94,6 +94,7 @@ def prepare(
     views: str = DEFAULT,
     shares: Mapping[str, float] = SHARES,
     seed: int = 0,
+    draw_splits: bool = False,
     workers: int | None = None,
     shard_size: int = 4096,
     vocabulary: Vocabulary | None = None,
@@ -110,6 +111,7 @@ def prepare(
             name is not known is only kept with all.
         shares: split of studies whose source has none, by patient.
         seed: of that split.
+        draw_splits: split all studies like that, also those that their source has in a split.
         workers: processes; None for one a core, 0 for this process alone.
         shard_size: images in a shard, about.
         vocabulary: of the facts; None for the default.
@@ -123,13 +125,15 @@ def prepare(
         MedLIPError: a source or `out` can't be used, another process is preparing it, or not one image could be prepared.
     """
     vocabulary = vocabulary or default_vocabulary()
-    settings = {"size": size, "views": list(parse_views(views)), "shares": dict(shares), "seed": seed}
+    settings = {
+        "size": size, "views": list(parse_views(views)), "shares": dict(shares), "seed": seed, "draw_splits": draw_splits,
+    }  # fmt: skip
     _check(settings)
     opened = [_as_source(source) for source in sources]
     with open_writer(Path(out), settings, vocabulary, shard_size) as writer:
         work = partial(
-            _prepare_study, size=size, views=parse_views(views), shares=shares, seed=seed, vocabulary=vocabulary,
-            extract=extract,
+            _prepare_study, size=size, views=parse_views(views), shares=shares, seed=seed, draw_splits=draw_splits,
+            vocabulary=vocabulary, extract=extract,
         )  # fmt: skip
         account = _run(writer, opened, work, workers, vocabulary, rebuild)
         writer.keep_stand_ins({source.name: source.stand_ins for source in opened})
@@ -146,7 +150,7 @@ def _check(settings: Mapping[str, Any]) -> None:
     if settings["size"] < 16:
         raise MedLIPError(f"size={settings['size']}: too small for an X-ray. Give the short side in pixels, such as 256.")
     shares = settings["shares"]
-    if not shares or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+    if not shares or not min(shares.values()) >= 0 or not abs(sum(shares.values()) - 1) <= 1e-6:
         raise MedLIPError(f"shares={shares}: give the share of each split, 1 in all, such as {SHARES}.")
 
 
@@ -336,6 +340,7 @@ def _prepare_study(
     views: Sequence[str],
     shares: Mapping[str, float],
     seed: int,
+    draw_splits: bool,
     vocabulary: Vocabulary,
     extract: Extract,
 ) -> Prepared | _Unchanged:
@@ -348,7 +353,8 @@ def _prepare_study(
     origin = with_reading(origin, reading)
     if unchanged and same_origin(item.before or origin, origin):
         return _Unchanged()
-    split = study.split or _draw_split(study.patient, shares, seed)
+    split = "" if draw_splits else study.split
+    split = split or _draw_split(study.patient, shares, seed)
     kept: list[tuple[int, View]] = []
     skipped: list[Skip] = []
     remarks: list[str] = []

@@ -308,7 +308,7 @@ class StoreWriter:
             store = Store.open(self.out)
             vocabulary.require_same(store.vocabulary, str(self.out))
         for name, value in settings.items():
-            before = manifest["settings"].get(name)
+            before = manifest["settings"].get(name, False)  # off in stores that are older than the setting
             if not (same_views(before, value) if name == "views" else before == value):
                 asked, there = (",".join(one) if isinstance(one, list) else one for one in (value, before))
                 raise MedLIPError(

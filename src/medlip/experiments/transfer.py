@@ -171,7 +171,7 @@ def transfer(
     if missing:
         raise MedLIPError(
             f"{store.root}: transfer learns from train, chooses on val and reports test; there is no {', '.join(missing)}. "
-            "Prepare the data with all three."
+            "Prepare the data with all three: `medlip prepare` draws them with --draw-splits."
         )
     if precision is not None and protocol.training is not None:
         training = protocol.training.model_copy(update={"precision": precision})

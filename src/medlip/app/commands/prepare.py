@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 from warnings import warn
@@ -10,7 +11,7 @@ import typer
 
 from medlip.app.answer import Answer
 from medlip.app.options import Address, Engine, Vocabulary, Workers
-from medlip.errors import MedLIPWarning
+from medlip.errors import MedLIPError, MedLIPWarning
 from medlip.tables import aligned
 
 
@@ -28,6 +29,14 @@ def prepare(
         str,
         typer.Option("--views", help="Views to keep: some of frontal, lateral, other and unknown, or all.", metavar="KINDS"),
     ] = "frontal,unknown",
+    draw_splits: Annotated[
+        str | None,
+        typer.Option(
+            "--draw-splits",
+            help="Split the patients anew, whatever the source says, in these shares, such as 0.8,0.1,0.1.",
+            metavar="TRAIN,VAL,TEST",
+        ),
+    ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Prepare all studies of these sources again, not only what changed.")
     ] = False,
@@ -42,13 +51,17 @@ def prepare(
     can't be read are skipped; STORE/skipped.csv names them with the reason.
     """
     from medlip.concepts import load_vocabulary
-    from medlip.data.prepare import SKIPPED
+    from medlip.data.prepare import SHARES, SKIPPED
     from medlip.data.prepare import prepare as prepare_store
     from medlip.parallel import using
 
     own = load_vocabulary(vocabulary) if vocabulary else None
+    shares = SHARES if draw_splits is None else _shares(draw_splits, SHARES)
     with using(engine, address):
-        summary = prepare_store(sources, out, size=image_size, views=views, workers=workers, vocabulary=own, rebuild=rebuild)
+        summary = prepare_store(
+            sources, out, size=image_size, views=views, shares=shares, draw_splits=draw_splits is not None, workers=workers,
+            vocabulary=own, rebuild=rebuild,
+        )  # fmt: skip
     splits = ", ".join(f"{count:,} {split}" for split, count in summary["splits"].items())
     counts = summary["counts"]
     views_found = ", ".join(
@@ -67,3 +80,13 @@ def prepare(
     for note in notes:
         warn(note, MedLIPWarning, stacklevel=1)
     return Answer(summary, "\n".join(lines))
+
+
+def _shares(text: str, splits: Iterable[str]) -> dict[str, float]:
+    """Return the shares of splits that `--draw-splits` asks for."""
+    try:
+        return dict(zip(splits, map(float, text.split(",")), strict=True))
+    except ValueError:
+        raise MedLIPError(
+            f"--draw-splits {text}: not three numbers. Give the shares of train, val and test, such as 0.8,0.1,0.1."
+        ) from None
