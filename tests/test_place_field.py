@@ -69,6 +69,26 @@ def test_pairs_teach_the_evidence_where_to_lie() -> None:
     assert method.exist["pathology"].weight.grad.abs().sum() > 0  # what makes the finding's margin
 
 
+def test_only_findings_that_a_batch_states_teach_where_anatomies_lie() -> None:
+    images, pairs = torch.randn(2, 3, 64, 64), (len(VOCABULARY.anatomies), len(VOCABULARY.pathologies))
+
+    def taught(*stated: int) -> float:
+        torch.manual_seed(0)
+        method = build_method(SETTINGS, VOCABULARY, Preprocessing(size=64)).eval()
+        facts = torch.full((2, *pairs), -1, dtype=torch.int8)
+        for finding in stated:
+            facts[0, 3, finding] = 1
+        tie, tied = method._tie, []
+        method._tie = lambda output, columns: tied.append(columns.tolist()) or tie(output, columns)  # type: ignore
+        method.loss_terms(images, facts)["icl"].backward()
+        assert tied == [sorted(stated)]
+        return float(method.field.fields.weight.grad.abs().sum())
+
+    assert taught(4) > 0
+    assert taught(7, 4) > 0
+    assert taught() == 0  # and yet has a gradient, which processes that train together wait for
+
+
 def test_a_findings_place_on_the_other_side_weighs_as_is_set_unless_something_is_said_of_it() -> None:
     left, right, middle = (VOCABULARY.anatomy_index[name] for name in ("left_lower_lung", "right_lower_lung", "mediastinal"))
     images = torch.randn(1, 3, 64, 64)

@@ -19,7 +19,7 @@ from medlip.losses import existence_labels, existence_loss, icl_loss, pair_loss,
 from medlip.methods.base import BenchSettings, HasReference, HasStreams, Pass, register, upcast
 from medlip.methods.queries import (
     CONTRAST,
-    EVERYTHING,
+    Columns,
     Contributions,
     Located,
     PresentQueries,
@@ -56,7 +56,7 @@ class MeDSLIPConfig(QueryConfig):
         icl: pairs that ICL learns from: those `mentioned` as published, `all` (unmentioned ones count as absent), or `off`;
             `scaled`: all, as products over the root of the width with a learned bias, in proportion to the pairs stated.
             Places are then ranked by it. `tied`: the same, and an anatomy is also told by where in the image the evidence
-            for a finding lies, see `PlaceField`.
+            for a finding lies, see `PlaceField`; in training, for a finding that any report of the batch states.
         icl_unmentioned: weight of unmentioned pairs with `scaled` and `tied`.
         icl_other_side: of those among them that mirror a stated one: a finding that is on one side, asked of the other;
             None: as `icl_unmentioned`.
@@ -269,7 +269,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         margin, values, real = present - absent, seen.locations[stream], seen.real()
         shares = values.new_full(values.shape[:2], 1 / values.shape[1]) if real is None else real / real.sum(1, keepdim=True)
 
-        def adds(images: slice, columns: Sequence[int]) -> Tensor:
+        def adds(images: slice, columns: Columns) -> Tensor:
             known = margin @ (upcast(values[images]) * shares[images, :, None]).transpose(1, 2)
             return F.pad(known, (0, 0, 0, count - len(margin)))[:, columns]
 
@@ -313,7 +313,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         if self.erase is not None and self.training:
             self.erase.observe(seen.mean(seen.locations["pathology"]), self.sides_of(adjacency))
         output = self.read_seen(seen, need_attention=False)
-        tie = self._tie(output, EVERYTHING)
+        tie = self._tie_stated(output, adjacency, host_facts)
         with torch.autocast(adjacency.device.type, enabled=False):  # losses are small, and exact
             present = self.present_queries(adjacency, seeds, host_facts) if self.contrast is not None else {}
             terms = self._loss_terms(output, tie, adjacency, negatives, present)
@@ -435,7 +435,14 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         logits: Tensor = anatomy @ pathology.transpose(1, 2) * self.config.width**-0.5 + self.pair_bias
         return logits if tie is None else logits + upcast(tie)
 
-    def _tie(self, output: MeDSLIPOutput, columns: Sequence[int]) -> Tensor | None:
+    def _tie_stated(self, output: MeDSLIPOutput, adjacency: Tensor, host_facts: Tensor | None) -> Tensor | None:
+        """Return `_tie` for the findings that any report of a batch states, and 0 for others, (B, A, P)."""
+        known = adjacency if host_facts is None else host_facts  # the host counts them without asking an accelerator
+        stated = (known == 1).flatten(0, 1).any(0).nonzero()[:, 0].to(adjacency.device, non_blocking=True)
+        tie = self._tie(output, stated)
+        return None if tie is None else tie.new_zeros(adjacency.shape).index_copy(2, stated, tie)
+
+    def _tie(self, output: MeDSLIPOutput, columns: Columns) -> Tensor | None:
         """Return how well each of C findings lies where each anatomy does, (B, A, C); None where the two are not tied."""
         if self.field is None:
             return None

@@ -121,6 +121,7 @@ class QueryConfig(EncoderConfig):
         return self
 
 
+Columns = Sequence[int] | Tensor
 EVERYTHING = cast("Sequence[int]", slice(None))
 """All queries, where a part of them could be named."""
 
@@ -135,12 +136,14 @@ class Contributions:
         count: q.
     """
 
-    def __init__(self, work_out: Callable[[slice, Sequence[int]], Tensor], count: int) -> None:
+    def __init__(self, work_out: Callable[[slice, Columns], Tensor], count: int) -> None:
         self._work_out, self._count = work_out, count
         self._kept: tuple[Sequence[int], Tensor] | None = None
 
-    def __call__(self, columns: Sequence[int], images: slice = slice(None)) -> Tensor:
+    def __call__(self, columns: Columns, images: slice = slice(None)) -> Tensor:
         """Return it for C queries in some of the images, (B, C, N)."""
+        if isinstance(columns, Tensor):  # where they are, they stay: nothing is kept of them
+            return self._work_out(images, columns)
         if columns != EVERYTHING and columns == list(range(self._count)):
             columns = EVERYTHING  # which is looked at, where parts of it are copied
         if self._kept is not None and self._kept[0] in (columns, EVERYTHING):
@@ -205,7 +208,7 @@ class Queries:
         if not need_attention:
             return cls(logits, states, seen.grid, arranged=seen.arranged)
 
-        def contributions(images: slice, columns: Sequence[int]) -> Tensor:
+        def contributions(images: slice, columns: Columns) -> Tensor:
             own, margin = decoded[images][:, columns], exist.weight[1] - exist.weight[0]
             read = [trace.of(images, columns) for trace in traces]
             return decoder.contributions(read, norm_gradient(norm, own, margin.expand_as(own)))
@@ -223,7 +226,7 @@ class Queries:
         """The probability (B, q) that what is asked for is there."""
         return self.logits.softmax(-1)[..., 1]
 
-    def frontal_contributions(self, columns: Sequence[int]) -> Tensor:
+    def frontal_contributions(self, columns: Columns) -> Tensor:
         """Return what each place in the frontal view adds to C queries' margins, (B, C, h w), of several views their sum."""
         assert self.contributions is not None, "the queries were read without attention"
         adds = self.contributions(columns)

@@ -56,7 +56,8 @@ class Arranged:
         return (self._by_view(values).relu() * self.frontal[:, None, :, None]).sum(2)
 
     def _by_view(self, values: Tensor) -> Tensor:
-        return values.reshape(*values.shape[:2], self.real.shape[1], -1)
+        views = self.real.shape[1]
+        return values.reshape(*values.shape[:2], views, values.shape[2] // views)
 
 
 def of_kinds(views: Views, known: Sequence[str], device: torch.device) -> Tensor:

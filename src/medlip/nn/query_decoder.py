@@ -29,7 +29,7 @@ class LayerTrace:
     read: Tensor
     hidden: Tensor
 
-    def of(self, images: slice, columns: Sequence[int]) -> LayerTrace:
+    def of(self, images: slice, columns: Sequence[int] | Tensor) -> LayerTrace:
         """Return the trace of some of the images and some of the queries."""
         return LayerTrace(
             self.attention[images][:, :, columns],
@@ -259,8 +259,9 @@ class Attention(nn.Module):
 
     def _split(self, packed: Tensor) -> Tensor:
         """(B, n, k * width) -> (B, k * heads, n, width / heads)."""
-        batch, n, _ = packed.shape
-        return packed.view(batch, n, -1, self.out_proj.in_features // self.heads).transpose(1, 2)
+        batch, n, packed_width = packed.shape
+        width = self.out_proj.in_features // self.heads
+        return packed.view(batch, n, packed_width // width, width).transpose(1, 2)
 
     def _join(self, heads: Tensor) -> Tensor:
         """(B, heads, n, width / heads) -> (B, n, width), projected."""
