@@ -538,7 +538,7 @@ class QueryMethod(
         def make() -> Opening:
             texts, mask = self.questions(asked) if stream == "pathology" else (self.texts(stream), None)
             queries = cast("nn.Linear", self.embed)(texts)
-            return decoder.open(queries.expand(batch if self.training else 1, -1, -1), mask)
+            return decoder.open(queries.expand(batch if self.training and self.config.dropout else 1, -1, -1), mask)
 
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return make()
