@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -95,12 +96,34 @@ def test_a_rule_that_a_method_has_not_is_refused() -> None:
         make_linear().choose_map_rule("contribution")
 
 
-def make_linear() -> Any:
-    return build_method({"name": "linear", "backbone": "resnet10t"}, default_vocabulary(), Preprocessing(64)).eval()
+def make_linear(pooling: str = "mean") -> Any:
+    settings = {"name": "linear", "backbone": "resnet10t", "pooling": pooling}
+    return build_method(settings, default_vocabulary(), Preprocessing(64)).eval()
 
 
-def test_class_activations_lead_back_to_the_score(images: Tensor) -> None:
-    method = make_linear()
+def test_a_small_finding_is_averaged_away_by_a_mean_and_not_by_a_peak() -> None:
+    """One location of 100 says yes, with a margin of 9; the others say no, with 1."""
+    margins = {}
+    for pooling in ("mean", "peak"):
+        method = make_linear(pooling)
+        with torch.no_grad():
+            method.exist.weight.zero_()
+            method.exist.bias.copy_(torch.tensor([0.5, 0.25]).repeat(len(method.exist.bias) // 2))
+            method.exist.weight[1, 0] = 1
+            tokens = torch.zeros(1, 100, method.encoder.width)
+            tokens[0, :, 0] = -1
+            tokens[0, 17, 0] = 9
+            absent, present = method._logits(tokens)[0, 0]
+        margins[pooling] = (present - absent).item()
+        assert method._adds(tokens)[0, 0].argmax() == 17
+    likely = math.exp(9) / (math.exp(9) + 99 * math.exp(-1))
+    assert margins["mean"] == pytest.approx((9 - 99) / 100 - 0.25, abs=1e-5)
+    assert margins["peak"] == pytest.approx(9 * likely - (1 - likely) - 0.25, abs=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "peak"])
+def test_class_activations_lead_back_to_the_score(images: Tensor, pooling: str) -> None:
+    method = make_linear(pooling)
     assert_leads_back(method.answer(images, PROMPTS[:-1], maps=True))
     with pytest.raises(MedLIPError, match="reads no text"):
         method.score(images, ["a metal clip"])

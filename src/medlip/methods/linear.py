@@ -7,9 +7,10 @@ least not lose what this recognizes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from medlip.methods.base import (
     EncoderConfig,
     HasEncoder,
     WhichMaps,
-    class_activation,
+    on_one_scale,
     register,
     split_prompts,
     upcast,
@@ -34,14 +35,21 @@ if TYPE_CHECKING:
 
 
 class LinearConfig(EncoderConfig):
-    """Settings of the linear baseline: its encoder's, and one that means what it means in `QueryConfig`."""
+    """Settings of the linear baseline beside its encoder's.
+
+    Attributes:
+        unmentioned: as in `QueryConfig`.
+        pooling: which locations tell a finding: all alike, their `mean`, or each by the softmax of what it says, the `peak`:
+            a small finding is not averaged away.
+    """
 
     unmentioned: float = Field(0.0, ge=0)
+    pooling: Literal["mean", "peak"] = "mean"
 
 
 @register
 class Linear(AnswersAtOnce, HasEncoder):
-    """The mean of an encoder's locations and one linear layer over P pathologies; class activation maps say where.
+    """An encoder's locations and one linear layer over P pathologies; class activation maps say where.
 
     Args:
         config: settings.
@@ -85,8 +93,18 @@ class Linear(AnswersAtOnce, HasEncoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, P, 2) of images (B, 3, S, S), index 1 = present."""
-        logits: Tensor = self.exist(self.encoder(images).tokens.mean(1))
-        return logits.view(len(images), -1, 2)
+        return self._logits(self.encoder(images).tokens)
+
+    def _logits(self, tokens: Tensor) -> Tensor:
+        if self.config.pooling == "mean":
+            return cast("Tensor", self.exist(tokens.mean(1))).view(len(tokens), -1, 2)
+        return self.exist.bias.view(-1, 2) + F.pad(self._adds(tokens).sum(-1)[..., None], (1, 0))
+
+    def _adds(self, tokens: Tensor) -> Tensor:
+        """Return what each of N locations (B, N, width) adds to margins (B, P, N); of a mean, N times that."""
+        absent, present = self.exist.weight.view(-1, 2, self.encoder.width).unbind(1)
+        said = upcast(tokens @ (present - absent).T).transpose(1, 2)
+        return said if self.config.pooling == "mean" else said * said.softmax(-1)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return `exist`: the cross-entropy over what reports state of each pathology."""
@@ -111,9 +129,7 @@ class Linear(AnswersAtOnce, HasEncoder):
                 f"{asked[0]!r} is not in the vocabulary, and method {self.name!r} reads no text. Ask for a pathology."
             )
         seen = self.encoder(images)
-        logits = upcast(self.exist(seen.tokens.mean(1))).view(len(images), -1, 2)[:, columns]
-        scores = logits.softmax(-1)[..., 1]
+        scores = upcast(self._logits(seen.tokens))[:, columns].softmax(-1)[..., 1]
         if not maps:
             return Answers(scores)
-        weight = self.exist.weight.view(-1, 2, self.encoder.width)
-        return Answers(scores, class_activation(seen, weight[columns, 1] - weight[columns, 0], scores))
+        return Answers(scores, on_one_scale(self._adds(seen.tokens)[:, columns], scores).view(*scores.shape, *seen.grid))
