@@ -142,7 +142,7 @@ class Contributions:
 
     def __call__(self, columns: Columns, images: slice = slice(None)) -> Tensor:
         """Return it for C queries in some of the images, (B, C, N)."""
-        if isinstance(columns, Tensor):  # where they are, they stay: nothing is kept of them
+        if isinstance(columns, Tensor):  # maybe on an accelerator, which is not to be asked: nothing is kept
             return self._work_out(images, columns)
         if columns != EVERYTHING and columns == list(range(self._count)):
             columns = EVERYTHING  # which is looked at, where parts of it are copied
