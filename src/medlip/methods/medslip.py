@@ -436,11 +436,13 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         return logits if tie is None else logits + upcast(tie)
 
     def _tie_stated(self, output: MeDSLIPOutput, adjacency: Tensor, host_facts: Tensor | None) -> Tensor | None:
-        """Return `_tie` for the findings that any report of a batch states, and 0 for others, (B, A, P)."""
+        """Return `_tie` for the findings that any report of a batch states, 0 for others, (B, A, P); None if not tied."""
+        if self.field is None:
+            return None
         known = adjacency if host_facts is None else host_facts  # the host counts them without asking an accelerator
         stated = (known == 1).flatten(0, 1).any(0).nonzero()[:, 0].to(adjacency.device, non_blocking=True)
-        tie = self._tie(output, stated)
-        return None if tie is None else tie.new_zeros(adjacency.shape).index_copy(2, stated, tie)
+        tie = cast("Tensor", self._tie(output, stated))
+        return tie.new_zeros(adjacency.shape).index_copy(2, stated, tie)
 
     def _tie(self, output: MeDSLIPOutput, columns: Columns) -> Tensor | None:
         """Return how well each of C findings lies where each anatomy does, (B, A, C); None where the two are not tied."""
