@@ -19,6 +19,7 @@ from medlip.losses import existence_labels, existence_loss, icl_loss, pair_loss,
 from medlip.methods.base import BenchSettings, HasReference, HasStreams, Pass, register, upcast
 from medlip.methods.queries import (
     CONTRAST,
+    EVERYTHING,
     Columns,
     Contributions,
     Located,
@@ -30,6 +31,7 @@ from medlip.methods.queries import (
 from medlip.methods.released import RELEASED_BACKBONE, released_decoder
 from medlip.nn.disentangler import Disentangler, Gate
 from medlip.nn.erasure import Erasure
+from medlip.nn.gather import alone, summed
 from medlip.nn.place_field import HARMONICS, PlaceField, waves
 from medlip.nn.query_decoder import QueryDecoder
 from medlip.reports.facts import IGNORED, NOT_MENTIONED
@@ -439,10 +441,13 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         """Return `_tie` for the findings that any report of a batch states, 0 for others, (B, A, P); None if not tied."""
         if self.field is None:
             return None
+        if not alone():  # which findings others state is known on the device, not here: all are worked out
+            stated = summed((adjacency == 1).flatten(0, 1).any(0).float()) > 0
+            return cast("Tensor", self._tie(output, EVERYTHING)) * stated
         known = adjacency if host_facts is None else host_facts  # the host counts them without asking an accelerator
-        stated = (known == 1).flatten(0, 1).any(0).nonzero()[:, 0].to(adjacency.device, non_blocking=True)
-        tie = cast("Tensor", self._tie(output, stated))
-        return tie.new_zeros(adjacency.shape).index_copy(2, stated, tie)
+        columns = (known == 1).flatten(0, 1).any(0).nonzero()[:, 0].to(adjacency.device, non_blocking=True)
+        tie = cast("Tensor", self._tie(output, columns))
+        return tie.new_zeros(adjacency.shape).index_copy(2, columns, tie)
 
     def _tie(self, output: MeDSLIPOutput, columns: Columns) -> Tensor | None:
         """Return how well each of C findings lies where each anatomy does, (B, A, C); None where the two are not tied."""

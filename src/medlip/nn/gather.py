@@ -35,7 +35,8 @@ def uneven(rows: tuple[int, ...] | None) -> Iterator[None]:
         _ROWS.reset(token)
 
 
-def _alone() -> bool:
+def alone() -> bool:
+    """Whether what is gathered is of this process alone."""
     return _LOCAL.get() or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
 
 
@@ -45,7 +46,7 @@ def gather(values: Tensor) -> Tensor:
     The gradient of a process's own rows is the sum over what all processes made of them. All must gather the same shape, but
     for the number of rows inside `uneven`.
     """
-    if _alone():
+    if alone():
         return values
     if (rows := _ROWS.get()) is not None:
         most = max(rows)
@@ -71,7 +72,7 @@ def total(values: Tensor) -> Tensor:
     The gradient is that of a loss which every process makes of the sums alike, and whose gradients are averaged afterwards,
     as data parallelism does: no exchange is needed in the backward pass.
     """
-    if _alone():
+    if alone():
         return values
     sums, own = values.detach().clone(), values * dist.get_world_size()
     dist.all_reduce(sums)
@@ -83,7 +84,7 @@ def summed(values: Tensor) -> Tensor:
 
     The gradient of a process's own values is the sum over what all processes made of the sums.
     """
-    if _alone():
+    if alone():
         return values
     from torch.distributed.nn.functional import all_reduce
 
@@ -92,7 +93,7 @@ def summed(values: Tensor) -> Tensor:
 
 def gather_padded(values: Tensor) -> Tensor:
     """`gather` for rows (n, m, …) whose m differs between processes: shorter ones are filled with zeros."""
-    if _alone():
+    if alone():
         return values
     longest = torch.tensor(values.shape[1], device=values.device)
     dist.all_reduce(longest, dist.ReduceOp.MAX)
