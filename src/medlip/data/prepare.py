@@ -150,7 +150,7 @@ def _check(settings: Mapping[str, Any]) -> None:
     if settings["size"] < 16:
         raise MedLIPError(f"size={settings['size']}: too small for an X-ray. Give the short side in pixels, such as 256.")
     shares = settings["shares"]
-    if not shares or not min(shares.values()) >= 0 or not abs(sum(shares.values()) - 1) <= 1e-6:
+    if not (shares and min(shares.values()) >= 0 and abs(sum(shares.values()) - 1) <= 1e-6):  # also where one is NaN
         raise MedLIPError(f"shares={shares}: give the share of each split, 1 in all, such as {SHARES}.")
 
 
@@ -353,8 +353,7 @@ def _prepare_study(
     origin = with_reading(origin, reading)
     if unchanged and same_origin(item.before or origin, origin):
         return _Unchanged()
-    split = "" if draw_splits else study.split
-    split = split or _draw_split(study.patient, shares, seed)
+    split = study.split if study.split and not draw_splits else _draw_split(study.patient, shares, seed)
     kept: list[tuple[int, View]] = []
     skipped: list[Skip] = []
     remarks: list[str] = []

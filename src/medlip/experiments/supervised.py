@@ -22,7 +22,7 @@ from medlip.experiments.finetune import label_loss
 from medlip.experiments.labels import labelled_classes
 from medlip.images.augment import Augment
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import Answers, Method, class_activation
+from medlip.methods.base import Answers, Method, on_one_scale
 from medlip.nn.cpu import optimize_for_cpu
 from medlip.nn.device import Precision, device_of, resolve_device
 from medlip.nn.vision_encoder import VisionEncoder, vision_encoder
@@ -92,7 +92,8 @@ class SupervisedClassifier(nn.Module):
         scores = self.head(features.tokens.mean(1))[:, columns].sigmoid()
         if not maps:
             return Answers(scores)
-        return Answers(scores, class_activation(features, self.head.weight[columns], scores))
+        adds = (features.tokens @ self.head.weight[columns].T).transpose(1, 2)
+        return Answers(scores, on_one_scale(adds, scores).view(*scores.shape, *features.grid))
 
     @property
     def map_rule(self) -> str:

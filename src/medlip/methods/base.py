@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from medlip.data.batch import Batch
     from medlip.data.overlap import Fingerprints
     from medlip.data.views import ViewKind, Views
-    from medlip.nn.vision_encoder import Features, VisionEncoder
+    from medlip.nn.vision_encoder import VisionEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -632,18 +632,6 @@ def on_one_scale(adds: Tensor, present: Tensor) -> Tensor:
     adds = upcast(adds).clamp(min=0)
     most = adds.amax(-1, keepdim=True).clamp(min=torch.finfo(adds.dtype).tiny)
     return upcast(present)[..., None] * adds / most
-
-
-def class_activation(seen: Features, weight: Tensor, present: Tensor) -> Tensor:
-    """Return maps (B, C, h, w), `on_one_scale`, where logits are linear in the mean over locations.
-
-    Args:
-        seen: the locations.
-        weight: (C, width), of each finding's logit.
-        present: (B, C), the probability of each finding.
-    """
-    adds = (seen.tokens @ weight.T).transpose(1, 2)
-    return on_one_scale(adds, present).view(*present.shape, *seen.grid)
 
 
 def pair_matrix(method: Method, images: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from medlip.methods.base import BenchSettings, HasReference, HasStreams, Pass, r
 from medlip.methods.queries import (
     CONTRAST,
     EVERYTHING,
-    Columns,
     Contributions,
     Located,
     PresentQueries,
@@ -33,7 +32,7 @@ from medlip.nn.disentangler import Disentangler, Gate
 from medlip.nn.erasure import Erasure
 from medlip.nn.gather import alone, summed
 from medlip.nn.place_field import HARMONICS, PlaceField, waves
-from medlip.nn.query_decoder import QueryDecoder
+from medlip.nn.query_decoder import Columns, QueryDecoder
 from medlip.reports.facts import IGNORED, NOT_MENTIONED
 from medlip.settings import Requirement
 

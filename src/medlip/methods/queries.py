@@ -43,7 +43,7 @@ from medlip.methods.released import ReleasedNames, released_name, released_setti
 from medlip.nn.arranged import Arranged, of_kinds
 from medlip.nn.device import autocast_dtype
 from medlip.nn.draws import branch, image_seeds, uniform
-from medlip.nn.query_decoder import LayerTrace, Opening, QueryDecoder, norm_gradient
+from medlip.nn.query_decoder import Columns, LayerTrace, Opening, QueryDecoder, norm_gradient
 from medlip.nn.text import TextBank, text_encoder
 from medlip.reports import extract_facts, resolve
 from medlip.settings import Requirement
@@ -121,7 +121,6 @@ class QueryConfig(EncoderConfig):
         return self
 
 
-Columns = Sequence[int] | Tensor
 EVERYTHING = cast("Sequence[int]", slice(None))
 """All queries, where a part of them could be named."""
 

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from medlip.nn.parts import Recomputing, recompute_blocks
 
+Columns = Sequence[int] | Tensor
+"""Some of the queries, by their numbers; in a tensor, where those are only known on an accelerator."""
+
 
 @dataclass(frozen=True, slots=True)
 class LayerTrace:
@@ -29,7 +32,7 @@ class LayerTrace:
     read: Tensor
     hidden: Tensor
 
-    def of(self, images: slice, columns: Sequence[int] | Tensor) -> LayerTrace:
+    def of(self, images: slice, columns: Columns) -> LayerTrace:
         """Return the trace of some of the images and some of the queries."""
         return LayerTrace(
             self.attention[images][:, :, columns],
