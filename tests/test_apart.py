@@ -1,4 +1,4 @@
-"""What keeps MeDSLIP's streams apart: a side is erased, positions are known to one stream, and means are taught."""
+"""What keeps MeDSLIP's streams apart: a side is erased or not seen, positions are known to one stream, means are taught."""
 
 from __future__ import annotations
 
@@ -141,6 +141,21 @@ def test_positions_are_known_to_the_anatomy_stream_alone_and_other_weights_stay(
     without, knowing = (make(positions=on).eval().streams(images) for on in (False, True))
     assert torch.equal(without["pathology"], knowing["pathology"])
     assert not torch.allclose(without["anatomy"], knowing["anatomy"])
+
+
+@pytest.mark.parametrize("gate", ["normalized", "off"])
+def test_a_symmetric_pathology_stream_reads_an_image_as_its_mirror_image(gate: str) -> None:
+    images = torch.randn(2, 3, 64, 96)
+    method = make(symmetric=True, gate=gate).eval()
+    with torch.no_grad():
+        seen, mirrored = method.see(images), method.see(images.flip(-1))
+        alone = make(gate=gate).eval().see(images)
+    planes = {stream: values.unflatten(1, seen.grid) for stream, values in seen.locations.items()}
+    others = {stream: values.unflatten(1, seen.grid).flip(2) for stream, values in mirrored.locations.items()}
+    torch.testing.assert_close(planes["pathology"], others["pathology"], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(planes["anatomy"], others["anatomy"], rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(seen.locations["anatomy"], alone.locations["anatomy"])
+    assert not torch.allclose(seen.locations["pathology"], alone.locations["pathology"], rtol=1e-2, atol=1e-3)
 
 
 def test_means_over_locations_learn_what_is_there() -> None:

@@ -35,7 +35,7 @@ def make(name: str, **changes: Any) -> Method:
 @pytest.fixture(scope="module", params=FORMATS)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Method, Path]:
     format, suffix = request.param
-    method = make("medslip", layers=2)
+    method = make("medslip", layers=2, symmetric=True)
     file = tmp_path_factory.mktemp("exported") / f"model{suffix}"
     assert export_method(method, file, format) <= 1e-4
     return method, file

@@ -47,7 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "medslip cosine": {**CONVOLUTIONS, "contrast_normalize": True, "negatives": 60, "contrast_stop_gradient": True},
     "medslip scaled": {**CONVOLUTIONS, "prototype": "off", "icl": "scaled", "unmentioned": 0.3, "gate": "normalized"},
     "medlip": CONVOLUTIONS,
-    "medlip apart": {**CONVOLUTIONS, "erase": "side", "positions": True, "pooled": 0.5},
+    "medlip apart": {**CONVOLUTIONS, "erase": "side", "positions": True, "symmetric": True, "pooled": 0.5},
     "convirt": CONVOLUTIONS,
     "convirt patches": PATCHES,
     "gloria": PATCHES,

@@ -68,6 +68,8 @@ class MeDSLIPConfig(QueryConfig):
         erase_memory: training images that what is erased rests on, about. Twice as many leave less of it, as long as the
             weights of that many images ago are like the present ones; nothing is erased in the first half as many.
         positions: let the anatomy stream know where in the image each location lies.
+        symmetric: let the pathology stream read, at each location, the mean of what an image and its mirror image show
+            there: left and right look alike to it, but for what lies around a finding. The encoder sees all images twice.
         pooled: weight of L_exist as a linear layer tells it from the mean over locations of each stream; 0 leaves it out.
     """
 
@@ -96,6 +98,7 @@ class MeDSLIPConfig(QueryConfig):
     erase: Literal["off", "side"] = "off"
     erase_memory: int = Field(2000, gt=0)
     positions: bool = False
+    symmetric: bool = False
     pooled: float = Field(0.0, ge=0)
 
     @property
@@ -241,8 +244,7 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
 
     def see_each(self, images: Tensor) -> Located:
         """Encode images (B, 3, S, S), and divide what is seen among the streams."""
-        seen = self.encoder(images)
-        return Located(self._locations(seen.tokens, seen.grid), seen.grid)
+        return self._encode(images)[1]
 
     def read_seen(self, seen: Located, need_attention: bool = True, asked: Tensor | None = None) -> MeDSLIPOutput:
         """Read with P and A queries and those of open questions, as `QueryMethod.read_seen` says."""
@@ -464,9 +466,8 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
             {"pathology": (B, width), "anatomy": (B, width)}, and the features that the gate divides, pooled likewise:
             {"encoder": (B, features)}. Queries' states are no part of it: what they stand for is known from their order.
         """
-        encoded = self.encoder(images)
-        seen = Located(self._locations(encoded.tokens, encoded.grid), encoded.grid)
-        return {"encoder": encoded.tokens.mean(1), **self.pooled(seen)}
+        features, seen = self._encode(images)
+        return {"encoder": features.mean(1), **self.pooled(seen)}
 
     @torch.inference_mode()
     def stream_maps(self, images: Tensor) -> dict[str, Tensor]:
@@ -478,12 +479,26 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
         """Return `encoder`: the backbone, the mask and the projections of both streams."""
         return {"encoder": lambda: list(self.see(batch.images, batch.views).locations.values())}
 
-    def _locations(self, features: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
-        """Return what each stream reads of features (B, N, features): its share, projected, (B, N, width)."""
+    def _encode(self, images: Tensor) -> tuple[Tensor, Located]:
+        """Return features (B, N, features) of images, and what each stream reads of them: its share, projected."""
+        symmetric = self.config.symmetric
+        encoded = self.encoder(torch.cat([images, images.flip(-1)]) if symmetric else images)
+        features, grid = encoded.tokens, encoded.grid
         shares = dict(zip(STREAMS, self.disentangler(features), strict=True))
+        if symmetric:
+            features, shares["anatomy"] = _straight(features), _straight(shares["anatomy"])
         if self.position is not None:
             shares["anatomy"] = shares["anatomy"] + self.position(waves(grid, HARMONICS, features))
-        return {stream: self.project[stream](share) for stream, share in shares.items()}
+        locations = {stream: self.project[stream](share) for stream, share in shares.items()}
+        if symmetric:
+            straight, mirrored = torch.unflatten(locations["pathology"], 0, (2, -1))
+            locations["pathology"] = (straight + torch.unflatten(mirrored, 1, grid).flip(2).flatten(1, 2)) / 2
+        return features, Located(locations, grid)
+
+
+def _straight(values: Tensor) -> Tensor:
+    """Return what is of images, of values (2 B, ...) of them and of their mirror images."""
+    return torch.unflatten(values, 0, (2, -1))[0]
 
 
 def _per_stream(make: Any, shared: bool = False) -> nn.ModuleDict:
