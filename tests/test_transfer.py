@@ -390,3 +390,12 @@ def test_the_command_probes_a_run_and_an_untrained_encoder(
         assert end.value.code == 0
         result = json.loads(capsys.readouterr().out)
         assert [level["level"] for level in result["levels"]] == ["1 %", "10 %", "100 %"]
+
+
+def test_an_untrained_encoder_needs_no_reports(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = ["transfer", "medlip-phantom", "--untrained", "--set", "image.size=64", "--data", str(store.root)]
+    monkeypatch.setattr("sys.argv", ["medlip", *args, "--out", str(tmp_path / "out"), "--json"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    assert (tmp_path / "out" / "result.json").exists()

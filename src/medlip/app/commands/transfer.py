@@ -104,11 +104,14 @@ def _untrained(recipe: str, changes: Sequence[str], store: Store, device: str) -
     from medlip.training import load_recipe
 
     settings = load_recipe(recipe, changes)
+    vocabulary = settings.make_vocabulary()
+
+    def reports() -> Sequence[str]:
+        written = [" ".join(sentences) for sentences in store.column("sentences") if sentences]
+        return written or [pathology.description for pathology in vocabulary.pathologies]  # the image encoder needs none
+
     method = build_method(
-        {"seed": settings.training.seed, **settings.method},
-        settings.make_vocabulary(),
-        settings.make_preprocessing(),
-        lambda: (" ".join(sentences) for sentences in store.column("sentences")),
+        {"seed": settings.training.seed, **settings.method}, vocabulary, settings.make_preprocessing(), reports
     )
     method.made_by = {"recipe": settings.model_dump(mode="json"), "seed": settings.training.seed, "data": None}
     return method.to(resolve_device(device))
