@@ -151,7 +151,11 @@ def _check(settings: Mapping[str, Any]) -> None:
         raise MedLIPError(f"size={settings['size']}: too small for an X-ray. Give the short side in pixels, such as 256.")
     shares = settings["shares"]
     if not (shares and min(shares.values()) >= 0 and abs(sum(shares.values()) - 1) <= 1e-6):  # also where one is NaN
-        raise MedLIPError(f"shares={shares}: give the share of each split, 1 in all, such as {SHARES}.")
+        raise MedLIPError(f"shares of splits, {_listed(shares)}: must be 0 or more and 1 in all, such as {_listed(SHARES)}.")
+
+
+def _listed(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{split} {share:g}" for split, share in shares.items())
 
 
 def _as_source(source: str | Path | Source) -> Source:
