@@ -112,6 +112,13 @@ def test_a_side_is_known_of_what_lies_on_one_side_alone() -> None:
     assert (~sides.isnan()).sum() == 3
 
 
+def test_a_training_too_short_to_erase_anything_is_noted() -> None:
+    method = make(erase="side", erase_memory=40)
+    (note,) = method.about_training(19)
+    assert "nothing is erased in a training of 19 images, since the first 20 are only remembered" in note
+    assert not [*method.about_training(20), *make().about_training(1)]
+
+
 def test_training_erases_the_side_of_the_pathology_stream_alone_and_a_saved_model_still_does(tmp_path: Path) -> None:
     method = make(erase="side", erase_memory=40)
     images = torch.randn(32, 3, 64, 64, generator=torch.Generator().manual_seed(0))

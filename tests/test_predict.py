@@ -174,6 +174,22 @@ def test_a_question_that_is_longer_than_the_encoder_reads_is_noted() -> None:
     assert Reader(method).read(pixels, ask=["effusion"]).notes == ()
 
 
+def test_questions_are_read_whole_by_a_method_that_reads_reports_less_far(xray: Path) -> None:
+    small = {"backbone": "resnet10t", "weights": None, "text_width": 32, "text_layers": 1, "width": 32, "layers": 1}
+    settings = {"name": "medlip", **small, "report_tokens": 12}
+    method = build_method(settings, default_vocabulary(), Preprocessing(64), lambda: ["No effusion."])
+    assert Reader(method).read(xray, ask=["a rounded shadow at the base " * 20]).notes == Reader(method).read(xray).notes
+
+
+def test_a_denial_and_what_has_no_word_are_noted(reader: Reader, xray: Path) -> None:
+    *_, note = reader.read(xray, ask=["There is no effusion.", "effusion?", "a nodule"]).notes
+    assert note == ("asked for what isn't there, and answered by how likely what is named is there: 'There is no effusion.'")
+    asked = reader.read(xray, ask=["effusion?", "effusion"]).asked
+    assert asked[0].probability == asked[1].probability
+    *_, note = reader.read(xray, ask=["?!", "胸腔积液", "a nodule"]).notes
+    assert note.startswith("asked for by no word that the text encoder reads") and note.endswith("'?!', '胸腔积液'")
+
+
 def test_one_question_is_no_list_of_letters(reader: Reader, xray: Path, reading: Reading) -> None:
     alone = reader.read(xray, ask="pneumonia")
     assert [question.text for question in alone.asked] == ["pneumonia"]

@@ -225,7 +225,52 @@ def test_what_comes_first_goes_on_where_it_was_interrupted(run: Fit, store: Stor
             load_recipe("medslip-phantom", MEDSLIP), opened.select("train"), tmp_path / "parts" / "first",
             validation=opened.select("val"), callbacks=[InterruptAfter(2)],
         )  # fmt: skip
-    assert same(weights(whole), weights(run("parts", staged(store.root))))
+    with pytest.raises(MedLIPError, match="holds a run already: go on with --resume"):
+        run("parts", staged(store.root))
+    assert same(weights(whole), weights(run("parts", staged(store.root), resume=True)))
+
+
+def test_what_comes_first_is_not_taken_for_another(run: Fit, store: Store, tmp_path: Path) -> None:
+    """A training interrupted behind what comes first goes on only with what was asked before."""
+    setting = staged(store.root, "training.epochs=1")
+    with pytest.raises(KeyboardInterrupt):
+        run("both", setting, callbacks=[InterruptAfter(2)])
+    (tmp_path / "both" / "checkpoint.safetensors").unlink()  # as if it had ended between the two
+    for changes, differs in (
+        ((setting, "training.seed=7"), r"training\.seed was 0, now 7"),
+        (
+            (staged(store.root, "training.epochs=1", "training.lr=1e-3"),),
+            r"first\.settings\.training\.lr was None, now 0\.001",
+        ),
+        ((staged(tmp_path / "elsewhere", "training.epochs=1"),), r"first\.data was"),
+    ):
+        with pytest.raises(MedLIPError, match="another recipe, so it can't be resumed: .*" + differs):
+            run("both", *changes, resume=True)
+    (tmp_path / "both" / "run.json").unlink()  # an earlier version did not write it before
+    with pytest.raises(MedLIPError, match=r"first: made with another recipe.*training\.seed was 0, now 7"):
+        run("both", setting, "training.seed=7", resume=True)
+    assert (run("both", setting, resume=True) / "model.safetensors").exists()
+
+
+def test_settings_of_what_comes_first_are_set_one_by_one() -> None:
+    first = {"recipe": "medslip-phantom", "data": "phantom:8", "settings": {"training.lr": 2e-4, "augment": {"mirror": 0.5}}}
+    changes = ["first.settings.training.warmup=3", "first.settings.method.width=32"]
+    before = load_recipe("medslip-phantom", [f"first={json.dumps(first)}", *changes]).load_first()
+    plain = load_recipe("medslip-phantom")
+    assert before is not None
+    assert (before.training.lr, before.training.warmup, before.augment["mirror"]) == (2e-4, 3, 0.5)
+    assert before.training.model_copy(update={"lr": plain.training.lr, "warmup": plain.training.warmup}) == plain.training
+    assert before.method == {**plain.method, "width": 32}
+    with pytest.raises(MedLIPError, match=r"seed of the training behind it: set training\.seed"):
+        load_recipe("medslip-phantom", [f"first={json.dumps(first)}", "first.settings.training.seed=5"])
+    with pytest.raises(MedLIPError, match=r"first\.epochs: .* Settings of first: recipe, data, settings"):
+        load_recipe("medslip-phantom", [f"first={json.dumps(first)}", "first.epochs=2"])
+
+
+def test_parts_that_are_left_out_are_named_at_the_start(run: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run("first", "training.epochs=1", "method.pooled=1")
+    run("second", f"training.start_from={first}", "training.epochs=1", "method.pooled=0")
+    assert "without a place here: tell." in capsys.readouterr().err
 
 
 def test_what_can_not_be_trained_is_found_out_before_what_comes_first(run: Fit, store: Store, tmp_path: Path) -> None:

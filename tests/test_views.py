@@ -13,6 +13,7 @@ import torch
 
 from dicoms import chest, dataset
 from fakes import REPORTS, shrunk
+from medlip.app.input import evaluation_store
 from medlip.app.reader import Reader
 from medlip.app.reading import NotRead, Reading
 from medlip.concepts import default_vocabulary
@@ -20,18 +21,20 @@ from medlip.data.batch import Batch, TrainingBatches, evaluation_batches
 from medlip.data.prepare import prepare
 from medlip.data.sources import Source
 from medlip.data.store import Store
-from medlip.data.studies import contradictions, joined, studies_of
+from medlip.data.studies import contradictions, joined, studies_of, united
 from medlip.data.study import Study, View
 from medlip.data.views import ViewKind, Views
 from medlip.errors import MedLIPError
 from medlip.evaluation import evaluate
 from medlip.evaluation.nulls import SampledRegion, other_hits
+from medlip.experiments.transfer import transfer
+from medlip.experiments.transfer_protocols import load_transfer_protocol
 from medlip.images.augment import Augment
 from medlip.images.preprocessing import Preprocessing
 from medlip.methods import build_method
 from medlip.methods.base import load_method, save_method
 from medlip.methods.medlip import MedLIP
-from medlip.reports import Fact, extract_facts, fact_matrix
+from medlip.reports import Fact, Presence, extract_facts, fact_matrix
 from medlip.training import fit, load_recipe
 from medlip.training.fit import begin
 from medlip.training.loop import Callback, processes
@@ -306,18 +309,40 @@ def test_a_study_is_mirrored_as_a_whole_but_for_its_lateral_views(store: Store) 
 def test_reports_of_a_study_are_joined_and_contradictions_left_open(disagreeing: Store) -> None:
     studies = studies_of(disagreeing)
     assert [len(rows) for rows in studies.rows] == [2, 2]
-    record = joined([disagreeing[row] for row in studies.rows[0]])
+    record = joined([disagreeing[row] for row in studies.rows[0]], VOCABULARY)
     assert record.report.count("effusion") == len(record.sentences) == 2
     assert {(fact.anatomy, fact.presence) for fact in record.facts} == {
         ("right_lung_unspec", "uncertain"), ("left_lung_unspec", "absent"),
     }  # fmt: skip
-    once = joined([disagreeing[row] for row in studies.rows[1]])  # two views of one report
+    once = joined([disagreeing[row] for row in studies.rows[1]], VOCABULARY)  # two views of one report
     assert len(once.facts) == len(once.sentences) == 1
     (note,) = contradictions(disagreeing, studies)
     assert note.startswith("in 1 study, reports contradict") and note.endswith("made:0:0 (effusion, right_lung_unspec)")
     for policy, value in (("ignore", -2), ("present", 1), ("absent", 0)):
         batch = next(evaluation_batches(disagreeing, PREPROCESSING, 2, uncertain=policy, studies=studies))
         assert batch.facts[0, RIGHT, EFFUSION] == value and batch.facts[1, RIGHT, EFFUSION] == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "doubted"),
+    [
+        ("There is a left pleural effusion.", "No pleural effusion.", {"left_pleural", "pleural_unspec"}),
+        ("Right apical pneumothorax.", "No pneumothorax.", {"right_apical_lung", "unspecified"}),
+        ("Left lower lobe opacity.", "No opacity in the left lung.", {"lower_left_lobe", "left_lung_unspec"}),
+        ("Left lower lobe opacity.", "No opacity in the lungs.", {"lower_left_lobe", "lung_volumes"}),
+        ("Left lower lobe opacity.", "No opacity in the right lung.", set()),  # another side
+        ("Small bilateral effusions.", "No left effusion.", set()),  # of a wider place, the part may be free
+        ("There is a left pleural effusion.", "Left pleural effusion. No other pleural effusion.", set()),
+        ("There is a left pleural effusion.", "There is no pneumothorax.", set()),
+    ],
+)
+def test_a_denial_contradicts_what_it_covers(one: str, other: str, doubted: set[str]) -> None:
+    """Reports seldom deny a finding where another places it: "no effusion" is said of no side."""
+    read = [extract_facts(text) for text in (one, other, one)]  # the first of two views
+    for order in (read, read[::-1]):
+        facts = united(order, VOCABULARY)
+        assert {fact.anatomy for fact in facts if fact.presence == "uncertain"} == doubted
+    assert united([read[0], read[0]], VOCABULARY) == read[0]
 
 
 def test_what_is_left_out_is_named(store: Store) -> None:
@@ -351,6 +376,53 @@ def test_notes_of_a_training_name_what_was_decided(disagreeing: Store) -> None:
         assert any("no study has more than one view, so none is left out" in note for note in notes)
         _, _, notes = begin(load_recipe("medlip-phantom", [*small, "data.views=set"]), disagreeing, ranks)
     assert any("in 1 study, reports contradict each other" in note and "facts.uncertain=ignore" in note for note in notes)
+
+
+def test_reports_that_are_left_out_or_cut_are_noted(disagreeing: Store) -> None:
+    """Of the study of two reports, which came with a view each."""
+    few = studies_of(disagreeing, most=1)
+    assert few.notes[-1] == "left out: reports that came with no view that is read (1): made:0:0"
+    assert not any("left out: reports" in note for note in studies_of(disagreeing).notes)
+    small = (*SMALL, "training.batch_size=2", "method.report_tokens=8")
+    with processes(torch.device("cpu"), "fp32") as ranks:
+        _, _, apart = begin(load_recipe("medlip-phantom", small), disagreeing, ranks)
+        _, _, together = begin(load_recipe("medlip-phantom", [*small, "data.views=set"]), disagreeing, ranks)
+        with pytest.raises(MedLIPError, match=r"method\.views follows from the data"):
+            begin(load_recipe("medlip-phantom", [*small, "method.views=[frontal]"]), disagreeing, ranks)
+    assert apart[0].startswith("of 2 studies") and together[0].startswith("of 2 studies")
+    assert not any("tokens are lost" in note for note in apart)
+    assert any("1 of 2 reports are longer than the 6 tokens" in note for note in together)
+
+
+def test_what_comes_of_nothing_or_of_views_not_trained_on_is_said(store: Store, method: MedLIP, tmp_path: Path) -> None:
+    alone = evaluate(method, store, split="train", tasks=["anatomies"], batch_size=4)
+    assert "no result: nothing that anatomies counts is known of these 54 images" in alone.notes
+    labels: list[dict[str, Presence]] = [{"effusion": "present"}, {"effusion": "absent"}]
+    studies = [
+        replace(study(number, "both"), labels=labels[number % 2], split=("train", "val", "test")[number // 2 % 3])
+        for number in range(12)
+    ]
+    labelled = make_store(tmp_path / "labelled", studies)
+    learned = transfer(make(views=("frontal",)), labelled, load_transfer_protocol("linear-probe"), resamples=10)
+    assert any("12 of 24 images show views that the run was not trained on" in note for note in learned.notes)
+
+
+def test_without_a_view_to_validate_on_training_goes_on(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shapes = store.column("view")
+    frontal, lateral = ([row for row, view in enumerate(shapes) if (view == "lateral") is side] for side in (False, True))
+    recipe = load_recipe("medlip-phantom", [*SMALL, "training.batch_size=8", "training.epochs=1", "data.views=set"])
+    fit(recipe, store.take(frontal), tmp_path / "run", validation=store.take(lateral))
+    assert (
+        "validation: no study has a view that is trained on (frontal), so no losses are measured" in capsys.readouterr().err
+    )
+
+
+def test_views_that_a_source_has_beside_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with evaluation_store("phantom:4@1?lateral") as prepared:
+        assert len(prepared) == 4
+    assert "4 of 8 images of phantom show no frontal view and are left out" in capsys.readouterr().err
 
 
 def test_a_view_that_the_model_was_not_trained_on_is_refused(method: MedLIP, images: torch.Tensor) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from warnings import warn
 
 from medlip.app.answer import warn_skipped
 from medlip.app.launcher import process_count
-from medlip.data.given import prepared, prepared_to_train_on
+from medlip.data.given import Given, prepared, prepared_to_train_on
 from medlip.data.sources import open_source
 from medlip.data.store import Store
+from medlip.errors import MedLIPWarning
 
 ALL_TEST = {"test": 1.0}
 
@@ -22,9 +25,7 @@ def training_store(source: str, run: Path) -> Store:
     Raises:
         MedLIPError: another source, and several processes that would each prepare it.
     """
-    store, skipped = prepared_to_train_on(source, run / "store", process_count(), "--data ")
-    _note(source, skipped)
-    return store
+    return _told(source, prepared_to_train_on(source, run / "store", process_count(), "--data "))
 
 
 @contextmanager
@@ -36,10 +37,14 @@ def evaluation_store(source: str, shares: Mapping[str, float] = ALL_TEST) -> Ite
         shares: of such studies by split, instead.
     """
     with TemporaryDirectory(prefix="medlip-") as folder:
-        store, skipped = prepared(open_source(source), Path(folder) / "store", shares=shares)
-        _note(source, skipped)
-        yield store
+        yield _told(source, prepared(open_source(source), Path(folder) / "store", shares=shares))
 
 
-def _note(source: str, skipped: list[str]) -> None:
-    warn_skipped(f"images or studies of {source} were", skipped)
+def _told(source: str, given: Given) -> Store:
+    """Return a store, once it is said what was left out of it."""
+    if given.left_out:
+        print(f"note: {given.left_out}", file=sys.stderr)
+    for note in given.notes:
+        warn(note, MedLIPWarning, stacklevel=2)
+    warn_skipped(f"images or studies of {source} were", given.skipped)
+    return given.store

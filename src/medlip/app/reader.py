@@ -290,7 +290,9 @@ class Reader:
         look = Look(self.method, images, prompts, answers, views)
         kinds = (read_alone_as(views_of(self.method)),) * len(xrays) if views is None else views.studies[0]
         unsided = self._judge.notes if answers.anatomies is not None else ()
-        lost = {ask: tuple(self._lost(ask)) for ask in map(tuple, asks)}
+        about: dict[tuple[str, ...], Sequence[str]] = dict.fromkeys(map(tuple, asks), ())
+        if isinstance(self.method, EmbedsReports):
+            about = {ask: self.method.about_questions(ask) for ask in about}
         for row, (scored, places) in enumerate(
             zip(answers.scores.tolist(), self._places(answers, places_above), strict=True)
         ):
@@ -307,7 +309,7 @@ class Reader:
                 read_as=kinds[row],
                 findings=tuple(findings),
                 asked=tuple(self._judge.question(text, scores[text]) for text in asks[row]),
-                notes=(*xrays[row].notes, *notes, *lost[tuple(asks[row])], *unsided),
+                notes=(*xrays[row].notes, *notes, *about[tuple(asks[row])], *unsided),
                 places_above=None if answers.anatomies is None else places_above,
                 calibrated=self._judge.calibrated_on,
                 model=self.model,
@@ -315,12 +317,6 @@ class Reader:
                 _look=look,
                 _row=row,
             )
-
-    def _lost(self, ask: Sequence[str]) -> Iterator[str]:
-        """Say how many questions are not read to their end."""
-        cut = self.method.cut([text] for text in ask) if isinstance(self.method, EmbedsReports) else None
-        if cut and cut.lost:
-            yield cut.describe("questions")
 
     def _places(self, answers: Answers, above: float) -> list[list[tuple[AnatomyProbability, ...]]]:
         """Return the likeliest anatomies of each pathology in each image; none from a method that doesn't tell places."""

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from medlip.errors import MedLIPError, first_problem
 
 CATCH_ALL_ANATOMIES = frozenset({"unspecified", "other"})
+ANYWHERE, BOTH_LUNGS = "unspecified", "lung_volumes"
 DEFAULT = "default"  # what a vocabulary file extends by this name
 OPPOSITE = {"left": "right", "right": "left"}
 
@@ -263,6 +264,24 @@ class Vocabulary(BaseModel):
         catch_all = [name in CATCH_ALL_ANATOMIES for name in self.anatomy_index]
         return _unfit(self.anatomy_index, self.overlapping_anatomies, catch_all)
 
+    def covers(self, whole: str, part: str) -> bool:
+        """Return whether what is nowhere in `whole` isn't in `part` either.
+
+        `unspecified` covers all; an organ of which no part was said ("pleural_unspec", and "lung_volumes" for both lungs)
+        covers what overlaps it, one of one side what lies on that side.
+        """
+        if whole in (part, ANYWHERE):
+            return True
+        row, column = self.anatomy_index.get(whole), self.anatomy_index.get(part)
+        if row is None or column is None or not (whole == BOTH_LUNGS or whole.endswith("_unspec")):
+            return False
+        side = self.anatomies[row].side
+        return (
+            part not in CATCH_ALL_ANATOMIES
+            and bool(self.unfit_anatomies[row, column])
+            and (side is None or side == self.anatomies[column].side)
+        )
+
     @cached_property
     def unfit_pathologies(self) -> NDArray[np.bool_]:
         """(P, P) symmetric: True where one pathology is no fair negative for the other."""
@@ -289,9 +308,9 @@ class Vocabulary(BaseModel):
     def find_pathology(self, text: str) -> Pathology | None:
         """Return the pathology that has `text` as name, display name or synonym, or None.
 
-        Case, plural endings, `_` and `-` make no difference.
+        Case, plural endings, `_` and `-` make no difference, nor does punctuation at either end.
         """
-        return self._pathology_words.get(_fold(text))
+        return self._pathology_words.get(_fold(text)) or self._pathology_words.get(_fold(text.strip(" .,;:!?\"'")))
 
     def without_side(self, anatomy: str) -> str:
         """Return what an anatomy is called when its side isn't told: "pleural" of "left_pleural"; itself if it has none."""

@@ -254,7 +254,7 @@ class TrainingBatches:
         return window
 
     def _sample(self, item: int) -> _Sample:
-        rows, kinds, records, record = _read(self.store, self.studies, item)
+        rows, kinds, records, record = _read(self.store, self.studies, item, self.vocabulary)
         facts = [*record.facts, *(record.implied if self.implied else ())]
         matrix = fact_matrix(facts, self.vocabulary, self.uncertain, ignored=IGNORED)
         pixels = np.stack([self._square(each.image) for each in records])
@@ -312,7 +312,7 @@ def evaluation_batches(
     for start in range(0, items, batch_size):
         samples = []
         for item in range(start, min(start + batch_size, items)):
-            rows, kinds, records, record = _read(store, studies, item)
+            rows, kinds, records, record = _read(store, studies, item, vocabulary)
             pixels = torch.cat([preprocessing(torch.from_numpy(each.image)[None]) for each in records])
             facts = [*record.facts, *(record.implied if implied else ())]
             matrix = fact_matrix(facts, vocabulary, uncertain, ignored=IGNORED)
@@ -352,14 +352,14 @@ class _Sample:
 
 
 def _read(
-    store: Store, studies: Studies | None, item: int
+    store: Store, studies: Studies | None, item: int, vocabulary: Vocabulary
 ) -> tuple[tuple[int, ...], tuple[ViewKind, ...], list[Record], Record]:
     """Return an item's rows, what each shows (nothing of an image that stands for itself), their records, and all as one."""
     if studies is None:
         record = store[item]
         return (item,), (), [record], record
     records = [store[row] for row in studies.rows[item]]
-    return studies.rows[item], studies.kinds[item], records, joined(records)
+    return studies.rows[item], studies.kinds[item], records, joined(records, vocabulary)
 
 
 def _mirrored_by(samples: Sequence[_Sample]) -> list[int]:

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from medlip.concepts import Vocabulary
-from medlip.data.prepare import SHARES, prepare
+from medlip.data.prepare import BY_RULE, SHARES, prepare
 from medlip.data.sources import Source, open_source
 from medlip.data.store import Store
 from medlip.data.writer import SKIPPED
 from medlip.errors import MedLIPError
+
+
+class Given(NamedTuple):
+    """Data to work on.
+
+    Attributes:
+        store: the data.
+        skipped: what could not be used of a source prepared on the way, as "study image: reason".
+        notes: what to know of such a source, for people.
+        left_out: says how many of its images are no frontal views and were left out, "" for none.
+    """
+
+    store: Store
+    skipped: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    left_out: str = ""
 
 
 def prepared(
@@ -20,20 +37,26 @@ def prepared(
     *,
     shares: Mapping[str, float] = SHARES,
     vocabulary: Vocabulary | None = None,
-) -> tuple[Store, list[str]]:
-    """Return a store, prepared into `folder` unless it is one already, and what was skipped: "study image: reason"."""
+) -> Given:
+    """Return a store, prepared into `folder` unless it is one already, and what was left out of it."""
     if isinstance(opened, Store):
-        return opened, []
+        return Given(opened)
+    summary = prepare([opened], folder, shares=shares, vocabulary=vocabulary)
     reasons: list[str] = []
-    if prepare([opened], folder, shares=shares, vocabulary=vocabulary)["skipped"]:
+    if summary["skipped"]:
         with (folder / SKIPPED).open(encoding="utf-8", newline="") as file:
-            reasons = [f"{row['study']} {row['image']}: {row['reason']}" for row in csv.DictReader(file)]
-    return Store.open(folder), reasons
+            rows = [row for row in csv.DictReader(file) if BY_RULE not in row["reason"]]
+            reasons = [f"{row['study']} {row['image']}: {row['reason']}" for row in rows]
+    left_out = (
+        f"{summary['left_out']:,} of {summary['found']:,} images of {opened.name} show no frontal view and are left out. To "
+        "read them, too, prepare a store with `medlip prepare --views`, and give that"
+    )
+    return Given(Store.open(folder), reasons, summary["notes"], left_out if summary["left_out"] else "")
 
 
 def prepared_to_train_on(
     source: str, folder: Path, processes: int, option: str, vocabulary: Vocabulary | None = None
-) -> tuple[Store, list[str]]:
+) -> Given:
     """Return a store to train on, as `prepared` does.
 
     Args:

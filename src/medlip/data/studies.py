@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medlip.concepts import Vocabulary
 from medlip.data.store import Record, Store
 from medlip.data.views import ViewKind, read_as
 from medlip.errors import MedLIPError, name_some
@@ -96,6 +98,16 @@ def studies_of(store: Store, *, kinds: Collection[ViewKind] | None = None, most:
             f"{len(long)} studies have more than {most} views, of which the first are read, frontal ones before others "
             f"(data.most_views): {name_some(long)}"
         )
+    if unread or long:
+        reports = store.column("report")
+        partly = ((own, left[:most]) for own, left in zip(every, usable, strict=True) if left)
+        silent = [
+            ids[own[0]]
+            for own, read in partly
+            if {reports[row] for row in own if reports[row]} - {reports[row] for row in read}
+        ]
+        if silent:
+            notes.append(f"left out: reports that came with no view that is read ({len(silent):,}): {name_some(silent)}")
     return Studies(rows, tuple(tuple(views[row] for row in own) for own in rows), tuple(notes))
 
 
@@ -107,30 +119,30 @@ def contradictions(store: Store, studies: Studies, becomes: str = "") -> list[st
         studies: of the store.
         becomes: what an uncertain fact counts as, for the note.
     """
-    stated, ids = store.stated(), store.column("id")
+    stated, ids, vocabulary = store.stated(), store.column("id"), store.vocabulary
     found = []
     for rows in studies.rows:
         if len(rows) > 1 and any(stated[row] != stated[rows[0]] for row in rows[1:]):
-            facts = ([Fact(*fact) for fact in stated[row]] for row in rows)
-            found += [f"{ids[rows[0]]} ({fact.pathology}, {fact.anatomy})" for fact in _contradicted(facts)][:1]
+            facts = [[Fact(*fact) for fact in stated[row]] for row in rows]
+            found += [f"{ids[rows[0]]} ({name}, {anatomy})" for name, anatomy in _contradicted(facts, vocabulary)][:1]
     many = "1 study" if len(found) == 1 else f"{len(found)} studies"
     told = f"in {many}, reports contradict each other; what one calls present and another absent is uncertain"
     return [f"{told}{becomes and f' ({becomes})'}: {name_some(found)}"] if found else []
 
 
-def joined(records: Sequence[Record]) -> Record:
+def joined(records: Sequence[Record], vocabulary: Vocabulary) -> Record:
     """Return a study as one record: the first one's image, and what all of them say.
 
     Reports that differ stand one behind the other, one that several records share once. Each fact counts once: what is
-    present by one report and absent by another is uncertain; otherwise present wins over uncertain, and uncertain over
-    absent, as within one report. An implied absence gives way to anything that is stated. A label is the strongest of any
-    view. Boxes and masks, which belong to an image, are left out.
+    present by one report and absent by another, there or in an anatomy that covers it (`Vocabulary.covers`), is uncertain;
+    otherwise present wins over uncertain, and uncertain over absent, as within one report. An implied absence gives way to
+    anything that is stated. A label is the strongest of any view. Boxes and masks, which belong to an image, are left out.
     """
     by_words: dict[object, Record] = {}
     for record in records:
         by_words.setdefault((record.report, record.sentences), record)
     different = list(by_words.values())
-    facts = united([record.facts for record in records])
+    facts = united([record.facts for record in records], vocabulary)
     stated = {(fact.pathology, fact.anatomy) for fact in facts}
     implied = resolve(fact for record in records for fact in record.implied)
     return replace(
@@ -145,11 +157,11 @@ def joined(records: Sequence[Record]) -> Record:
     )
 
 
-def united(facts: Sequence[Sequence[Fact]]) -> tuple[Fact, ...]:
+def united(facts: Sequence[Sequence[Fact]], vocabulary: Vocabulary) -> tuple[Fact, ...]:
     """Return the facts of several reports of a study, each once; what they contradict each other about is uncertain."""
     if all(own == facts[0] for own in facts[1:]):
         return tuple(facts[0])
-    doubted = {(fact.pathology, fact.anatomy) for fact in _contradicted(facts)}
+    doubted = _contradicted(facts, vocabulary)
     return resolve(
         replace(fact, presence="uncertain") if (fact.pathology, fact.anatomy) in doubted else fact
         for own in facts
@@ -165,13 +177,22 @@ def united_labels(labels: Sequence[Mapping[str, Presence]]) -> dict[str, Presenc
     }
 
 
-def _contradicted(facts: Iterable[Iterable[Fact]]) -> Iterator[Fact]:
-    """Yield a fact of each pair that is present by one report and absent by another."""
-    by_pair: defaultdict[tuple[str, str], list[tuple[int, Fact]]] = defaultdict(list)
+def _contradicted(facts: Sequence[Sequence[Fact]], vocabulary: Vocabulary) -> dict[tuple[str, str], None]:
+    """Return what is present by one report and denied by another, as (pathology, anatomy), in the order of the facts.
+
+    A denial of more than the finding's own anatomy ("no effusion", where another report says "left effusion") is doubted
+    with it, unless its report calls the finding present somewhere there: it then denies the rest.
+    """
+    by_name: defaultdict[str, list[tuple[int, Fact]]] = defaultdict(list)
     for report, own in enumerate(facts):
         for fact in own:
-            by_pair[fact.pathology, fact.anatomy].append((report, fact))
-    for found in by_pair.values():
-        present, absent = ({r for r, fact in found if fact.presence == which} for which in ("present", "absent"))
-        if present and absent - present:
-            yield found[0][1]
+            by_name[fact.pathology].append((report, fact))
+    doubted: dict[tuple[str, str], None] = {}
+    for name, found in by_name.items():
+        present = {(report, fact.anatomy) for report, fact in found if fact.presence == "present"}
+        absent = {(report, fact.anatomy) for report, fact in found if fact.presence == "absent"}
+        for (denies, whole), (calls, part) in product(sorted(absent), sorted(present)):
+            there = (vocabulary.covers(whole, each) for report, each in present if report == denies)
+            if calls != denies and vocabulary.covers(whole, part) and not any(there):
+                doubted |= {(name, part): None, (name, whole): None}
+    return doubted

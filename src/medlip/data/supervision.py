@@ -37,9 +37,10 @@ def supervision(store: Store) -> Supervision:
     """Count what a store, or a part of it, has to learn from; no image is read."""
     reports: dict[tuple[str, str], tuple[bool, bool, bool]] = {}
     labels: dict[str, dict[str, int]] = {}
-    columns = (store.column(name) for name in ("source", "id", "report", "facts", "sentences", "labels"))
-    for source, id, report, facts, sentences, labelled in zip(*columns, strict=True):
-        reports[source, id.rpartition(":")[0]] = bool(report), bool(facts), bool(sentences)
+    columns = (store.column(name) for name in ("source", "study", "report", "facts", "sentences", "labels"))
+    for source, study, *said, labelled in zip(*columns, strict=True):
+        before = reports.get((source, study), (False, False, False))
+        reports[source, study] = before[0] or bool(said[0]), before[1] or bool(said[1]), before[2] or bool(said[2])
         for name, presence in labelled.items():
             counts = labels.setdefault(name, {})
             counts[presence] = counts.get(presence, 0) + 1

@@ -38,6 +38,7 @@ from medlip.parallel import track
 
 if TYPE_CHECKING:
     from medlip.data.store import Store
+    from medlip.evaluation.task_result import TaskResult
 
 ON_TRAINED = "images of the split 'train', on which the method may have been trained, are among those evaluated"
 UNASKED = "labels that were not asked for (name a class with its words to ask for it)"
@@ -162,7 +163,7 @@ def _evaluate(
     for task in evaluated.values():
         rules |= task.rules()
     patients = selection.evaluated.patients
-    about = provenance(method, selection.evaluated.store, _notes(selection, questions, options, evaluated.values()))
+    about = provenance(method, selection.evaluated.store, _notes(selection, questions, options, evaluated, results))
     found = Result.model_validate(
         {
             "split": selection.split,
@@ -261,7 +262,11 @@ def _tuning_name(selection: Selection, tunes: bool) -> str:
 
 
 def _notes(
-    selection: Selection, questions: Questions, options: EvaluationOptions, evaluated: Iterable[Task]
+    selection: Selection,
+    questions: Questions,
+    options: EvaluationOptions,
+    evaluated: Mapping[str, Task],
+    results: Mapping[str, TaskResult | None],
 ) -> Iterator[str]:
     protocol, images = options.protocol, len(selection.evaluated)
     if protocol is not None and options.on_reported:
@@ -278,5 +283,7 @@ def _notes(
         yield from (*together.notes, *contradictions(selection.evaluated.store, together))
     if questions.unasked:
         yield f"{UNASKED}: {', '.join(questions.unasked)}"
-    for task in evaluated:
-        yield from task.notes()
+    told = [note for task in evaluated.values() for note in task.notes()]
+    yield from told
+    if not told and not any(results.values()):
+        yield f"no result: nothing that {', '.join(evaluated)} counts is known of these {images:,} images"

@@ -120,7 +120,7 @@ class Cohort:
     @cached_property
     def study_facts(self) -> list[tuple[Fact, ...]]:
         """What the reports of the studies state, (n,)."""
-        return [united([self.facts[row] for row in rows]) for rows in self.studies]
+        return [united([self.facts[row] for row in rows], self.vocabulary) for rows in self.studies]
 
     @cached_property
     def ids(self) -> list[str]:

@@ -24,6 +24,7 @@ from medlip.about import DISCLAIMER
 from medlip.data.batch import Batch, evaluation_batches
 from medlip.data.overlap import pseudonym, require_disjoint
 from medlip.data.store import Store
+from medlip.data.views import read_as
 from medlip.errors import MedLIPError
 from medlip.evaluation.driver import inference
 from medlip.evaluation.outcomes import OUTCOMES, Outcomes, save_outcomes
@@ -57,7 +58,7 @@ from medlip.experiments.probes import UNCHOSEN, best_probe
 from medlip.experiments.transfer_protocols import TransferProtocol
 from medlip.files import write_atomic
 from medlip.images.preprocessing import Preprocessing
-from medlip.methods.base import HasEncoder, Method
+from medlip.methods.base import HasEncoder, Method, views_of
 from medlip.metrics import INTERVALS, Array, auroc, mean_defined
 from medlip.nn.device import Precision, autocast, device_of, resolve_precision
 from medlip.nn.vision_encoder import VisionEncoder
@@ -183,6 +184,7 @@ def transfer(
         "what is learned would be chosen or reported on the people it was learned from",
         "Give each patient one split, and prepare the data again.",
     )
+    unseen = _unseen_views(method, store)
     segments = protocol.task == "segmentation"
     classes = (outlined_classes if segments else labelled_classes)(parts["train"], classes)
     record = _record(protocol, store, parts, classes, resamples, seed, of_features)
@@ -222,7 +224,7 @@ def transfer(
                 save_outcomes(learned.outcomes, folder / OUTCOMES)
                 result.save(folder / RESULT)
         results.append(result)
-    notes = dict.fromkeys(note for result in results for note in result.notes)
+    notes = dict.fromkeys([*unseen, *(note for result in results for note in result.notes)])
     answer = TransferResult(
         protocol=record,
         levels=_summaries(results, task.name, task.measure),
@@ -232,6 +234,14 @@ def transfer(
     if out is not None:
         write_atomic(out / RESULT, answer.model_dump_json(indent=1).encode())
     return answer
+
+
+def _unseen_views(method: Method, store: Store) -> list[str]:
+    """Say how many images show a view that the method was not trained on."""
+    trained = views_of(method)
+    count = sum(read_as(view) not in trained for view in store.column("view")) if trained else 0
+    told = f"{count:,} of {len(store):,} images show views that the run was not trained on (only {', '.join(trained)})"
+    return [told] if count else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
     from medlip.data.overlap import Fingerprints
     from medlip.data.views import ViewKind, Views
     from medlip.nn.vision_encoder import VisionEncoder
+
+_DENIAL = re.compile(
+    r"\W*(?:(?:is|are|was|there)\s+)*(?:no|not|without|absence\s+of|negative\s+for|free\s+of)\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +375,10 @@ class Method(nn.Module, ABC):
         """Return a state dict that an earlier version may have saved under today's names, without what is no longer kept."""
         return state
 
+    def about_training(self, images: int) -> Sequence[str]:
+        """Return what to know of a training that sees so many images in all, each as often as it comes, for people."""
+        return ()
+
 
 class AnswersAtOnce(Method):
     """A method that works everything out of one look at the images: it says what it is in `answer`, and the verbs follow."""
@@ -481,6 +490,12 @@ class EmbedsReports(ABC):
             training: count what a training step reads, in place of what `embed_reports` does.
         """
         return None
+
+    def about_questions(self, questions: Sequence[str]) -> Sequence[str]:
+        """Return what to know of how questions are read, for people: which deny what they are answered for."""
+        denied = [f"{text!r}" for text in questions if _DENIAL.match(text)]
+        told = "asked for what isn't there, and answered by how likely what is named is there"
+        return [f"{told}: {', '.join(denied)}"] if denied else []
 
 
 class TellsPlaces(ABC):

@@ -438,6 +438,11 @@ class ImageTextMethod(AnswersAtOnce, HasEncoder, EmbedsReports):
         """Return whole reports (R, d), of length 1."""
         return self.encode_reports(reports)
 
+    def about_questions(self, questions: Sequence[str]) -> Sequence[str]:
+        """Return how many questions are not read to their end; a denial is read as it stands."""
+        lost = self.text.cut([text] for text in questions)
+        return [lost.describe("questions")] if lost.lost else []
+
     def cut(self, reports: Iterable[Sequence[str]], *, training: bool = False) -> Cut:
         """Return what is lost beyond `max_tokens` of reports; of facts as sentences, where those are learned."""
         if training and self.config.texts == "facts":

@@ -330,6 +330,16 @@ class MeDSLIP(QueryMethod, HasStreams, HasReference):
             terms[f"pooled_{stream}"] = existence_loss(logits, existence_labels(adjacency, dim), self.config.unmentioned)
         return terms
 
+    def about_training(self, images: int) -> Sequence[str]:
+        """Say that nothing will be erased in so short a training."""
+        memory = self.config.erase_memory
+        if self.erase is None or 2 * images >= memory:
+            return ()
+        return [
+            f"method.erase=side: nothing is erased in a training of {images:,} images, since the first {memory // 2:,} are "
+            "only remembered. Lower method.erase_memory, or train longer"
+        ]
+
     def erased(self, seen: Located) -> Located:
         """Return what is read of images that were seen: without what is erased of the pathology stream."""
         if self.erase is None:

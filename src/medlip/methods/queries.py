@@ -44,7 +44,7 @@ from medlip.nn.arranged import Arranged, of_kinds
 from medlip.nn.device import autocast_dtype
 from medlip.nn.draws import branch, image_seeds, uniform
 from medlip.nn.query_decoder import Columns, LayerTrace, Opening, QueryDecoder, norm_gradient
-from medlip.nn.text import TextBank, text_encoder
+from medlip.nn.text import LexicalEncoder, TextBank, text_encoder
 from medlip.reports import extract_facts, resolve
 from medlip.settings import Requirement
 
@@ -674,6 +674,14 @@ class QueryMethod(
         state.update({f"banks.{name}": value for name, value in model.banks.state_dict().items()})
         load_strict(model, state, "released weights")
         return model.eval()
+
+    def about_questions(self, questions: Sequence[str]) -> Sequence[str]:
+        """Return which questions deny what they are answered for, and in which no word is read."""
+        encoder = text_encoder(self.config.text_encoder, self.config.max_tokens)
+        asked = split_prompts(questions, self.vocabulary)[0] if isinstance(encoder, LexicalEncoder) else []
+        blank = [f"{text!r}" for text, read in zip(asked, encoder.encode(asked), strict=True) if not read.any()]
+        told = "asked for by no word that the text encoder reads, so that the answer says nothing (ask in English)"
+        return [*super().about_questions(questions), *([f"{told}: {', '.join(blank)}"] if blank else [])]
 
     def from_earlier(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return a state dict of an earlier version as this model has it: without parts that its settings leave unused."""

@@ -84,15 +84,11 @@ def load_checkpoint(
     """
     tensors, metadata = read_safetensors(path)
     made_with = json.loads(metadata["manifest"])
-    for key, what in (("recipe", "another recipe"), ("data", "other data")):
+    for key in ("recipe", "data"):
         before, now = _binding(made_with[key]), _binding(manifest[key])
         if key == "recipe":
             before = _extended(before, now, path, extend)
-        if before != now:
-            raise MedLIPError(
-                f"{path}: made with {what}, so it can't be resumed: {_difference(before, now)}. "
-                "Use what it was made with, or start a new run in another folder."
-            )
+        _require_equal(before, now, key, path)
     weights = {name.removeprefix("method."): tensor for name, tensor in tensors.items() if name.startswith("method.")}
     load_strict(training.module, weights, str(path))
     parameters = dict(training.module.named_parameters())
@@ -143,6 +139,24 @@ def _move(training: Training, processes: int, epoch: int) -> None:
         MedLIPWarning,
         stacklevel=2,
     )
+
+
+def require_recipe(made_with: Any, now: Any, path: Path) -> None:
+    """Raise unless what lies at `path` was made with the recipe of now, both as plain data.
+
+    Raises:
+        MedLIPError: names the first setting that differs.
+    """
+    _require_equal(_binding(made_with), _binding(now), "recipe", path)
+
+
+def _require_equal(before: Any, now: Any, key: str, path: Path) -> None:
+    if before != now:
+        what = {"recipe": "another recipe", "data": "other data"}[key]
+        raise MedLIPError(
+            f"{path}: made with {what}, so it can't be resumed: {_difference(before, now)}. "
+            "Use what it was made with, or start a new run in another folder."
+        )
 
 
 def _extended(before: Any, now: Any, path: Path, extend: bool) -> Any:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 from warnings import warn
@@ -23,19 +24,19 @@ from medlip.data.overlap import Fingerprints, fingerprint
 from medlip.data.store import Store
 from medlip.data.studies import Studies, contradictions, studies_of
 from medlip.data.supervision import Supervision, require_facts, require_masks, require_sentences, supervision
-from medlip.data.views import READ_FIRST, ViewKind
+from medlip.data.views import READ_FIRST, ViewKind, read_as
 from medlip.errors import MedLIPError, MedLIPWarning, name_some
 from medlip.files import write_atomic, writing
 from medlip.methods import Method, build_method, save_method
-from medlip.methods.base import EmbedsReports, HasEncoder, ReadsViews, method_names, method_type
+from medlip.methods.base import EmbedsReports, HasEncoder, ReadsViews, method_names, method_type, views_of
 from medlip.nn.batch_norm import synchronize_statistics
 from medlip.nn.device import resolve_device, why_not_compiled
 from medlip.nn.parameters import learned_parameters
 from medlip.training.average import WeightAverage
 from medlip.training.callbacks import Checkpoint, Finite, Log, Validate, loggers, tensorboard
+from medlip.training.checkpoint import require_recipe
 from medlip.training.gradients import Balance, LogGradients, require_terms
 from medlip.training.loop import Callback, Group, Training, processes
-from medlip.training.recipe import load_recipe
 from medlip.training.schedule import Steps, WarmupCosine
 from medlip.training.start import start_from
 from medlip.training.watch import SAMPLES, Alarm, GradientAlarm, SampleMaps, Watch
@@ -120,7 +121,7 @@ def fit(
     manifest = _manifest(recipe, store)
     _claim(out, resume)
     resumes = resume and (out / CHECKPOINT).exists()
-    origin = None if resumes else _origin(recipe, store, out, device)
+    origin = None if resumes else _origin(recipe, store, out, device, manifest)
     with processes(where, settings.precision) as ranks:
         method, training, notes = begin(recipe, store, ranks)
         if resumes:
@@ -132,6 +133,9 @@ def fit(
         validated = _validation(recipe, method, validation)
         if validated is not None and validated[1] is not None:
             notes += [f"validation: {note}" for note in validated[1].notes]
+        elif validated is None and validation is not None and settings.validation_images:
+            kinds = ", ".join(views_of(method))
+            notes.append(f"validation: no study has a view that is trained on ({kinds}), so no losses are measured")
         if ranks.is_main_process:
             for note in notes:
                 print(f"note: {note}", file=sys.stderr)
@@ -198,34 +202,37 @@ def fit(
     }
 
 
-def _origin(recipe: Recipe, store: Store, out: Path, device: str) -> Path | None:
+def _origin(recipe: Recipe, store: Store, out: Path, device: str, manifest: Mapping[str, Any]) -> Path | None:
     """Return the file of the weights to start from, once what comes first is done; None for the method's own."""
-    if recipe.first is None:
+    if recipe.first is None or (before := recipe.load_first()) is None:
         return model_file(Path(recipe.training.start_from)) if recipe.training.start_from else None
     run, first = out / FIRST, recipe.first
-    if not (run / MODEL).exists():
-        with processes(resolve_device(device), recipe.training.precision) as ranks:
-            begin(recipe, store, ranks)  # what can't be trained is found out before, not behind, the other training
-            together, speaks = ranks.num_processes, ranks.is_main_process
-        if speaks:
-            print(f"note: {first.recipe} on {first.data} comes first, in {run}", file=sys.stderr)
-        _train_first(first, recipe.training.seed, run, device, together)
+    begun = json.loads((out / MANIFEST).read_text())["recipe"] if (out / MANIFEST).exists() else None
+    if begun and _has_run(run):
+        require_recipe(begun, manifest["recipe"], out)
+    if (run / MODEL).exists():
+        require_recipe(json.loads((run / MANIFEST).read_text())["recipe"], before.model_dump(mode="json"), run)
+        return run / MODEL
+    with processes(resolve_device(device), recipe.training.precision) as ranks:
+        begin(recipe, store, ranks)  # what can't be trained is found out before, not behind, the other training
+        together, speaks = ranks.num_processes, ranks.is_main_process
+    if speaks:
+        with writing(out / MANIFEST):
+            write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode())
+        print(f"note: {first.recipe} on {first.data} comes first, in {run}", file=sys.stderr)
+    _train_first(first, before, run, device, together)
     return run / MODEL
 
 
-def _train_first(first: FirstSection, seed: int, run: Path, device: str, together: int) -> None:
-    """Train what comes first in so many processes, or go on with it."""
-    changes = {**first.settings, "training.seed": seed}
-    recipe = load_recipe(first.recipe, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
-    if recipe.first:
-        raise MedLIPError(
-            f"first.recipe={first.recipe}: something comes first in that recipe, too. Add first: null to first.settings."
-        )
+def _train_first(first: FirstSection, recipe: Recipe, run: Path, device: str, together: int) -> None:
+    """Train what comes first by its recipe in so many processes, or go on with it."""
     option, folder = "--set first.data=", run / "store"
-    opened, skipped = prepared_to_train_on(first.data, folder, together, option, recipe.make_vocabulary())
-    if skipped:
-        told = f"{len(skipped):,} images or studies of {first.data} were skipped: {name_some(skipped)}"
-        warn(told, MedLIPWarning, stacklevel=2)
+    opened, skipped, noted, left_out = prepared_to_train_on(first.data, folder, together, option, recipe.make_vocabulary())
+    if left_out:
+        print(f"note: {left_out}", file=sys.stderr)
+    told = f"{len(skipped):,} images or studies of {first.data} were skipped: {name_some(skipped)}"
+    for note in [*noted, *([told] if skipped else [])]:
+        warn(note, MedLIPWarning, stacklevel=2)
     validation = opened.select("val") if "val" in opened.splits else None
     resume = (run / CHECKPOINT).exists()
     fit(recipe, opened.select("train"), run, validation=validation, resume=resume, device=device)
@@ -265,7 +272,7 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
         )
     if settings.balance and method.loss_weights:  # a method that weighs all terms alike names none before its first step
         require_terms(settings.balance, method.loss_weights)
-    notes = [note for note in (str(LEARNED[method.learns_from](store)), _cut(method, store)) if note]
+    notes = [note for note in (str(LEARNED[method.learns_from](store)), _cut(method, store, studies)) if note]
     if method.needs_masks:
         notes.append(require_masks(store))
     if studies is not None:
@@ -274,6 +281,7 @@ def begin(recipe: Recipe, store: Store, ranks: Accelerator) -> tuple[Method, Tra
             notes.append(f"data.drop_view={recipe.data.drop_view}: no study has more than one view, so none is left out")
     batches = training_batches(recipe, method, store, ranks, studies)
     steps = settings.epochs * len(batches)
+    notes += method.about_training(steps * images)
     divided = settings.accumulate > 1 and method.divide(settings.accumulate)
     if settings.checkpointing:
         method.recompute()
@@ -340,6 +348,8 @@ def _kinds(recipe: Recipe, studies: Studies | None) -> dict[str, tuple[ViewKind,
     Raises:
         MedLIPError: it reads one image at a time.
     """
+    if "views" in recipe.method:
+        raise MedLIPError("method.views follows from the data: leave it out, and set data.views=set to read views together.")
     if studies is None:
         return {}
     name = str(recipe.method["name"])
@@ -366,12 +376,18 @@ def model_file(run: Path) -> Path:
     return run / MODEL
 
 
-def _cut(method: Method, store: Store) -> str:
+def _cut(method: Method, store: Store, studies: Studies | None) -> str:
     """Say what the method won't read of the reports it is to learn from, "" where it reads them whole."""
     if not isinstance(method, EmbedsReports):
         return ""
-    studies = zip(store.column("source"), store.column("study"), store.column("sentences"), strict=True)
-    cut = method.cut({(source, study): sentences for source, study, sentences in studies}.values(), training=True)
+    sentences = store.column("sentences")
+    if studies is None:
+        names = zip(store.column("source"), store.column("study"), map(tuple, sentences), strict=True)
+        reports = [report for *_, report in dict.fromkeys(names)]
+    else:
+        each = (dict.fromkeys(tuple(sentences[row]) for row in rows) for rows in studies.rows)
+        reports = [tuple(chain.from_iterable(own)) for own in each]
+    cut = method.cut(reports, training=True)
     return cut.describe() if cut else ""
 
 
@@ -395,6 +411,8 @@ def _validation(recipe: Recipe, method: Method, store: Store | None) -> tuple[St
     if store is None or not count:
         return None
     if isinstance(method, ReadsViews) and method.views:
+        if not any(read_as(view) in method.views for view in store.column("view")):
+            return None
         return store, studies_of(store, kinds=method.views, most=recipe.data.most_views).first(count)
     return store.take(range(min(len(store), count))), None
 
@@ -429,9 +447,13 @@ def _manifest(recipe: Recipe, store: Store) -> dict[str, Any]:
     }
 
 
+def _has_run(folder: Path) -> bool:
+    return (folder / CHECKPOINT).exists() or (folder / MODEL).exists()
+
+
 def _claim(out: Path, resume: bool) -> None:
     """Make the run's folder, unless it holds another run."""
-    if not resume and ((out / CHECKPOINT).exists() or (out / MODEL).exists()):
+    if not resume and (_has_run(out) or _has_run(out / FIRST)):
         raise MedLIPError(f"{out} holds a run already: go on with --resume, or give another folder.")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -5,11 +5,12 @@ A recipe may build on another one: it names it under `base` and states what diff
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -173,12 +174,25 @@ class FirstSection(SettingsModel):
     Attributes:
         recipe: its recipe, by name or path.
         data: what it learns from: a store or another source, such as `phantom:4000`.
-        settings: what differs from its recipe, such as {image.size: 96}.
+        settings: what differs from its recipe, such as {image.size: 96}; a section may be given as a whole, key by key.
     """
 
     recipe: str
     data: str
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("settings")
+    @classmethod
+    def _are_single_settings(cls, settings: dict[str, object]) -> dict[str, object]:
+        single: dict[str, object] = {}
+        for name, value in settings.items():
+            if isinstance(value, dict) and name in Recipe.model_fields:
+                single |= {f"{name}.{key}": each for key, each in value.items()}
+            else:
+                single[name] = value
+        if "training.seed" in single:
+            raise ValueError("what comes first has the seed of the training behind it: set training.seed, and not its own")
+        return single
 
 
 class Recipe(SettingsModel):
@@ -209,6 +223,23 @@ class Recipe(SettingsModel):
         if self.first and self.training.start_from:
             raise ValueError(f"training.start_from={self.training.start_from} and first both give the start. Set first=null")
         return self
+
+    def load_first(self) -> Recipe | None:
+        """Return the recipe of what comes first; None for nothing.
+
+        Raises:
+            MedLIPError: there is no such recipe, it has a training before itself, or a setting of it is not there.
+        """
+        if self.first is None:
+            return None
+        changes = {**self.first.settings, "training.seed": self.training.seed}
+        recipe = load_recipe(self.first.recipe, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+        if recipe.first:
+            raise MedLIPError(
+                f"first.recipe={self.first.recipe}: something comes first in that recipe, too. Add first: null to "
+                "first.settings."
+            )
+        return recipe
 
     def make_preprocessing(self) -> Preprocessing:
         """Return the preprocessing of the input."""
@@ -397,10 +428,13 @@ def _unknown(path: str) -> str:
 
 def _settings(section: str) -> Iterable[str]:
     """Return the names of a section's settings; none for a value, nor for a method, which has settings of its own."""
-    kind = Recipe.model_fields[section].annotation
     if section == "augment":
         return AUGMENT
-    return kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else ()
+    kind = Recipe.model_fields[section].annotation
+    for each in (kind, *get_args(kind)):
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            return each.model_fields
+    return ()
 
 
 class _Loader(yaml.SafeLoader):

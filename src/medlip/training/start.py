@@ -49,7 +49,8 @@ def start_from(method: Method, file: Path) -> Start:
         MedLIPError: the file can't be read, or nothing in it fits.
     """
     wanted = method.state_dict()
-    found = method.from_earlier(read_safetensors(file)[0])
+    saved = read_safetensors(file)[0]
+    found = method.from_earlier(saved)
     learned = {name for name, _ in method.named_parameters(remove_duplicate=False)} | _statistics(method)
     fits = {name for name in wanted.keys() & found.keys() if wanted[name].shape == found[name].shape}
     other = sorted(
@@ -70,12 +71,17 @@ def start_from(method: Method, file: Path) -> Start:
         "of another shape": (rest & found.keys()) - fits,
         "made for another text encoder": rest & fits,
         "unlike the recipe's, which stays": other,
-        "without a place here": found.keys() - wanted.keys(),
+        "without a place here": (found.keys() - wanted.keys()) | {name for name in saved if _of_no_part(method, name)},
     }
     exceptions = "".join(f"; {what}: {_some(names)}" for what, names in groups.items() if names)
     note = f"started from {file}: {len(taken):,} of {len(learned):,} tensors taken over{exceptions}"
     with file.open("rb") as opened:
         return Start(str(file), hashlib.file_digest(opened, "sha256").hexdigest(), len(taken), note)
+
+
+def _of_no_part(method: Method, name: str) -> bool:
+    """Tell whether a tensor belongs to a part that the method's settings leave out."""
+    return getattr(method, name.partition(".")[0], "") is None
 
 
 def _statistics(module: nn.Module) -> set[str]:

@@ -55,7 +55,8 @@ def pretrain(
     settings = load_recipe(
         recipe, [*(changes or ()), *(f"{key}={value}" for key, value in shortcuts.items() if value is not None)]
     )
-    method_config(settings.method)  # a mistyped setting is found before the data are prepared
+    for each in filter(None, (settings, settings.load_first())):
+        method_config(each.method)  # a mistyped setting is found before the data are prepared
 
     def split(store: Store) -> Store:
         train = store.select("train")
