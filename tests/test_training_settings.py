@@ -239,7 +239,7 @@ def test_what_comes_first_is_not_taken_for_another(run: Fit, store: Store, tmp_p
     for changes, differs in (
         ((setting, "training.seed=7"), r"training\.seed was 0, now 7"),
         (
-            (staged(store.root, "training.epochs=1", "training.lr=1e-3"),),
+            (staged(store.root, "training.epochs=1", "training.lr=0.001"),),
             r"first\.settings\.training\.lr was None, now 0\.001",
         ),
         ((staged(tmp_path / "elsewhere", "training.epochs=1"),), r"first\.data was"),

@@ -186,7 +186,7 @@ class FirstSection(SettingsModel):
     def _are_single_settings(cls, settings: dict[str, object]) -> dict[str, object]:
         single: dict[str, object] = {}
         for name, value in settings.items():
-            if isinstance(value, dict) and name in Recipe.model_fields:
+            if isinstance(value, dict) and name in Recipe.model_fields and name != "first":
                 single |= {f"{name}.{key}": each for key, each in value.items()}
             else:
                 single[name] = value
