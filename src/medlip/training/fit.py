@@ -208,8 +208,12 @@ def _origin(recipe: Recipe, store: Store, out: Path, device: str, manifest: Mapp
         return model_file(Path(recipe.training.start_from)) if recipe.training.start_from else None
     run, first = out / FIRST, recipe.first
     begun = json.loads((out / MANIFEST).read_text())["recipe"] if (out / MANIFEST).exists() else None
-    if begun and _has_run(run):
-        require_recipe(begun, manifest["recipe"], out)
+    data = ((begun or {}).get("first") or {}).get("data", first.data)
+    if _has_run(run) and data != first.data:
+        raise MedLIPError(
+            f"{run}: trained on first.data={data}, and now it is {first.data}. Use what it was trained on, or start a new "
+            "run in another folder."
+        )
     if (run / MODEL).exists():
         require_recipe(json.loads((run / MANIFEST).read_text())["recipe"], before.model_dump(mode="json"), run)
         return run / MODEL

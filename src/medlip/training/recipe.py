@@ -174,25 +174,12 @@ class FirstSection(SettingsModel):
     Attributes:
         recipe: its recipe, by name or path.
         data: what it learns from: a store or another source, such as `phantom:4000`.
-        settings: what differs from its recipe, such as {image.size: 96}; a section may be given as a whole, key by key.
+        settings: what differs from its recipe, such as {image.size: 96}.
     """
 
     recipe: str
     data: str
     settings: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("settings")
-    @classmethod
-    def _are_single_settings(cls, settings: dict[str, object]) -> dict[str, object]:
-        single: dict[str, object] = {}
-        for name, value in settings.items():
-            if isinstance(value, dict) and name in Recipe.model_fields and name != "first":
-                single |= {f"{name}.{key}": each for key, each in value.items()}
-            else:
-                single[name] = value
-        if "training.seed" in single:
-            raise ValueError("what comes first has the seed of the training behind it: set training.seed, and not its own")
-        return single
 
 
 class Recipe(SettingsModel):
@@ -488,6 +475,10 @@ def _section(recipe: Recipe, name: str) -> object:
 def _override(content: dict[str, Any], override: str) -> None:
     path, value = parse_override(override)
     *sections, key = path.split(".")
+    if sections[:2] == ["first", "settings"]:  # their names have dots
+        sections, key = sections[:2], ".".join([*sections[2:], key])
+        if key == "training.seed":
+            raise MedLIPError(f"--set {override}: what comes first has the seed of the training behind it: training.seed.")
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):

@@ -55,7 +55,7 @@ def pretrain(
     settings = load_recipe(
         recipe, [*(changes or ()), *(f"{key}={value}" for key, value in shortcuts.items() if value is not None)]
     )
-    for each in filter(None, (settings, settings.load_first())):
+    for each in filter(None, (settings, None if resume else settings.load_first())):
         method_config(each.method)  # a mistyped setting is found before the data are prepared
 
     def split(store: Store) -> Store:
