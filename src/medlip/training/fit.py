@@ -163,8 +163,7 @@ def fit(
             else:
                 for file in (METRICS, NOT_FINITE):
                     (out / file).unlink(missing_ok=True)
-            with writing(out / MANIFEST):
-                write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode())
+            _save_manifest(manifest, out)
             if not resumes:
                 with writing(out / SEEN):
                     _seen(store, origin).save(out / SEEN)
@@ -204,11 +203,11 @@ def fit(
 
 def _origin(recipe: Recipe, store: Store, out: Path, device: str, manifest: Mapping[str, Any]) -> Path | None:
     """Return the file of the weights to start from, once what comes first is done; None for the method's own."""
-    if recipe.first is None or (before := recipe.load_first()) is None:
+    run, first, before = out / FIRST, recipe.first, recipe.load_first()
+    if first is None or before is None:
         return model_file(Path(recipe.training.start_from)) if recipe.training.start_from else None
-    run, first = out / FIRST, recipe.first
-    begun = json.loads((out / MANIFEST).read_text())["recipe"] if (out / MANIFEST).exists() else None
-    data = ((begun or {}).get("first") or {}).get("data", first.data)
+    begun = json.loads((out / MANIFEST).read_text())["recipe"] if (out / MANIFEST).exists() else {}
+    data = (begun.get("first") or {}).get("data", first.data)
     if _has_run(run) and data != first.data:
         raise MedLIPError(
             f"{run}: trained on first.data={data}, and now it is {first.data}. Use what it was trained on, or start a new "
@@ -221,8 +220,7 @@ def _origin(recipe: Recipe, store: Store, out: Path, device: str, manifest: Mapp
         begin(recipe, store, ranks)  # what can't be trained is found out before, not behind, the other training
         together, speaks = ranks.num_processes, ranks.is_main_process
     if speaks:
-        with writing(out / MANIFEST):
-            write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode())
+        _save_manifest(manifest, out)
         print(f"note: {first.recipe} on {first.data} comes first, in {run}", file=sys.stderr)
     _train_first(first, before, run, device, together)
     return run / MODEL
@@ -449,6 +447,11 @@ def _manifest(recipe: Recipe, store: Store) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("medlip", "torch", "timm")},
         "machine": {"python": platform.python_version(), "system": platform.system(), "threads": torch.get_num_threads()},
     }
+
+
+def _save_manifest(manifest: Mapping[str, Any], out: Path) -> None:
+    with writing(out / MANIFEST):
+        write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 def _has_run(folder: Path) -> bool:
